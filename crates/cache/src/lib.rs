@@ -1,0 +1,37 @@
+//! The verdict cache: what destinations said of recipients and domains, how long it may be served, and clears.
+//!
+//! The cache is one LMDB file. A *slot* is a key and its value: each recipient has one, and each domain of which something
+//! is known. [`Cache::lookup`] reads a recipient's slot and its domain's in one snapshot and waits for
+//! nobody; everything that writes goes through one writer thread, which commits what has queued up in one
+//! transaction and only then tells those who wait.
+//!
+//! # Epochs
+//!
+//! A clear takes the next number of a durable counter, its [`Epoch`], and writes it where it counts: into the recipient's
+//! slot, into the domain's, or into the header for all. Whatever is learned carries the epoch of the lookup that came
+//! before the question to the destination. A record is served, and written, only while no clear that covers it is newer.
+//! So clearing a domain of a million entries is one small write, and a callout that was under way when somebody cleared
+//! can't bring back what it heard.
+//!
+//! # Time
+//!
+//! Time comes in as [`Timestamp`]; the cache has no clock. It keeps the latest time that it has seen, and when it is opened
+//! earlier than that (the clock went back), it starts with everything cleared, since ages can't be known.
+
+mod codec;
+mod key;
+mod list;
+mod record;
+mod store;
+mod sweep;
+mod writer;
+
+pub use key::Cursor;
+pub use list::{DomainCounts, Entry, EntryState, Filter, Page};
+pub use record::{
+    DomainState, Epoch, FLIGHT_MAX, MAX_INVALID_AGE, MAX_REPLY_TEXT, RecipientState, Record, STALE_FOR, State,
+    StoredReply, Timestamp,
+};
+pub use store::{Cache, CacheError, Health, Lookup, Opened, Options, Stats};
+pub use sweep::Swept;
+pub use writer::{Cleared, Put, PutTicket, Scope};

@@ -1,0 +1,396 @@
+//! The cache as its users see it: opening, looking up, counting, and handing work to the writer.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use callahead_smtp::{Domain, Recipient};
+use heed::types::Bytes;
+use heed::{Database, Env, EnvOpenOptions};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::codec::{DomainSlot, Header, RecipientSlot};
+use crate::key;
+use crate::record::{DomainState, Epoch, RecipientState, Record, Timestamp};
+use crate::sweep::Swept;
+use crate::writer::{self, Cleared, Operation, PutTicket, Scope};
+
+/// The verdict cache of one node. Clones share it; the last one closes it, after everything queued is written.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    inner: Arc<Inner>,
+}
+
+/// How a cache is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The size that the file may grow to, in bytes; address space, not memory. Default 64 GiB.
+    pub map_size: usize,
+    /// Threads that may read at the same time. Default 1,024.
+    pub max_readers: u32,
+    /// Writes that may wait for the writer; further new entries are dropped and counted, clears wait. Default 65,536.
+    pub queue: usize,
+    /// Writes in one commit at most. Default 4,096.
+    pub batch: usize,
+}
+
+/// What happened when the cache was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// The clock stood earlier than in the file, so everything was cleared.
+    pub clock_went_back: bool,
+    /// Whether the file was made.
+    pub created: bool,
+}
+
+/// What the store holds, read in one snapshot; nothing in it is older than a clear that was acknowledged.
+///
+/// Records may have expired: [`Record::is_fresh`] and [`Record::is_stale`] tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lookup {
+    /// The greatest clear that covers this recipient: what is learned from now on carries it to the put.
+    pub epoch: Epoch,
+    /// What the destination said of the recipient.
+    pub recipient: Option<Record<RecipientState>>,
+    /// What is known of its domain. Hidden where the recipient was cleared later than this was learned.
+    pub domain: Option<Record<DomainState>>,
+}
+
+/// Counters and sizes. Expired records count until they are swept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Recipients kept as valid.
+    pub valid: u64,
+    /// Recipients kept as invalid.
+    pub invalid: u64,
+    /// Domains with a record of their own (accept-all, null MX, ...); 0 or 1 for one domain.
+    pub domains: u64,
+    /// The file's size in bytes; it is used again and does not shrink.
+    pub file_bytes: u64,
+    /// Bytes in pages that hold something.
+    pub used_bytes: u64,
+}
+
+/// Whether the cache takes writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// The last commit's error; `None` when it went well.
+    pub write_error: Option<String>,
+    /// Commits that failed.
+    pub failed_commits: u64,
+    /// New entries that were not queued because the queue was full.
+    pub dropped: u64,
+    /// Entries not written because of a clear, or because something newer was there.
+    pub superseded: u64,
+    /// Slots that could not be read.
+    pub unreadable: u64,
+}
+
+/// Why the cache can't do something.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// The folder can't be made or used.
+    #[error("the cache folder {path} can't be used: {source}", path = .path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Another process has it open.
+    #[error("the cache in {path} is in use by another callahead process; stop that one first", path = .path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// LMDB can't open the file.
+    #[error("the cache file in {path} can't be opened ({source}); move it away to start with an empty cache", path = .path.display())]
+    Open {
+        /// The folder.
+        path: PathBuf,
+        /// What LMDB says.
+        source: heed::Error,
+    },
+    /// A file of a format that this version does not know.
+    #[error("the cache file in {path} has a format that this version does not know; move it away to start with an empty cache", path = .path.display())]
+    Format {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// LMDB can't read.
+    #[error("the cache can't be read: {0}")]
+    Read(heed::Error),
+    /// A commit failed: a full disk, most often. Nothing of it was written.
+    #[error("the cache can't be written: {0}")]
+    Write(String),
+    /// The cache is closing.
+    #[error("the cache is being closed")]
+    Closed,
+}
+
+#[derive(Debug)]
+struct Inner {
+    env: Env,
+    store: Arc<Store>,
+    queue: Option<mpsc::Sender<Operation>>,
+    writer: Option<JoinHandle<()>>,
+    opened: Opened,
+    _lock: File,
+}
+
+/// What the readers and the writer share.
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub(crate) slots: Database<Bytes, Bytes>,
+    pub(crate) meta: Database<Bytes, Bytes>,
+    /// Copies of the header's numbers, set after the commit and before anybody is told of it.
+    pub(crate) all_cleared: AtomicU64,
+    pub(crate) last_epoch: AtomicU64,
+    pub(crate) health: Mutex<Health>,
+}
+
+/// The header's key in the meta database.
+pub(crate) const HEADER: &[u8] = b"header";
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { map_size: 64 << 30, max_readers: 1024, queue: 65_536, batch: 4096 }
+    }
+}
+
+// === impl Cache ===
+
+impl Cache {
+    /// Opens the cache in a folder, which is made if it is not there.
+    ///
+    /// # Errors
+    /// When the folder can't be used, another process has the cache open, or the file is none of ours.
+    pub fn open(dir: &Path, options: &Options, now: Timestamp) -> Result<Self, CacheError> {
+        let folder = |source| CacheError::Folder { path: dir.to_owned(), source };
+        std::fs::create_dir_all(dir).map_err(folder)?;
+        let lock = File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(folder)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => return Err(CacheError::InUse { path: dir.to_owned() }),
+            Err(std::fs::TryLockError::Error(source)) => return Err(folder(source)),
+        }
+        let open = |source| CacheError::Open { path: dir.to_owned(), source };
+        let mut env_options = EnvOpenOptions::new();
+        env_options.map_size(options.map_size).max_readers(options.max_readers).max_dbs(2);
+        // SAFETY: the file is mapped, so nobody may change it but LMDB. The lock above keeps every other process of
+        // this program out, and no flag that weakens LMDB's own locking or syncing is set.
+        #[allow(unsafe_code)]
+        let env = unsafe { env_options.open(dir) }.map_err(open)?;
+        env.clear_stale_readers().map_err(open)?;
+        let mut txn = env.write_txn().map_err(open)?;
+        let slots = env.create_database(&mut txn, Some("slots")).map_err(open)?;
+        let meta: Database<Bytes, Bytes> = env.create_database(&mut txn, Some("meta")).map_err(open)?;
+        let stored = meta.get(&txn, HEADER).map_err(open)?.map(<[u8]>::to_vec);
+        let mut header = match &stored {
+            None => Header::default(),
+            Some(bytes) => Header::decode(bytes).ok_or_else(|| CacheError::Format { path: dir.to_owned() })?,
+        };
+        // A second covers what clocks are stepped by in daily life.
+        let clock_went_back = now.0 + 1000 < header.latest.0;
+        if clock_went_back {
+            tracing::warn!(
+                seconds = header.latest.since(now).as_secs(),
+                "the clock went back since the cache was last written: ages are unknown, so everything is cleared"
+            );
+            writer::clear_all(&mut header);
+        }
+        header.latest = now;
+        meta.put(&mut txn, HEADER, &header.encode()).map_err(open)?;
+        txn.commit().map_err(open)?;
+
+        let store = Arc::new(Store {
+            slots,
+            meta,
+            all_cleared: AtomicU64::new(header.all_cleared.0),
+            last_epoch: AtomicU64::new(header.last_epoch.0),
+            health: Mutex::default(),
+        });
+        let (queue, operations) = mpsc::channel(options.queue.max(1));
+        let writer =
+            writer::Writer { env: env.clone(), store: Arc::clone(&store), header, batch: options.batch.max(1) };
+        let writer = std::thread::Builder::new()
+            .name("cache-writer".into())
+            .spawn(move || writer.run(operations))
+            .map_err(folder)?;
+        let opened = Opened { clock_went_back, created: stored.is_none() };
+        Ok(Self {
+            inner: Arc::new(Inner { env, store, queue: Some(queue), writer: Some(writer), opened, _lock: lock }),
+        })
+    }
+
+    /// What happened when it was opened.
+    pub fn opened(&self) -> Opened {
+        self.inner.opened
+    }
+
+    /// What is kept of a recipient and its domain. Waits for nobody.
+    ///
+    /// # Errors
+    /// When LMDB can't read: all reader slots taken, or the file is damaged.
+    pub fn lookup(&self, recipient: &Recipient) -> Result<Lookup, CacheError> {
+        let store = &self.inner.store;
+        // Before the snapshot: a clear in between makes the epoch too small, and what is learned is then not written.
+        let all_cleared = Epoch(store.all_cleared.load(Ordering::Acquire));
+        let last_epoch = Epoch(store.last_epoch.load(Ordering::Acquire));
+        let recipient_key = key::recipient(recipient);
+        let domain_key = &recipient_key[..recipient_key.len() - recipient.local_part().len()];
+
+        let txn = self.inner.env.read_txn().map_err(CacheError::Read)?;
+        let read = |key| store.slots.get(&txn, key).map_err(CacheError::Read);
+        // A slot that can't be read may have held any clear: nothing older than the last one is trusted then.
+        let domain = match read(domain_key)?.map(DomainSlot::decode) {
+            Some(None) => {
+                store.count_unreadable();
+                return Ok(Lookup { epoch: last_epoch, ..Lookup::default() });
+            }
+            Some(Some(slot)) => slot,
+            None => DomainSlot::default(),
+        };
+        let floor = domain.floor(all_cleared);
+        let slot = match read(&recipient_key)?.map(RecipientSlot::decode) {
+            Some(None) => {
+                store.count_unreadable();
+                return Ok(Lookup { epoch: last_epoch, ..Lookup::default() });
+            }
+            Some(Some(slot)) if slot.epoch >= floor => slot,
+            _ => RecipientSlot { epoch: floor, at: Timestamp::default(), record: None },
+        };
+        Ok(Lookup {
+            epoch: slot.epoch,
+            recipient: slot.record,
+            domain: domain.record.filter(|(learned, _)| *learned >= slot.epoch).map(|(_, record)| record),
+        })
+    }
+
+    /// Keeps what was learned of a recipient under the epoch of the lookup before. Queued at once; the ticket tells when it is
+    /// on disk, and dropping the ticket takes nothing back.
+    pub fn put_recipient(
+        &self,
+        recipient: &Recipient,
+        record: Record<RecipientState>,
+        learned_under: Epoch,
+    ) -> PutTicket {
+        let key = key::recipient(recipient);
+        self.put(|done| Operation::PutRecipient { key, record, epoch: learned_under, done })
+    }
+
+    /// Keeps what was learned of a domain, in place of what was known of it.
+    pub fn put_domain(&self, domain: &Domain, record: Record<DomainState>, learned_under: Epoch) -> PutTicket {
+        let key = key::domain(domain);
+        self.put(|done| Operation::PutDomain { key, record, epoch: learned_under, done })
+    }
+
+    fn put(&self, operation: impl FnOnce(writer::PutDone) -> Operation) -> PutTicket {
+        let (done, ticket) = oneshot::channel();
+        let queue = self.inner.queue.as_ref();
+        if queue.is_none_or(|queue| queue.try_send(operation(done)).is_err()) {
+            self.inner.store.update_health(|health| health.dropped += 1);
+        }
+        PutTicket(ticket)
+    }
+
+    /// Forgets. When this resolves, the clear is on disk, and nothing learned before it is served or written any more.
+    ///
+    /// # Errors
+    /// When it could not be written; then nothing was cleared.
+    pub async fn clear(&self, scope: Scope, now: Timestamp) -> Result<Cleared, CacheError> {
+        let (done, cleared) = oneshot::channel();
+        self.send(Operation::Clear { scope, now, done }).await?;
+        cleared.await.map_err(|_| CacheError::Closed)?.map_err(CacheError::Write)
+    }
+
+    /// Removes a bounded number of dead entries, from where the last call left off.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    pub async fn sweep(&self, now: Timestamp) -> Result<Swept, CacheError> {
+        let (done, swept) = oneshot::channel();
+        self.send(Operation::Sweep { now, done }).await?;
+        swept.await.map_err(|_| CacheError::Closed)?.map_err(CacheError::Write)
+    }
+
+    /// Waits until everything that was queued before is on disk.
+    ///
+    /// # Errors
+    /// When the commit failed.
+    pub async fn flush(&self) -> Result<(), CacheError> {
+        let (done, flushed) = oneshot::channel();
+        self.send(Operation::Flush { done }).await?;
+        flushed.await.map_err(|_| CacheError::Closed)?.map_err(CacheError::Write)
+    }
+
+    async fn send(&self, operation: Operation) -> Result<(), CacheError> {
+        let queue = self.inner.queue.as_ref().ok_or(CacheError::Closed)?;
+        queue.send(operation).await.map_err(|_| CacheError::Closed)
+    }
+
+    /// Counts of everything, or of one domain, from counters: the same time whatever is kept.
+    ///
+    /// # Errors
+    /// When LMDB can't read.
+    pub fn stats(&self, domain: Option<&Domain>) -> Result<Stats, CacheError> {
+        let store = &self.inner.store;
+        let txn = self.inner.env.read_txn().map_err(CacheError::Read)?;
+        let header = store.meta.get(&txn, HEADER).map_err(CacheError::Read)?;
+        let header = header.and_then(Header::decode).unwrap_or_default();
+        let pages = store.slots.stat(&txn).map_err(CacheError::Read)?;
+        let used = pages.branch_pages + pages.leaf_pages + pages.overflow_pages;
+        let mut stats = Stats {
+            valid: header.valid,
+            invalid: header.invalid,
+            domains: header.domains,
+            file_bytes: self.inner.env.real_disk_size().map_err(CacheError::Read)?,
+            used_bytes: (used as u64) * u64::from(pages.page_size),
+        };
+        if let Some(domain) = domain {
+            let slot = store.slots.get(&txn, &key::domain(domain)).map_err(CacheError::Read)?;
+            let mut slot = slot.and_then(DomainSlot::decode).unwrap_or_default();
+            slot.recount(header.all_cleared);
+            let floor = slot.floor(header.all_cleared);
+            stats.valid = slot.valid;
+            stats.invalid = slot.invalid;
+            stats.domains = u64::from(slot.record.is_some_and(|(epoch, _)| epoch >= floor));
+        }
+        Ok(stats)
+    }
+
+    /// Whether it takes writes, and what it could not keep.
+    pub fn health(&self) -> Health {
+        self.inner.store.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn parts(&self) -> (&Env, &Store) {
+        (&self.inner.env, &self.inner.store)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The writer ends when the queue is closed and empty; only then may the file be closed.
+        drop(self.queue.take());
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the cache's writer ended in a panic");
+        }
+    }
+}
+
+// === impl Store ===
+
+impl Store {
+    pub(crate) fn update_health(&self, change: impl FnOnce(&mut Health)) {
+        change(&mut self.health.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(crate) fn count_unreadable(&self) {
+        self.update_health(|health| health.unreadable += 1);
+    }
+}

@@ -1,0 +1,105 @@
+//! Removing what will never be served again, a bounded number of slots at a time, so that the file does not grow without end.
+
+use std::ops::Bound;
+
+use heed::RwTxn;
+
+use crate::codec::{DomainSlot, Header, RecipientSlot};
+use crate::key;
+use crate::record::{FLIGHT_MAX, Timestamp};
+use crate::store::Store;
+use crate::writer::count_out;
+
+/// Slots that one call looks at. The writer does nothing else meanwhile: about 2 ms.
+const BATCH: usize = 2000;
+
+/// What a sweep did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Slots looked at.
+    pub examined: u64,
+    /// Slots removed.
+    pub removed: u64,
+    /// Whether the end was reached; the next call begins anew.
+    pub done: bool,
+}
+
+/// Looks at the next slots after `from`, and leaves in it where to go on.
+///
+/// Two things are kept although nothing is served from them, because they hold an epoch that others are compared with: slots
+/// younger than [`FLIGHT_MAX`], and a recipient's slot that is newer than its domain's record (it hides that record).
+pub(crate) fn sweep(
+    store: &Store,
+    txn: &mut RwTxn<'_>,
+    header: &mut Header,
+    from: &mut Vec<u8>,
+    now: Timestamp,
+) -> Result<Swept, heed::Error> {
+    let start = if from.is_empty() { Bound::Unbounded } else { Bound::Excluded(from.as_slice()) };
+    let mut batch = Vec::with_capacity(BATCH);
+    for slot in store.slots.range(txn, &(start, Bound::Unbounded))?.take(BATCH + 1) {
+        let (key, value) = slot?;
+        batch.push((key.to_vec(), value.to_vec()));
+    }
+    let done = batch.len() <= BATCH;
+    let mut swept = Swept { done, ..Swept::default() };
+    let mut current: Option<(Vec<u8>, DomainSlot)> = None;
+    for at in 0..batch.len().min(BATCH) {
+        let (key, value) = &batch[at];
+        swept.examined += 1;
+        let domain_key = &key[..key::domain_len(key).unwrap_or(key.len())];
+        if current.as_ref().is_none_or(|(known, _)| known != domain_key) {
+            let slot = store.slots.get(txn, domain_key)?.and_then(DomainSlot::decode);
+            let lost = DomainSlot { cleared: header.last_epoch, ..DomainSlot::default() };
+            let mut slot = slot.unwrap_or(lost);
+            slot.recount(header.all_cleared);
+            current = Some((domain_key.to_vec(), slot));
+        }
+        let Some((_, domain)) = &mut current else { continue };
+        let floor = domain.floor(header.all_cleared);
+        if key.len() == domain_key.len() {
+            let dead = domain.record.as_ref().is_some_and(|(epoch, record)| *epoch < floor || record.is_dead(now));
+            if dead && let Some((epoch, _)) = domain.record.take() {
+                header.domains -= u64::from(epoch >= floor && header.domains > 0);
+            }
+            let alone = batch.get(at + 1).is_none_or(|(next, _)| !next.starts_with(domain_key));
+            if alone && domain.record.is_none() && now.since(domain.at) > FLIGHT_MAX {
+                store.slots.delete(txn, key)?;
+                swept.removed += 1;
+            } else if dead {
+                store.slots.put(txn, key, &domain.encode())?;
+            }
+            continue;
+        }
+        let slot = RecipientSlot::decode(value);
+        let young = slot.as_ref().is_some_and(|slot| now.since(slot.at) <= FLIGHT_MAX);
+        let cleared = slot.as_ref().is_none_or(|slot| slot.epoch < floor);
+        let record = slot.as_ref().and_then(|slot| slot.record.as_ref());
+        let dead = cleared || record.is_none_or(|record| record.is_dead(now));
+        if !dead || (young && !cleared) {
+            continue;
+        }
+        if let (Some(record), false) = (record, cleared) {
+            count_out(domain.counter(record.state));
+            count_out(header.counter(record.state));
+            store.slots.put(txn, domain_key, &domain.encode())?;
+        }
+        let hides = |slot: &&RecipientSlot| domain.record.as_ref().is_some_and(|(epoch, _)| *epoch < slot.epoch);
+        match slot.as_ref().filter(|_| !cleared).filter(hides) {
+            Some(slot) if slot.record.is_some() => {
+                let tombstone = RecipientSlot { record: None, ..slot.clone() };
+                store.slots.put(txn, key, &tombstone.encode())?;
+            }
+            Some(_) => {}
+            None => {
+                store.slots.delete(txn, key)?;
+                swept.removed += 1;
+            }
+        }
+    }
+    from.clear();
+    if !done && let Some((last, _)) = batch.get(BATCH - 1) {
+        from.extend_from_slice(last);
+    }
+    Ok(swept)
+}

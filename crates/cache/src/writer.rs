@@ -1,0 +1,352 @@
+//! The one writer: takes what has queued up, writes it in one transaction, commits with a sync, and tells those who wait.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use callahead_smtp::{Domain, Recipient};
+use heed::{Env, RwTxn};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::codec::{DomainSlot, Header, RecipientSlot};
+use crate::key;
+use crate::record::{DomainState, Epoch, RecipientState, Record, State, Timestamp};
+use crate::store::{CacheError, HEADER, Store};
+use crate::sweep::{self, Swept};
+
+/// What a clear forgets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// One recipient, and what its domain's record says of it.
+    Recipient(Recipient),
+    /// A domain and all its recipients; not its subdomains.
+    Domain(Domain),
+    /// Everything.
+    All,
+}
+
+/// What a clear did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cleared {
+    /// Records that were kept before, expired ones too.
+    pub entries: u64,
+    /// The clear's epoch: everything learned before is under a smaller one.
+    pub epoch: Epoch,
+}
+
+/// What became of a put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// On disk.
+    Written,
+    /// Not written: somebody cleared since, or something newer is there.
+    Superseded,
+}
+
+/// Resolves when a put is on disk, or will not be.
+#[derive(Debug)]
+pub struct PutTicket(pub(crate) oneshot::Receiver<Result<Put, String>>);
+
+pub(crate) type PutDone = oneshot::Sender<Result<Put, String>>;
+
+/// What the writer is asked to do, in the order of the queue.
+#[derive(Debug)]
+pub(crate) enum Operation {
+    PutRecipient { key: Vec<u8>, record: Record<RecipientState>, epoch: Epoch, done: PutDone },
+    PutDomain { key: Vec<u8>, record: Record<DomainState>, epoch: Epoch, done: PutDone },
+    Clear { scope: Scope, now: Timestamp, done: oneshot::Sender<Result<Cleared, String>> },
+    Sweep { now: Timestamp, done: oneshot::Sender<Result<Swept, String>> },
+    Flush { done: oneshot::Sender<Result<(), String>> },
+}
+
+/// Somebody to be told after the commit, and what.
+enum Notice {
+    Put(PutDone, Put),
+    Cleared(oneshot::Sender<Result<Cleared, String>>, Cleared),
+    Swept(oneshot::Sender<Result<Swept, String>>, Swept),
+    Flushed(oneshot::Sender<Result<(), String>>),
+}
+
+pub(crate) struct Writer {
+    pub(crate) env: Env,
+    pub(crate) store: Arc<Store>,
+    pub(crate) header: Header,
+    pub(crate) batch: usize,
+}
+
+impl Writer {
+    /// Runs until the queue is closed and empty.
+    pub(crate) fn run(mut self, mut operations: mpsc::Receiver<Operation>) {
+        let mut batch = Vec::new();
+        let mut sweep_from = Vec::new();
+        while operations.blocking_recv_many(&mut batch, self.batch) > 0 {
+            let before = self.header;
+            let mut notices = Vec::with_capacity(batch.len());
+            let outcome = self.commit(&mut batch, &mut notices, &mut sweep_from);
+            if outcome.is_err() {
+                self.header = before;
+            }
+            self.store.all_cleared.store(self.header.all_cleared.0, Ordering::Release);
+            self.store.last_epoch.store(self.header.last_epoch.0, Ordering::Release);
+            let error = outcome.err().map(|error| error.to_string());
+            if let Some(error) = &error {
+                tracing::error!(error, "the cache can't be written; answers go on without it");
+            }
+            let superseded = notices.iter().filter(|n| matches!(n, Notice::Put(_, Put::Superseded))).count() as u64;
+            self.store.update_health(|health| {
+                health.failed_commits += u64::from(error.is_some());
+                health.superseded += if error.is_none() { superseded } else { 0 };
+                health.write_error.clone_from(&error);
+            });
+            for notice in notices {
+                notice.tell(error.as_deref());
+            }
+            // What an error left undone is told of by dropping it after the notices, with the same error.
+            for operation in batch.drain(..) {
+                operation.refuse(error.as_deref().unwrap_or("the writer stopped"));
+            }
+        }
+    }
+
+    fn commit(
+        &mut self,
+        batch: &mut Vec<Operation>,
+        notices: &mut Vec<Notice>,
+        sweep_from: &mut Vec<u8>,
+    ) -> Result<(), heed::Error> {
+        let env = self.env.clone();
+        let mut txn = env.write_txn()?;
+        let mut failed = Ok(());
+        let mut rest = std::mem::take(batch).into_iter();
+        for operation in rest.by_ref() {
+            if let Err(error) = self.apply(&mut txn, operation, notices, sweep_from) {
+                failed = Err(error);
+                break;
+            }
+        }
+        batch.extend(rest);
+        failed?;
+        self.store.meta.put(&mut txn, HEADER, &self.header.encode())?;
+        txn.commit()
+    }
+
+    fn apply(
+        &mut self,
+        txn: &mut RwTxn<'_>,
+        operation: Operation,
+        notices: &mut Vec<Notice>,
+        sweep_from: &mut Vec<u8>,
+    ) -> Result<(), heed::Error> {
+        match operation {
+            Operation::PutRecipient { key, record, epoch, done } => {
+                let put = self.put_recipient(txn, &key, record, epoch);
+                notices.push(Notice::Put(done, *put.as_ref().unwrap_or(&Put::Superseded)));
+                put.map(drop)
+            }
+            Operation::PutDomain { key, record, epoch, done } => {
+                let put = self.put_domain(txn, &key, record, epoch);
+                notices.push(Notice::Put(done, *put.as_ref().unwrap_or(&Put::Superseded)));
+                put.map(drop)
+            }
+            Operation::Clear { scope, now, done } => {
+                let nothing = Cleared { entries: 0, epoch: Epoch(0) };
+                let cleared = self.clear(txn, &scope, now);
+                notices.push(Notice::Cleared(done, *cleared.as_ref().unwrap_or(&nothing)));
+                cleared.map(drop)
+            }
+            Operation::Sweep { now, done } => {
+                self.header.latest = self.header.latest.max(now);
+                let swept = sweep::sweep(&self.store, txn, &mut self.header, sweep_from, now);
+                notices.push(Notice::Swept(done, *swept.as_ref().unwrap_or(&Swept::default())));
+                swept.map(drop)
+            }
+            Operation::Flush { done } => {
+                notices.push(Notice::Flushed(done));
+                Ok(())
+            }
+        }
+    }
+
+    /// The domain's slot with its counters up to date. One that can't be read counts as cleared just now.
+    fn domain_slot(&self, txn: &RwTxn<'_>, key: &[u8]) -> Result<DomainSlot, heed::Error> {
+        let mut slot = match self.store.slots.get(txn, key)?.map(DomainSlot::decode) {
+            None => DomainSlot::default(),
+            Some(None) => DomainSlot { cleared: self.header.last_epoch, ..DomainSlot::default() },
+            Some(Some(slot)) => slot,
+        };
+        slot.recount(self.header.all_cleared);
+        Ok(slot)
+    }
+
+    fn recipient_slot(&self, txn: &RwTxn<'_>, key: &[u8]) -> Result<Option<RecipientSlot>, heed::Error> {
+        let lost = RecipientSlot { epoch: self.header.last_epoch, at: Timestamp::default(), record: None };
+        Ok(self.store.slots.get(txn, key)?.map(|bytes| RecipientSlot::decode(bytes).unwrap_or(lost)))
+    }
+
+    fn put_recipient(
+        &mut self,
+        txn: &mut RwTxn<'_>,
+        key: &[u8],
+        mut record: Record<RecipientState>,
+        epoch: Epoch,
+    ) -> Result<Put, heed::Error> {
+        bound(&mut record);
+        let domain_key = &key[..key::domain_len(key).unwrap_or(key.len())];
+        let mut domain = self.domain_slot(txn, domain_key)?;
+        let floor = domain.floor(self.header.all_cleared);
+        let old = self.recipient_slot(txn, key)?.filter(|slot| slot.epoch >= floor);
+        if epoch < old.as_ref().map_or(floor, |slot| slot.epoch) {
+            return Ok(Put::Superseded);
+        }
+        let old_record = old.and_then(|slot| slot.record);
+        if old_record.as_ref().is_some_and(|old| old.checked_at > record.checked_at) {
+            return Ok(Put::Superseded);
+        }
+        if let Some(old) = old_record {
+            count_out(domain.counter(old.state));
+            count_out(self.header.counter(old.state));
+        }
+        *domain.counter(record.state) += 1;
+        *self.header.counter(record.state) += 1;
+        self.header.latest = self.header.latest.max(record.checked_at);
+        domain.at = domain.at.max(record.checked_at);
+        let slot = RecipientSlot { epoch, at: record.checked_at, record: Some(record) };
+        self.store.slots.put(txn, key, &slot.encode())?;
+        self.store.slots.put(txn, domain_key, &domain.encode())?;
+        Ok(Put::Written)
+    }
+
+    fn put_domain(
+        &mut self,
+        txn: &mut RwTxn<'_>,
+        key: &[u8],
+        mut record: Record<DomainState>,
+        epoch: Epoch,
+    ) -> Result<Put, heed::Error> {
+        bound(&mut record);
+        let mut domain = self.domain_slot(txn, key)?;
+        let floor = domain.floor(self.header.all_cleared);
+        let old = domain.record.take().filter(|(learned, _)| *learned >= floor);
+        let newer = old.as_ref().is_some_and(|(learned, old)| *learned > epoch || old.checked_at > record.checked_at);
+        if epoch < floor || newer {
+            return Ok(Put::Superseded);
+        }
+        self.header.domains += u64::from(old.is_none());
+        self.header.latest = self.header.latest.max(record.checked_at);
+        domain.at = domain.at.max(record.checked_at);
+        domain.record = Some((epoch, record));
+        self.store.slots.put(txn, key, &domain.encode())?;
+        Ok(Put::Written)
+    }
+
+    fn clear(&mut self, txn: &mut RwTxn<'_>, scope: &Scope, now: Timestamp) -> Result<Cleared, heed::Error> {
+        self.header.latest = self.header.latest.max(now);
+        let entries = match scope {
+            Scope::All => clear_all(&mut self.header),
+            Scope::Domain(domain) => {
+                let key = key::domain(domain);
+                let mut slot = self.domain_slot(txn, &key)?;
+                let floor = slot.floor(self.header.all_cleared);
+                let record = u64::from(slot.record.take().is_some_and(|(learned, _)| learned >= floor));
+                let entries = slot.valid + slot.invalid + record;
+                self.header.valid = self.header.valid.saturating_sub(slot.valid);
+                self.header.invalid = self.header.invalid.saturating_sub(slot.invalid);
+                self.header.domains = self.header.domains.saturating_sub(record);
+                self.header.last_epoch.0 += 1;
+                let slot = DomainSlot {
+                    cleared: self.header.last_epoch,
+                    at: slot.at.max(now),
+                    counted_under: slot.counted_under,
+                    ..DomainSlot::default()
+                };
+                self.store.slots.put(txn, &key, &slot.encode())?;
+                entries
+            }
+            Scope::Recipient(recipient) => {
+                let key = key::recipient(recipient);
+                let domain_key = key::domain(recipient.domain());
+                let mut domain = self.domain_slot(txn, &domain_key)?;
+                let floor = domain.floor(self.header.all_cleared);
+                let old = self.recipient_slot(txn, &key)?.filter(|slot| slot.epoch >= floor);
+                let old = old.and_then(|slot| slot.record);
+                if let Some(old) = &old {
+                    count_out(domain.counter(old.state));
+                    count_out(self.header.counter(old.state));
+                }
+                self.header.last_epoch.0 += 1;
+                domain.at = domain.at.max(now);
+                // Written where nothing was kept, too: a callout that is under way must find it.
+                let slot = RecipientSlot { epoch: self.header.last_epoch, at: now, record: None };
+                self.store.slots.put(txn, &key, &slot.encode())?;
+                self.store.slots.put(txn, &domain_key, &domain.encode())?;
+                u64::from(old.is_some())
+            }
+        };
+        Ok(Cleared { entries, epoch: self.header.last_epoch })
+    }
+}
+
+/// Raises the epoch of everything. Gives how many records that forgot.
+pub(crate) fn clear_all(header: &mut Header) -> u64 {
+    let entries = header.valid + header.invalid + header.domains;
+    header.last_epoch.0 += 1;
+    header.all_cleared = header.last_epoch;
+    (header.valid, header.invalid, header.domains) = (0, 0, 0);
+    entries
+}
+
+/// A counter may be behind where a slot could not be read; it never goes below zero.
+pub(crate) fn count_out(counter: &mut u64) {
+    *counter = counter.saturating_sub(1);
+}
+
+/// Nothing that speaks against a recipient is written with a longer life than it may have.
+fn bound<S: State>(record: &mut Record<S>) {
+    record.expires_at = record.end();
+    crate::record::cut(&mut record.destination, 255);
+}
+
+// === impl PutTicket ===
+
+impl Future for PutTicket {
+    type Output = Result<Put, CacheError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map(|told| match told {
+            Ok(put) => put.map_err(CacheError::Write),
+            Err(_) => Err(CacheError::Write("the queue of the cache's writer is full".into())),
+        })
+    }
+}
+
+// === impl Notice ===
+
+impl Notice {
+    /// Tells the one who waits; one that waits no more is no fault.
+    fn tell(self, error: Option<&str>) {
+        match self {
+            Self::Put(done, put) => drop(done.send(result(put, error))),
+            Self::Cleared(done, cleared) => drop(done.send(result(cleared, error))),
+            Self::Swept(done, swept) => drop(done.send(result(swept, error))),
+            Self::Flushed(done) => drop(done.send(result((), error))),
+        }
+    }
+}
+
+fn result<T>(value: T, error: Option<&str>) -> Result<T, String> {
+    error.map_or(Ok(value), |error| Err(error.to_owned()))
+}
+
+impl Operation {
+    fn refuse(self, error: &str) {
+        let error = error.to_owned();
+        match self {
+            Self::PutRecipient { done, .. } | Self::PutDomain { done, .. } => drop(done.send(Err(error))),
+            Self::Clear { done, .. } => drop(done.send(Err(error))),
+            Self::Sweep { done, .. } => drop(done.send(Err(error))),
+            Self::Flush { done } => drop(done.send(Err(error))),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Single promises of the cache, one test each.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use callahead_cache::{
+    Cache, CacheError, Cursor, DomainState, Entry, EntryState, Filter, Options, Put, RecipientState, Record, Scope,
+    Timestamp,
+};
+use callahead_smtp::{Domain, Recipient};
+
+const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+fn options() -> Options {
+    Options { map_size: 256 << 20, ..Options::default() }
+}
+
+fn address(text: &str) -> Recipient {
+    text.parse().unwrap()
+}
+
+fn record<S>(state: S, at: Timestamp, hours: u64) -> Record<S> {
+    let expires_at = at.after(Duration::from_secs(hours * 3600));
+    Record { state, checked_at: at, expires_at, destination: "mx.example:25".into(), reply: None }
+}
+
+async fn put(cache: &Cache, address: &Recipient, state: RecipientState, at: Timestamp) -> Put {
+    let epoch = cache.lookup(address).unwrap().epoch;
+    cache.put_recipient(address, record(state, at, 96), epoch).await.unwrap()
+}
+
+#[tokio::test]
+async fn nothing_invalid_is_served_after_two_hours_whatever_its_expiry_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let carol = address("carol@one.example");
+    put(&cache, &carol, RecipientState::Invalid, NOW).await;
+    let kept = cache.lookup(&carol).unwrap().recipient.unwrap();
+    assert!(kept.is_fresh(NOW.after(Duration::from_secs(7199))));
+    assert!(!kept.is_fresh(NOW.after(Duration::from_secs(7200))));
+    assert!(!kept.is_stale(NOW.after(Duration::from_secs(7200))), "there is no stale Invalid");
+    assert_eq!(kept.expires_at, NOW.after(Duration::from_secs(7200)), "the longer expiry was not even written");
+}
+
+#[test]
+fn a_record_from_the_future_is_not_served() {
+    let record = record(RecipientState::Valid, NOW, 1);
+    assert!(!record.is_fresh(Timestamp(NOW.0 - 1)));
+}
+
+#[tokio::test]
+async fn a_clock_that_went_back_over_a_restart_clears_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let alice = address("alice@one.example");
+    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    put(&cache, &alice, RecipientState::Invalid, NOW).await;
+    drop(cache);
+    let earlier = Timestamp(NOW.0 - 3_600_000);
+    let cache = Cache::open(dir.path(), &options(), earlier).unwrap();
+    assert!(cache.opened().clock_went_back);
+    assert_eq!(cache.lookup(&alice).unwrap().recipient, None);
+    assert_eq!(cache.stats(None).unwrap().invalid, 0);
+}
+
+#[tokio::test]
+async fn a_second_process_is_refused_with_the_folders_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let _first = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let second = Cache::open(dir.path(), &options(), NOW);
+    assert!(matches!(second, Err(CacheError::InUse { .. })));
+    assert!(second.unwrap_err().to_string().contains(dir.path().to_str().unwrap()));
+}
+
+#[tokio::test]
+async fn clearing_a_recipient_of_an_accept_all_domain_makes_it_asked_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let (alice, bob) = (address("alice@one.example"), address("bob@one.example"));
+    let epoch = cache.lookup(&alice).unwrap().epoch;
+    cache.put_domain(alice.domain(), record(DomainState::AcceptAll, NOW, 96), epoch).await.unwrap();
+    cache.clear(Scope::Recipient(alice.clone()), NOW).await.unwrap();
+    assert_eq!(cache.lookup(&alice).unwrap().domain, None);
+    assert!(cache.lookup(&bob).unwrap().domain.is_some(), "others keep the domain's record");
+    // The tombstone outlives the sweep for as long as the record that it hides.
+    let later = NOW.after(Duration::from_secs(3600));
+    while !cache.sweep(later).await.unwrap().done {}
+    assert_eq!(cache.lookup(&alice).unwrap().domain, None);
+}
+
+#[tokio::test]
+async fn a_subdomain_is_a_domain_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let (upper, lower) = (address("a@one.example"), address("a@sub.one.example"));
+    put(&cache, &upper, RecipientState::Valid, NOW).await;
+    put(&cache, &lower, RecipientState::Valid, NOW).await;
+    let cleared = cache.clear(Scope::Domain(Domain::parse("one.example").unwrap()), NOW).await.unwrap();
+    assert_eq!(cleared.entries, 1);
+    assert_eq!(cache.lookup(&upper).unwrap().recipient, None);
+    assert!(cache.lookup(&lower).unwrap().recipient.is_some());
+}
+
+#[tokio::test]
+async fn an_older_answer_does_not_replace_a_newer_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let alice = address("alice@one.example");
+    put(&cache, &alice, RecipientState::Valid, NOW.after(Duration::from_secs(5))).await;
+    assert_eq!(put(&cache, &alice, RecipientState::Invalid, NOW).await, Put::Superseded);
+    assert_eq!(cache.lookup(&alice).unwrap().recipient.unwrap().state, RecipientState::Valid);
+}
+
+#[tokio::test]
+async fn pages_go_through_a_domain_in_key_order_while_entries_come_and_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    for n in 0..250 {
+        let state = if n % 5 == 0 { RecipientState::Invalid } else { RecipientState::Valid };
+        put(&cache, &address(&format!("u{n:03}@one.example")), state, NOW).await;
+    }
+    put(&cache, &address("x@other.example"), RecipientState::Valid, NOW).await;
+    let filter = Filter { domain: Some(Domain::parse("one.example").unwrap()), ..Filter::default() };
+    let mut seen = Vec::new();
+    let mut cursor: Option<Cursor> = None;
+    loop {
+        let page = cache.list(&filter, cursor.as_ref(), 30).unwrap();
+        seen.extend(page.entries.into_iter().map(|entry| match entry {
+            Entry::Recipient(address, _) | Entry::Domain(address, _) => address,
+        }));
+        let Some(next) = page.next else { break };
+        cursor = Some(Cursor::parse(&next.to_string()).unwrap());
+        cache.clear(Scope::Recipient(address("u000@one.example")), NOW).await.unwrap();
+        put(&cache, &address("a-new-one@one.example"), RecipientState::Valid, NOW).await;
+    }
+    let expected: Vec<String> = (0..250).map(|n| format!("u{n:03}@one.example")).collect();
+    assert_eq!(seen, expected);
+    let state = Some(EntryState::Recipient(RecipientState::Invalid));
+    let invalid = cache.list(&Filter { state, prefix: Some("u1".into()), ..filter }, None, 1000).unwrap();
+    assert_eq!(invalid.entries.len(), 20);
+    assert_eq!(Cursor::parse("zz"), None);
+    assert_eq!(Cursor::parse("abc"), None);
+}
+
+#[tokio::test]
+async fn the_file_is_used_again_and_does_not_grow_without_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let mut now = NOW;
+    let mut sizes = Vec::new();
+    for round in 0..8 {
+        let mut tickets = Vec::new();
+        for n in 0..3000 {
+            let user = address(&format!("user{n}-{round}@one.example"));
+            let epoch = cache.lookup(&user).unwrap().epoch;
+            tickets.push(cache.put_recipient(&user, record(RecipientState::Invalid, now, 2), epoch));
+        }
+        for ticket in tickets {
+            ticket.await.unwrap();
+        }
+        now = now.after(Duration::from_secs(3 * 3600));
+        while !cache.sweep(now).await.unwrap().done {}
+        sizes.push(cache.stats(None).unwrap().file_bytes);
+    }
+    assert_eq!(cache.stats(None).unwrap().invalid, 0);
+    assert!(sizes[7] <= sizes[2] * 3 / 2, "{sizes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_starts_after_a_clear_was_acknowledged_never_sees_what_was_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let alice = address("alice@one.example");
+    // What is written carries in checked_at how many clears had been acknowledged when its callout began.
+    let acknowledged = AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    let before = acknowledged.load(Ordering::SeqCst);
+                    if let Some(record) = cache.lookup(&alice).unwrap().recipient {
+                        assert!(record.checked_at.0 >= NOW.0 + before, "served what a clear had forgotten");
+                    }
+                }
+            });
+        }
+        let cache = &cache;
+        let (stop, acknowledged, alice) = (&stop, &acknowledged, &alice);
+        scope.spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                for round in 0..150 {
+                    let epoch = cache.lookup(alice).unwrap().epoch;
+                    let at = Timestamp(NOW.0 + acknowledged.load(Ordering::SeqCst));
+                    let put = cache.put_recipient(alice, record(RecipientState::Invalid, at, 2), epoch);
+                    let clear = match round % 3 {
+                        0 => Scope::All,
+                        1 => Scope::Domain(alice.domain().clone()),
+                        _ => Scope::Recipient(alice.clone()),
+                    };
+                    if round % 2 == 0 {
+                        put.await.unwrap();
+                    }
+                    cache.clear(clear, NOW).await.unwrap();
+                    acknowledged.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+            stop.store(true, Ordering::SeqCst);
+        });
+    });
+}

@@ -1,0 +1,277 @@
+//! Replies: an incremental reader with limits (RFC 5321 4.2, RFC 3463, RFC 2034).
+//!
+//! The reader is strict about what a reply says (its code, the same on every line) and tolerant of how it is
+//! spelled: a bare LF ends a line, text may be missing, octets may be anything. What it can't read is a fault of the
+//! destination, and a fault is never an answer.
+
+use std::fmt;
+
+use crate::EnhancedCode;
+
+/// A whole reply, of one line or many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    code: u16,
+    enhanced: Option<EnhancedCode>,
+    lines: Vec<Box<str>>,
+}
+
+/// How much of a reply is read before it counts as a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyLimits {
+    /// Octets in a line, its line end included. Default 4,096 (RFC 5321 4.5.3.1.5 says 512).
+    pub line: usize,
+    /// Lines in a reply. Default 100.
+    pub lines: usize,
+    /// Octets in a reply. Default 65,536.
+    pub total: usize,
+}
+
+/// Why the bytes are no reply. Nothing can be read after it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReplyError {
+    /// A line longer than [`ReplyLimits::line`].
+    #[error("a line of the reply is longer than {limit} octets")]
+    LineTooLong {
+        /// The limit.
+        limit: usize,
+    },
+    /// More lines than [`ReplyLimits::lines`].
+    #[error("the reply has more than {limit} lines")]
+    TooManyLines {
+        /// The limit.
+        limit: usize,
+    },
+    /// More octets than [`ReplyLimits::total`].
+    #[error("the reply is longer than {limit} octets")]
+    TooLong {
+        /// The limit.
+        limit: usize,
+    },
+    /// A line that does not start with a code from 200 to 599 and a space, a hyphen or its end.
+    #[error("{line:?} is no SMTP reply")]
+    NotAReply {
+        /// The start of the line, made printable.
+        line: String,
+    },
+    /// A line of a multi-line reply with another code than the first (RFC 5321 4.2.1).
+    #[error("the reply changes its code from {first} to {then} on the way")]
+    CodeChanged {
+        /// The first line's code.
+        first: u16,
+        /// The other code.
+        then: u16,
+    },
+}
+
+/// Gives replies from bytes that come in any pieces.
+#[derive(Debug)]
+pub struct ReplyReader {
+    limits: ReplyLimits,
+    buffer: Vec<u8>,
+    /// Where the next line starts in `buffer`.
+    start: usize,
+    /// How far `buffer` has been searched for the end of that line.
+    searched: usize,
+    /// The lines of the reply that is being read, and their octets.
+    lines: Vec<Box<str>>,
+    code: u16,
+    octets: usize,
+    failed: Option<ReplyError>,
+}
+
+// === impl Reply ===
+
+impl Reply {
+    /// A reply of one line, put together from its parts.
+    pub fn new(code: u16, enhanced: Option<EnhancedCode>, text: &str) -> Self {
+        let line = match enhanced {
+            Some(enhanced) => format!("{enhanced} {text}"),
+            None => text.to_owned(),
+        };
+        Self { code, enhanced, lines: vec![printable(line.as_bytes()).into()] }
+    }
+
+    fn from_lines(code: u16, lines: Vec<Box<str>>) -> Self {
+        let enhanced = lines
+            .iter()
+            .filter_map(|line| EnhancedCode::parse_prefix(line))
+            .map(|(enhanced, _)| enhanced)
+            .find(|enhanced| u16::from(enhanced.class()) == code / 100);
+        Self { code, enhanced, lines }
+    }
+
+    /// The code, 200 to 599.
+    pub fn code(&self) -> u16 {
+        self.code
+    }
+
+    /// The first enhanced status code in the lines whose class is the reply's.
+    pub fn enhanced(&self) -> Option<EnhancedCode> {
+        self.enhanced
+    }
+
+    /// The lines' texts without the code, in order. Octets that are no UTF-8 are shown as U+FFFD, controls as `?`.
+    pub fn lines(&self) -> impl Iterator<Item = &str> {
+        self.lines.iter().map(|line| &**line)
+    }
+
+    /// The lines' texts without code and enhanced code, joined by a space.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for line in &self.lines {
+            let line = match EnhancedCode::parse_prefix(line) {
+                Some((enhanced, rest)) if Some(enhanced) == self.enhanced => rest,
+                _ => line,
+            };
+            if !text.is_empty() && !line.is_empty() {
+                text.push(' ');
+            }
+            text.push_str(line);
+        }
+        text
+    }
+
+    /// 2xx.
+    pub fn is_positive(&self) -> bool {
+        self.code / 100 == 2
+    }
+
+    /// 4xx.
+    pub fn is_transient(&self) -> bool {
+        self.code / 100 == 4
+    }
+
+    /// 5xx.
+    pub fn is_permanent(&self) -> bool {
+        self.code / 100 == 5
+    }
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.code)?;
+        if let Some(enhanced) = self.enhanced {
+            write!(f, " {enhanced}")?;
+        }
+        let text = self.text();
+        if text.is_empty() { Ok(()) } else { write!(f, " {text}") }
+    }
+}
+
+// === impl ReplyLimits ===
+
+impl Default for ReplyLimits {
+    fn default() -> Self {
+        Self { line: 4096, lines: 100, total: 65_536 }
+    }
+}
+
+// === impl ReplyReader ===
+
+impl ReplyReader {
+    /// A reader at the start of a session.
+    pub fn new(limits: ReplyLimits) -> Self {
+        Self { limits, buffer: Vec::new(), start: 0, searched: 0, lines: Vec::new(), code: 0, octets: 0, failed: None }
+    }
+
+    /// Takes bytes as they came from the socket. What is held is bounded by what is pushed between two calls of
+    /// [`next_reply`](Self::next_reply) plus one line.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.failed.is_none() {
+            self.buffer.extend_from_slice(bytes);
+        }
+    }
+
+    /// The next whole reply; `Ok(None)` when more bytes are needed.
+    ///
+    /// # Errors
+    /// The first fault in the bytes, and the same one at every later call.
+    pub fn next_reply(&mut self) -> Result<Option<Reply>, ReplyError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        self.read_lines().inspect_err(|error| {
+            self.failed = Some(error.clone());
+            self.buffer = Vec::new();
+        })
+    }
+
+    /// Whether bytes are held that no reply has been made of: the start of a reply, or replies not asked for yet.
+    pub fn has_partial(&self) -> bool {
+        self.start < self.buffer.len() || !self.lines.is_empty()
+    }
+
+    fn read_lines(&mut self) -> Result<Option<Reply>, ReplyError> {
+        while let Some(end) = memchr::memchr(b'\n', &self.buffer[self.searched..]).map(|at| self.searched + at) {
+            let octets = end + 1 - self.start;
+            if octets > self.limits.line {
+                return Err(ReplyError::LineTooLong { limit: self.limits.line });
+            }
+            self.octets += octets;
+            if self.octets > self.limits.total {
+                return Err(ReplyError::TooLong { limit: self.limits.total });
+            }
+            let line = &self.buffer[self.start..end];
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            let (code, last, text) = split_line(line)?;
+            if self.lines.is_empty() {
+                self.code = code;
+            } else if code != self.code {
+                return Err(ReplyError::CodeChanged { first: self.code, then: code });
+            }
+            if self.lines.len() == self.limits.lines {
+                return Err(ReplyError::TooManyLines { limit: self.limits.lines });
+            }
+            self.lines.push(printable(text).into());
+            self.start = end + 1;
+            self.searched = self.start;
+            if last {
+                self.octets = 0;
+                self.compact();
+                return Ok(Some(Reply::from_lines(code, std::mem::take(&mut self.lines))));
+            }
+        }
+        self.searched = self.buffer.len();
+        let partial = self.buffer.len() - self.start;
+        if partial >= self.limits.line {
+            return Err(ReplyError::LineTooLong { limit: self.limits.line });
+        }
+        self.compact();
+        Ok(None)
+    }
+
+    /// Lets go of what was read.
+    fn compact(&mut self) {
+        if self.start == self.buffer.len() {
+            self.buffer.clear();
+        } else {
+            self.buffer.drain(..self.start);
+        }
+        self.searched -= self.start;
+        self.start = 0;
+    }
+}
+
+/// `Reply-code [ SP textstring ]` or `Reply-code "-" [ textstring ]`: the code, whether it is the last line, the text.
+fn split_line(line: &[u8]) -> Result<(u16, bool, &[u8]), ReplyError> {
+    let fault = || ReplyError::NotAReply { line: printable(&line[..line.len().min(80)]) };
+    let (code, rest) = match line {
+        [a @ b'2'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] => {
+            let digit = |d: &u8| u16::from(d - b'0');
+            (digit(a) * 100 + digit(b) * 10 + digit(c), rest)
+        }
+        _ => return Err(fault()),
+    };
+    match rest {
+        [] => Ok((code, true, rest)),
+        [b' ', text @ ..] => Ok((code, true, text)),
+        [b'-', text @ ..] => Ok((code, false, text)),
+        _ => Err(fault()),
+    }
+}
+
+/// Text for people, logs and JSON: no control characters, always UTF-8.
+fn printable(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
