@@ -1,0 +1,22 @@
+//! Simulated destinations: SMTP servers that behave as a test tells them, with every fault that real servers won't produce
+//! on demand, and that remember what they were told.
+//!
+//! - [`Destination`] is a server. It listens on loopback ([`Destination::listen`]) or serves any stream
+//!   ([`Destination::serve`]), so it works under simulated time too.
+//! - [`Net`] is a network in memory: addresses that lead to destinations, refuse, or never answer.
+//! - [`dns::DnsServer`] answers for MX, A and AAAA from a table, over a real UDP socket.
+//! - [`tls::TestCa`] issues certificates.
+//!
+//! Nothing here shares code with the side that asks: it is the other side, and so a second opinion.
+
+pub mod dns;
+mod net;
+mod record;
+mod script;
+mod session;
+pub mod tls;
+
+pub use net::{Net, Place};
+pub use record::{Ended, Record, SessionRecord};
+pub use script::{Fault, Script, Step, Tls};
+pub use session::{Destination, Listening};

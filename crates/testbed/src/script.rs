@@ -1,0 +1,168 @@
+//! How a destination behaves, as data.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where in the dialogue something happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Step {
+    /// The greeting.
+    Greeting,
+    /// `EHLO`.
+    Ehlo,
+    /// `HELO`.
+    Helo,
+    /// `STARTTLS`.
+    StartTls,
+    /// `MAIL FROM`.
+    Mail,
+    /// `RCPT TO`.
+    Rcpt,
+    /// `RSET`.
+    Rset,
+    /// `QUIT`.
+    Quit,
+}
+
+impl Step {
+    /// All steps, in the order of a dialogue.
+    pub const ALL: [Self; 8] =
+        [Self::Greeting, Self::Ehlo, Self::Helo, Self::StartTls, Self::Mail, Self::Rcpt, Self::Rset, Self::Quit];
+}
+
+/// What goes wrong at a step instead of the proper reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// This reply, without its CRLF; several lines are divided by `\n` and written as they stand.
+    Reply(String),
+    /// This reply, and then the connection is closed.
+    ReplyAndClose(String),
+    /// No reply, ever; what comes is still read.
+    Hang,
+    /// The proper reply's first octets, and then the connection is closed.
+    CloseAfter(usize),
+    /// The proper reply, an octet at a time, with this between two.
+    SlowBytes(Duration),
+    /// These octets instead of a reply.
+    Garbage(Vec<u8>),
+    /// A reply line of that many octets.
+    OverlongLine(usize),
+    /// A multi-line reply that never ends.
+    EndlessLines,
+}
+
+/// What the destination does about STARTTLS.
+#[derive(Clone, Debug, Default)]
+pub enum Tls {
+    /// Does not offer it.
+    #[default]
+    None,
+    /// Offers it, with this certificate.
+    Certificate(Arc<rustls::ServerConfig>),
+    /// Offers it, says 220, and then sends octets that are no TLS.
+    GarbageAfter220,
+    /// Offers it, says 220, and closes.
+    CloseAfter220,
+    /// Offers it, and sends a reply in clear right behind its 220.
+    Injection(Arc<rustls::ServerConfig>),
+}
+
+/// A destination's behaviour. All fields may be changed while it runs.
+#[derive(Clone, Debug)]
+pub struct Script {
+    /// Addresses that exist, compared without regard to case.
+    pub mailboxes: HashSet<String>,
+    /// Every recipient is accepted.
+    pub accept_all: bool,
+    /// Replies to certain recipients, by address in lower case.
+    pub rcpt_replies: HashMap<String, String>,
+    /// A recipient that is asked for the first time is deferred until so much time has passed.
+    pub greylist: Option<Duration>,
+    /// `MAIL FROM:<>` gets this.
+    pub null_sender_reply: Option<String>,
+    /// Faults, and how often they happen yet; `None` is for ever.
+    pub faults: HashMap<Step, (Fault, Option<u32>)>,
+    /// EHLO keywords besides STARTTLS.
+    pub extensions: Vec<String>,
+    /// What is done about STARTTLS.
+    pub tls: Tls,
+    /// Only the first of several commands that come together is answered.
+    pub broken_pipelining: bool,
+    /// A session ends with a 421 once it has refused so many recipients.
+    pub drop_after_errors: Option<u32>,
+    /// A session ends with a 421 instead of its so-manieth MAIL plus one.
+    pub drop_after_uses: Option<u32>,
+    /// Further connections get a 421.
+    pub max_connections: Option<u32>,
+    /// Waited before every reply, the greeting included: a round trip.
+    pub reply_delay: Duration,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self {
+            mailboxes: HashSet::new(),
+            accept_all: false,
+            rcpt_replies: HashMap::new(),
+            greylist: None,
+            null_sender_reply: None,
+            faults: HashMap::new(),
+            extensions: ["PIPELINING", "SIZE 10240000", "ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8"]
+                .map(String::from)
+                .into(),
+            tls: Tls::None,
+            broken_pipelining: false,
+            drop_after_errors: None,
+            drop_after_uses: None,
+            max_connections: None,
+            reply_delay: Duration::ZERO,
+        }
+    }
+}
+
+impl Script {
+    /// A destination with these mailboxes.
+    pub fn with_mailboxes<'a>(addresses: impl IntoIterator<Item = &'a str>) -> Self {
+        Self { mailboxes: addresses.into_iter().map(str::to_lowercase).collect(), ..Self::default() }
+    }
+
+    /// A destination that accepts every recipient.
+    pub fn accept_all() -> Self {
+        Self { accept_all: true, ..Self::default() }
+    }
+
+    /// With this fault at this step, for ever.
+    #[must_use]
+    pub fn fault(mut self, step: Step, fault: Fault) -> Self {
+        self.faults.insert(step, (fault, None));
+        self
+    }
+
+    /// With this fault at this step, so many times.
+    #[must_use]
+    pub fn fault_times(mut self, step: Step, fault: Fault, times: u32) -> Self {
+        self.faults.insert(step, (fault, Some(times)));
+        self
+    }
+
+    /// Without an EHLO keyword.
+    #[must_use]
+    pub fn without(mut self, keyword: &str) -> Self {
+        self.extensions.retain(|extension| extension != keyword);
+        self
+    }
+
+    /// The fault that is due at a step, counted down.
+    pub(crate) fn due(&mut self, step: Step) -> Option<Fault> {
+        let (fault, times) = self.faults.get_mut(&step)?;
+        match times {
+            None => Some(fault.clone()),
+            Some(0) => None,
+            Some(left) => {
+                *left -= 1;
+                Some(fault.clone())
+            }
+        }
+    }
+}

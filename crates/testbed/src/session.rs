@@ -1,0 +1,495 @@
+//! The server: runs a script over a stream, and writes down what it is told.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::record::{Ended, Record, SessionRecord};
+use crate::script::{Fault, Script, Step, Tls};
+
+/// The longest line of input that is read.
+const MAX_LINE: usize = 65_536;
+
+/// A simulated destination. Clones are the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Destination {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    script: Mutex<Script>,
+    record: Mutex<Record>,
+    greylisted: Mutex<HashMap<String, Instant>>,
+}
+
+/// A destination that listens on a TCP port; it ends when dropped.
+#[derive(Debug)]
+pub struct Listening {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// What becomes of the session after a step.
+#[derive(PartialEq, Eq)]
+enum Next {
+    Go,
+    /// No more replies; what comes is read and written down.
+    Mute,
+    Close,
+}
+
+struct Session {
+    destination: Destination,
+    stream: Box<dyn Stream>,
+    number: usize,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    mail: bool,
+    mails: u32,
+    refused: u32,
+    greeted: bool,
+    tls: bool,
+    mute: bool,
+}
+
+impl Destination {
+    /// A destination with a script.
+    pub fn new(script: Script) -> Self {
+        Self { shared: Arc::new(Shared { script: Mutex::new(script), ..Shared::default() }) }
+    }
+
+    /// The behaviour, to be changed while it runs.
+    pub fn script(&self) -> MutexGuard<'_, Script> {
+        self.shared.script.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a mailbox exist.
+    pub fn add_mailbox(&self, address: &str) {
+        self.script().mailboxes.insert(address.to_lowercase());
+    }
+
+    /// Makes a mailbox not exist.
+    pub fn remove_mailbox(&self, address: &str) {
+        self.script().mailboxes.remove(&address.to_lowercase());
+    }
+
+    /// What it was told until now.
+    pub fn record(&self) -> Record {
+        self.recorder().clone()
+    }
+
+    /// See [`Record::assert_polite`].
+    ///
+    /// # Panics
+    /// With the dialogue.
+    pub fn assert_polite(&self) {
+        self.record().assert_polite();
+    }
+
+    fn recorder(&self) -> MutexGuard<'_, Record> {
+        self.shared.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Listens on 127.0.0.1, on a port that the system picks.
+    ///
+    /// # Errors
+    /// When no socket is to be had.
+    pub async fn listen(&self) -> io::Result<Listening> {
+        self.listen_on(IpAddr::V4(Ipv4Addr::LOCALHOST)).await
+    }
+
+    /// Listens on an address, on a port that the system picks.
+    ///
+    /// # Errors
+    /// When no socket is to be had.
+    pub async fn listen_on(&self, ip: IpAddr) -> io::Result<Listening> {
+        let listener = TcpListener::bind((ip, 0)).await?;
+        let address = listener.local_addr()?;
+        let destination = self.clone();
+        let task = tokio::spawn(async move {
+            let mut sessions = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let _ = stream.set_nodelay(true);
+                sessions.spawn(destination.clone().run(Box::new(stream)));
+                while sessions.try_join_next().is_some() {}
+            }
+        });
+        Ok(Listening { address, task })
+    }
+
+    /// Serves a stream.
+    pub fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S) -> JoinHandle<()> {
+        tokio::spawn(self.clone().run(Box::new(stream)))
+    }
+
+    /// A connection to it in memory.
+    pub fn connect(&self) -> DuplexStream {
+        let (near, far) = tokio::io::duplex(65_536);
+        self.serve(far);
+        near
+    }
+
+    async fn run(self, stream: Box<dyn Stream>) {
+        let (number, too_many) = {
+            let mut record = self.recorder();
+            record.connections += 1;
+            record.open += 1;
+            record.most_at_once = record.most_at_once.max(record.open);
+            if record.sessions.len() < Record::MAX_SESSIONS {
+                record.sessions.push(SessionRecord::default());
+            }
+            let limit = self.script().max_connections;
+            (record.connections - 1, limit.is_some_and(|limit| record.open > limit as usize))
+        };
+        let mut session = Session {
+            destination: self.clone(),
+            stream,
+            number,
+            input: Vec::new(),
+            output: Vec::new(),
+            mail: false,
+            mails: 0,
+            refused: 0,
+            greeted: false,
+            tls: false,
+            mute: false,
+        };
+        let ended = session.converse(too_many).await;
+        session.note(|record| record.ended = ended);
+        self.recorder().open -= 1;
+    }
+}
+
+impl Session {
+    fn note(&self, write: impl FnOnce(&mut SessionRecord)) {
+        if let Some(record) = self.destination.recorder().sessions.get_mut(self.number) {
+            write(record);
+        }
+    }
+
+    fn offence(&self, what: String) {
+        self.note(|record| record.offences.push(what));
+    }
+
+    async fn converse(&mut self, too_many: bool) -> Ended {
+        if too_many {
+            self.output.extend(b"421 4.7.0 destination.example too many connections\r\n");
+            let _ = self.flush().await;
+            return Ended::ByUs;
+        }
+        match self.reply(Step::Greeting, "220 destination.example ESMTP").await {
+            Ok(Next::Go) => {}
+            Ok(Next::Mute) => self.mute = true,
+            Ok(Next::Close) => return Ended::ByUs,
+            Err(_) => return Ended::Closed,
+        }
+        loop {
+            let line = match self.line().await {
+                Ok(Some(line)) => line,
+                _ => return Ended::Closed,
+            };
+            let quit = line.eq_ignore_ascii_case("QUIT");
+            match self.command(&line).await {
+                Ok(Next::Close) if quit => return Ended::Quit,
+                Ok(Next::Close) => return Ended::ByUs,
+                Ok(Next::Mute) => self.mute = true,
+                Ok(Next::Go) => {}
+                // The client said QUIT and did not wait: not polite to the letter, but it said so.
+                Err(_) if quit => return Ended::Quit,
+                Err(_) => return Ended::Closed,
+            }
+        }
+    }
+
+    /// The next line, without its CRLF. What was answered goes out before this waits.
+    async fn line(&mut self) -> io::Result<Option<String>> {
+        loop {
+            if let Some(at) = self.input.windows(2).position(|two| two == b"\r\n") {
+                let line: Vec<u8> = self.input.drain(..at + 2).take(at).collect();
+                if line.iter().any(|octet| matches!(octet, b'\r' | b'\n' | 0)) {
+                    self.offence(format!("a bare CR, LF or NUL in {:?}", String::from_utf8_lossy(&line)));
+                }
+                let pipelining = self.destination.script().extensions.iter().any(|e| e == "PIPELINING");
+                if !self.input.is_empty() && !pipelining && !self.mute {
+                    self.offence(format!("{:?} was followed by another command", String::from_utf8_lossy(&line)));
+                }
+                if self.destination.script().broken_pipelining {
+                    self.input.clear();
+                }
+                return Ok(Some(String::from_utf8_lossy(&line).into_owned()));
+            }
+            if self.input.len() > MAX_LINE {
+                self.offence("a line without an end".into());
+                return Ok(None);
+            }
+            self.flush().await?;
+            if self.stream.read_buf(&mut self.input).await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        let delay = self.destination.script().reply_delay;
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        let output = std::mem::take(&mut self.output);
+        self.stream.write_all(&output).await?;
+        self.stream.flush().await
+    }
+
+    async fn command(&mut self, line: &str) -> io::Result<Next> {
+        self.note(|record| record.commands.push(line.to_owned()));
+        let verb = line.split(' ').next().unwrap_or_default().to_ascii_uppercase();
+        if self.mute {
+            // QUIT is all that still counts.
+            return Ok(if verb == "QUIT" { Next::Close } else { Next::Mute });
+        }
+        match verb.as_str() {
+            "EHLO" => {
+                self.greeted = true;
+                self.mail = false;
+                let (extensions, tls) = {
+                    let script = self.destination.script();
+                    (script.extensions.clone(), !self.tls && !matches!(script.tls, Tls::None))
+                };
+                let mut lines = vec!["destination.example".to_owned()];
+                lines.extend(extensions);
+                if tls {
+                    lines.push("STARTTLS".into());
+                }
+                let last = lines.len() - 1;
+                let reply: Vec<String> = lines
+                    .iter()
+                    .enumerate()
+                    .map(|(n, l)| format!("250{}{l}", if n == last { ' ' } else { '-' }))
+                    .collect();
+                self.reply(Step::Ehlo, &reply.join("\r\n")).await
+            }
+            "HELO" => {
+                self.greeted = true;
+                self.reply(Step::Helo, "250 destination.example").await
+            }
+            "STARTTLS" => self.start_tls().await,
+            "MAIL" => self.mail(line).await,
+            "RCPT" => self.rcpt(line).await,
+            "RSET" => {
+                self.mail = false;
+                self.reply(Step::Rset, "250 2.0.0 Ok").await
+            }
+            "QUIT" => {
+                let next = self.reply(Step::Quit, "221 2.0.0 Bye").await?;
+                self.flush().await?;
+                Ok(if next == Next::Mute { Next::Mute } else { Next::Close })
+            }
+            "NOOP" => self.say("250 2.0.0 Ok"),
+            "VRFY" => self.say("252 2.0.0 Ask by RCPT"),
+            "DATA" | "BDAT" => {
+                self.offence(format!("{verb} was said"));
+                self.say("554 5.5.1 No message is taken here")
+            }
+            _ => {
+                self.offence(format!("{line:?} is no command"));
+                self.say("500 5.5.2 What?")
+            }
+        }
+    }
+
+    async fn mail(&mut self, line: &str) -> io::Result<Next> {
+        self.destination.recorder().mail += 1;
+        self.mails += 1;
+        let (limit, null) = {
+            let script = self.destination.script();
+            (script.drop_after_uses, script.null_sender_reply.clone())
+        };
+        if !self.greeted || self.mail {
+            self.offence(format!("{line:?} out of order"));
+            return self.say("503 5.5.1 Error: nested MAIL command");
+        }
+        if limit.is_some_and(|limit| self.mails > limit) {
+            return self.close_with("421 4.7.0 too many transactions").await;
+        }
+        if !line.starts_with("MAIL FROM:<>") {
+            self.offence(format!("{line:?} is no null sender"));
+        }
+        if let Some(reply) = null {
+            return self.say(&reply);
+        }
+        // A faulty step leaves the transaction closed, as a server that refused MAIL does; slowness is no refusal.
+        let proper = match self.destination.script().faults.get(&Step::Mail) {
+            Some((fault, times)) => *times == Some(0) || matches!(fault, Fault::SlowBytes(_)),
+            None => true,
+        };
+        self.mail = proper;
+        self.reply(Step::Mail, "250 2.1.0 Ok").await
+    }
+
+    async fn rcpt(&mut self, line: &str) -> io::Result<Next> {
+        self.destination.recorder().rcpt += 1;
+        if !self.mail {
+            // No offence: a pipelined group goes on after a refused MAIL.
+            return self.say("503 5.5.1 Error: need MAIL command");
+        }
+        let Some(address) = line.strip_prefix("RCPT TO:<").and_then(|rest| rest.strip_suffix('>')) else {
+            self.offence(format!("{line:?} is malformed"));
+            return self.say("501 5.1.3 Bad recipient address syntax");
+        };
+        let (reply, limit) = {
+            let script = self.destination.script();
+            let known = script.accept_all || script.mailboxes.contains(&address.to_lowercase());
+            let reply = if let Some(reply) = script.rcpt_replies.get(&address.to_lowercase()) {
+                reply.clone()
+            } else if script.greylist.is_some_and(|wait| self.is_greylisted(address, wait)) {
+                format!("450 4.2.0 <{address}>: Recipient address rejected: Greylisted")
+            } else if known {
+                "250 2.1.5 Ok".to_owned()
+            } else {
+                format!("550 5.1.1 <{address}>: Recipient address rejected: User unknown in local recipient table")
+            };
+            (reply, script.drop_after_errors)
+        };
+        if !reply.starts_with('2') {
+            self.refused += 1;
+            if limit.is_some_and(|limit| self.refused > limit) {
+                return self.close_with("421 4.7.0 destination.example Error: too many errors").await;
+            }
+        }
+        self.reply(Step::Rcpt, &reply).await
+    }
+
+    fn is_greylisted(&self, address: &str, wait: std::time::Duration) -> bool {
+        let mut seen = self.destination.shared.greylisted.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = *seen.entry(address.to_lowercase()).or_insert_with(Instant::now);
+        first.elapsed() < wait
+    }
+
+    async fn start_tls(&mut self) -> io::Result<Next> {
+        let tls = self.destination.script().tls.clone();
+        let next = self.reply(Step::StartTls, "220 2.0.0 Ready to start TLS").await?;
+        let faulty = self.destination.script().faults.contains_key(&Step::StartTls);
+        if next != Next::Go || faulty {
+            return Ok(next);
+        }
+        let config = match tls {
+            Tls::None => return self.say("454 4.7.0 TLS not available"),
+            Tls::CloseAfter220 => {
+                self.flush().await?;
+                return Ok(Next::Close);
+            }
+            Tls::GarbageAfter220 => {
+                self.flush().await?;
+                self.stream.write_all(b"this is no TLS record at all\r\n").await?;
+                self.flush().await?;
+                return Ok(Next::Close);
+            }
+            Tls::Injection(config) => {
+                self.output.extend(b"250 2.1.5 injected in clear\r\n");
+                config
+            }
+            Tls::Certificate(config) => config,
+        };
+        self.flush().await?;
+        if !self.input.is_empty() {
+            self.offence("commands in clear behind STARTTLS".into());
+            self.input.clear();
+        }
+        let (plain, _) = tokio::io::duplex(1);
+        let stream = std::mem::replace(&mut self.stream, Box::new(plain));
+        match tokio_rustls::TlsAcceptor::from(config).accept(stream).await {
+            Ok(stream) => {
+                self.stream = Box::new(stream);
+                self.tls = true;
+                self.greeted = false;
+                self.note(|record| record.tls = true);
+                Ok(Next::Go)
+            }
+            Err(_) => Ok(Next::Close),
+        }
+    }
+
+    fn say(&mut self, reply: &str) -> io::Result<Next> {
+        self.output.extend(reply.as_bytes());
+        self.output.extend(b"\r\n");
+        Ok(Next::Go)
+    }
+
+    async fn close_with(&mut self, reply: &str) -> io::Result<Next> {
+        self.say(reply)?;
+        self.flush().await?;
+        Ok(Next::Close)
+    }
+
+    /// The proper reply, or the fault that is due.
+    async fn reply(&mut self, step: Step, proper: &str) -> io::Result<Next> {
+        let fault = self.destination.script().due(step);
+        let Some(fault) = fault else { return self.say(proper) };
+        match fault {
+            Fault::Reply(reply) => self.say(&reply.replace('\n', "\r\n")),
+            Fault::ReplyAndClose(reply) => self.close_with(&reply.replace('\n', "\r\n")).await,
+            Fault::Hang => {
+                self.flush().await?;
+                Ok(Next::Mute)
+            }
+            Fault::CloseAfter(octets) => {
+                let whole = format!("{proper}\r\n");
+                self.output.extend(&whole.as_bytes()[..octets.min(whole.len())]);
+                self.flush().await?;
+                Ok(Next::Close)
+            }
+            Fault::SlowBytes(pause) => {
+                self.flush().await?;
+                for octet in format!("{proper}\r\n").bytes() {
+                    tokio::time::sleep(pause).await;
+                    self.stream.write_all(&[octet]).await?;
+                    self.stream.flush().await?;
+                }
+                Ok(Next::Go)
+            }
+            Fault::Garbage(octets) => {
+                self.output.extend(octets);
+                Ok(Next::Go)
+            }
+            Fault::OverlongLine(octets) => {
+                let code = &proper[..3];
+                self.say(&format!("{code} {}", "x".repeat(octets.saturating_sub(6))))
+            }
+            Fault::EndlessLines => {
+                let code = proper[..3].to_owned();
+                self.flush().await?;
+                // A client that gives up closes, and then writing fails.
+                let line = format!("{code}-and another line\r\n");
+                while self.stream.write_all(line.as_bytes()).await.is_ok() && self.stream.flush().await.is_ok() {
+                    tokio::task::yield_now().await;
+                }
+                Ok(Next::Close)
+            }
+        }
+    }
+}
+
+impl Listening {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
