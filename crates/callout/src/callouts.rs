@@ -1,0 +1,403 @@
+//! The way of a question through a route: hops to hosts, hosts to sessions, and on to the next host when one can't be asked.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use callahead_smtp::{Domain, DomainName, Recipient};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use crate::dial::Dial;
+use crate::dialogue::{self, Broken, Found};
+use crate::outcome::{Ask, BoxFuture, Failure, HostFailure, Outcome, Report, Request};
+use crate::pool::{DestinationStatus, HostPool, NoSession, Pooled, Slot};
+use crate::probe::{PersonProbe, Probe};
+use crate::resolve::{MxAnswer, Resolve, interleave, order};
+use crate::route::{Hop, Host, HostPort, TlsPolicy};
+use crate::session::{Opening, Session, Trouble};
+use crate::settings::Settings;
+use crate::tls::TlsClient;
+use crate::transcript::Transcript;
+
+/// Hosts that are remembered; those that nobody needs are forgotten first.
+const MAX_HOSTS: usize = 10_000;
+/// How long a host is remembered that nobody asks.
+const FORGET_AFTER: Duration = Duration::from_secs(600);
+
+/// Makes callouts, and keeps the sessions. Clones share them.
+#[derive(Clone)]
+pub struct Callouts {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: RwLock<Arc<Settings>>,
+    dial: Box<dyn Dial>,
+    resolve: Box<dyn Resolve>,
+    tls: TlsClient,
+    probe: Box<dyn Probe>,
+    node: Arc<Semaphore>,
+    hosts: Mutex<HashMap<Key, Arc<HostPool>>>,
+    questions: AtomicU64,
+    busy: AtomicU64,
+}
+
+/// Domains that lead to the same host share its sessions and its limits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    host: Host,
+    port: u16,
+    tls: TlsPolicy,
+}
+
+/// Counters over all destinations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Callouts begun.
+    pub questions: u64,
+    /// Callouts that got no session, because too many waited.
+    pub busy: u64,
+    /// Sessions open now.
+    pub sessions: u64,
+}
+
+/// The way of one question.
+struct Errand<'a> {
+    inner: &'a Inner,
+    settings: &'a Settings,
+    request: &'a Request,
+    probe: Option<Recipient>,
+    deadline: Instant,
+    transcript: Transcript,
+    failures: Vec<HostFailure>,
+    not_accept_all: bool,
+}
+
+impl Callouts {
+    /// With everything that it needs from outside.
+    pub fn new(settings: Settings, dial: impl Dial, resolve: impl Resolve, tls: TlsClient) -> Self {
+        Self::with_probe(settings, dial, resolve, tls, PersonProbe)
+    }
+
+    /// With random local parts of another kind.
+    pub fn with_probe(
+        settings: Settings,
+        dial: impl Dial,
+        resolve: impl Resolve,
+        tls: TlsClient,
+        probe: impl Probe,
+    ) -> Self {
+        let node = Arc::new(Semaphore::new(settings.sessions));
+        let inner = Inner {
+            settings: RwLock::new(Arc::new(settings)),
+            dial: Box::new(dial),
+            resolve: Box::new(resolve),
+            tls,
+            probe: Box::new(probe),
+            node,
+            hosts: Mutex::default(),
+            questions: AtomicU64::new(0),
+            busy: AtomicU64::new(0),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The limits for questions from now on; those under way keep theirs. The bound on all sessions stays as it was.
+    pub fn reconfigure(&self, settings: Settings) {
+        *self.inner.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+    }
+
+    /// What is known of each host, by name.
+    pub fn destinations(&self) -> Vec<DestinationStatus> {
+        let hosts = self.inner.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = hosts.values().map(|pool| pool.status()).collect();
+        all.sort_by(|a, b| a.host.cmp(&b.host));
+        all
+    }
+
+    /// Counters over all.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            questions: self.inner.questions.load(Ordering::Relaxed),
+            busy: self.inner.busy.load(Ordering::Relaxed),
+            sessions: self.destinations().iter().map(|host| host.sessions as u64).sum(),
+        }
+    }
+
+    /// Ends all sessions by QUIT, those in use when their question is answered; waits until that is done, or for so long.
+    pub async fn shutdown(&self, patience: Duration) {
+        let quit_timeout = self.inner.settings().quit_timeout;
+        let deadline = Instant::now() + patience;
+        loop {
+            let open: usize = {
+                let hosts = self.inner.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+                hosts.values().map(|pool| pool.close(quit_timeout)).sum()
+            };
+            if open == 0 || Instant::now() >= deadline {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl fmt::Debug for Callouts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Callouts").field("totals", &self.totals()).finish()
+    }
+}
+
+impl Ask for Callouts {
+    fn ask(&self, request: Request) -> BoxFuture<'_, Report> {
+        Box::pin(async move {
+            self.inner.questions.fetch_add(1, Ordering::Relaxed);
+            let settings = self.inner.settings();
+            let probe = if request.probe { self.inner.random(&request.recipient) } else { None };
+            let mut errand = Errand {
+                inner: &self.inner,
+                settings: &settings,
+                request: &request,
+                probe,
+                // A little before the one who asked gives up: so it learns what happened.
+                deadline: Instant::now() + settings.timeout.mul_f32(0.9),
+                transcript: Transcript::start(),
+                failures: Vec::new(),
+                not_accept_all: false,
+            };
+            let (outcome, destination) = errand.go().await;
+            if outcome == Outcome::Busy {
+                self.inner.busy.fetch_add(1, Ordering::Relaxed);
+            }
+            let elapsed = errand.transcript.elapsed();
+            let Errand { transcript, not_accept_all, .. } = errand;
+            Report { outcome, not_accept_all, destination, elapsed, transcript }
+        })
+    }
+}
+
+impl Inner {
+    fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn random(&self, like: &Recipient) -> Option<Recipient> {
+        Recipient::new(&self.probe.local_part(), like.domain().clone()).ok()
+    }
+
+    fn pool(&self, key: &Key) -> Arc<HostPool> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = hosts.get(key) {
+            return Arc::clone(pool);
+        }
+        if hosts.len() >= MAX_HOSTS {
+            hosts.retain(|_, pool| !pool.is_forgettable(FORGET_AFTER));
+        }
+        let pool = HostPool::new(HostPort(&key.host, key.port).to_string(), Arc::clone(&self.node));
+        Arc::clone(hosts.entry(key.clone()).or_insert(Arc::new(pool)))
+    }
+}
+
+impl Errand<'_> {
+    /// Through the hops, until one answers.
+    async fn go(&mut self) -> (Outcome, Option<String>) {
+        let hops = &self.request.route.hops;
+        for (at, hop) in hops.iter().enumerate() {
+            let more_hops = at + 1 < hops.len();
+            let hosts = match hop {
+                Hop::Host { host, port } => vec![(host.clone(), *port)],
+                Hop::Mx => match self.exchangers().await {
+                    // With other hops beside it, a null MX is no word on the domain: the administrator says where it is.
+                    Ok(None) if hops.len() == 1 => return (Outcome::NullMx, None),
+                    Ok(None) => Vec::new(),
+                    Ok(Some(hosts)) => hosts,
+                    Err(failure) => {
+                        self.failures.push(failure);
+                        continue;
+                    }
+                },
+            };
+            let count = hosts.len();
+            for (nth, (host, port)) in hosts.into_iter().enumerate() {
+                let key = Key { host, port, tls: self.request.route.tls };
+                let name = HostPort(&key.host, key.port).to_string();
+                // Half of the time that is left, while there is somewhere else to go.
+                let last = !more_hops && nth + 1 == count;
+                let left = self.deadline.saturating_duration_since(Instant::now());
+                let deadline = if last { self.deadline } else { Instant::now() + left / 2 };
+                match self.host(&key, deadline).await {
+                    Ok(Some(found)) => {
+                        self.not_accept_all |= found.not_accept_all;
+                        return (found.outcome, Some(name));
+                    }
+                    Ok(None) => return (Outcome::Busy, Some(name)),
+                    Err(failure) => {
+                        self.transcript.note(failure.to_string());
+                        self.failures.push(failure);
+                    }
+                }
+            }
+        }
+        (Outcome::Unreachable(std::mem::take(&mut self.failures)), None)
+    }
+
+    /// The hosts of the domain's MX, in order; `None` for a null MX.
+    async fn exchangers(&mut self) -> Result<Option<Vec<(Host, u16)>>, HostFailure> {
+        let domain = self.request.recipient.domain();
+        let port = self.settings.mx_port;
+        let name: &DomainName = match domain {
+            Domain::Name(name) => name,
+            // RFC 5321 5.1: a literal is its own mail exchanger.
+            Domain::Literal(literal) => {
+                let address = match *literal {
+                    callahead_smtp::AddressLiteral::V4(ip) => ip.into(),
+                    callahead_smtp::AddressLiteral::V6(ip) => ip.into(),
+                };
+                return Ok(Some(vec![(Host::Address(address), port)]));
+            }
+        };
+        let failed = |failure| HostFailure { host: name.to_string(), failure, reply: None };
+        let within = Instant::now() + self.deadline.saturating_duration_since(Instant::now()) / 2;
+        let answer = match timeout_at(within, self.inner.resolve.mx(name)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => return Err(failed(Failure::Resolve(error.to_string()))),
+            Err(_) => return Err(failed(Failure::Resolve(format!("the DNS gave no answer for {name} in time")))),
+        };
+        let hosts = match answer {
+            MxAnswer::Null => {
+                self.transcript.note(format!("{name} has a null MX: it takes no mail"));
+                return Ok(None);
+            }
+            MxAnswer::None => vec![name.clone()],
+            MxAnswer::Hosts(hosts) => order(hosts, &self.settings.own_names),
+        };
+        if hosts.is_empty() {
+            return Err(failed(Failure::OnlyOwnNames));
+        }
+        let shown: Vec<&str> = hosts.iter().map(DomainName::as_str).collect();
+        self.transcript.note(format!("MX of {name}: {}", shown.join(", ")));
+        Ok(Some(hosts.into_iter().take(self.settings.hosts_per_mx).map(|host| (Host::Name(host), port)).collect()))
+    }
+
+    /// Asks one host; `Ok(None)` when it has no session to spare.
+    async fn host(&mut self, key: &Key, deadline: Instant) -> Result<Option<Found>, HostFailure> {
+        let pool = self.inner.pool(key);
+        let failed =
+            |trouble: Trouble| HostFailure { host: pool.name.clone(), failure: trouble.failure, reply: trouble.reply };
+        let admission = pool.admit().map_err(|failure| failed(failure.into()))?;
+        let _background = match self.request.background.then(|| pool.background(self.settings)).transpose() {
+            Ok(place) => place,
+            Err(NoSession) => return Ok(None),
+        };
+        let mut fresh = false;
+        let mut pipeline = pool.pipelines();
+        loop {
+            let slot = match pool.acquire(self.settings, fresh, deadline).await {
+                Ok(slot) => slot,
+                Err(NoSession) => return Ok(None),
+            };
+            let mut pooled = match slot {
+                Slot::Reuse(pooled) => pooled,
+                Slot::Open(ticket) => match self.open(key, &pool, deadline).await {
+                    Ok(session) => Pooled { session, ticket },
+                    Err(trouble) => {
+                        let failure = failed(trouble);
+                        // The DNS failed, not the host.
+                        if !matches!(failure.failure, Failure::Resolve(_)) {
+                            admission.failed(&failure, self.settings);
+                        }
+                        return Err(failure);
+                    }
+                },
+            };
+            let used_before = pooled.session.uses;
+            // A group that is answered in part only costs time; some is left for another try without pipelining.
+            let left = deadline.saturating_duration_since(Instant::now());
+            let patience = if pipeline && pooled.session.pipelining { Instant::now() + left / 2 } else { deadline };
+            let (recipient, probe) = (&self.request.recipient, self.probe.as_ref());
+            let asked =
+                dialogue::ask(&mut pooled.session, recipient, probe, pipeline, patience, &mut self.transcript).await;
+            match asked {
+                Ok(found) => {
+                    pool.count_question(matches!(found.outcome, Outcome::Rejected(_)));
+                    if found.reusable {
+                        pool.release(pooled, self.settings);
+                    } else {
+                        pool.learn_uses(pooled.session.uses);
+                        pooled.end(self.settings.quit_timeout);
+                    }
+                    admission.succeeded();
+                    return Ok(Some(found));
+                }
+                Err(Broken { trouble, pipelining_suspect }) => {
+                    pooled.end(self.settings.quit_timeout);
+                    if pipelining_suspect && Instant::now() < deadline {
+                        self.transcript.note("asking again without pipelining");
+                        pool.learn_no_pipelining();
+                        (fresh, pipeline) = (true, false);
+                    } else if used_before > 0 && !fresh && Instant::now() < deadline {
+                        // It was used before, so the host may have had enough of it: that is no failure of the host.
+                        self.transcript.note(format!("{}; asking again in a new session", trouble.failure));
+                        pool.learn_uses(used_before);
+                        fresh = true;
+                    } else {
+                        let failure = failed(trouble);
+                        admission.failed(&failure, self.settings);
+                        return Err(failure);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Opens a session with one of the host's addresses.
+    async fn open(&mut self, key: &Key, pool: &HostPool, deadline: Instant) -> Result<Session, Trouble> {
+        let addresses = match &key.host {
+            Host::Address(address) => vec![*address],
+            Host::Name(name) => match timeout_at(deadline, self.inner.resolve.addresses(name)).await {
+                Ok(Ok(addresses)) => interleave(addresses),
+                Ok(Err(error)) => return Err(Failure::Resolve(error.to_string()).into()),
+                Err(_) => return Err(Failure::Resolve(format!("the DNS gave no answer for {name} in time")).into()),
+            },
+        };
+        let addresses = &addresses[..addresses.len().min(self.settings.addresses_per_host)];
+        let mut trouble = Trouble::from(Failure::Resolve(format!("{} has no address", pool.name)));
+        for (nth, address) in addresses.iter().enumerate() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let deadline = if nth + 1 == addresses.len() { deadline } else { Instant::now() + left / 2 };
+            let address = SocketAddr::new(*address, key.port);
+            let opportunistic = key.tls == TlsPolicy::Opportunistic;
+            let policy = if opportunistic && !pool.tls_works() { TlsPolicy::Off } else { key.tls };
+            let mut opening = Opening {
+                dial: &*self.inner.dial,
+                tls: &self.inner.tls,
+                settings: self.settings,
+                host: &key.host,
+                policy,
+                deadline,
+            };
+            pool.count_connection();
+            let mut opened = opening.open(address, &mut self.transcript).await;
+            if let Err(Trouble { failure: Failure::TlsFailed(_), .. }) = &opened
+                && opportunistic
+            {
+                self.transcript.note("going on in clear");
+                pool.learn_no_tls();
+                pool.count_connection();
+                opening.policy = TlsPolicy::Off;
+                opened = opening.open(address, &mut self.transcript).await;
+            }
+            match opened {
+                Ok(session) => return Ok(session),
+                Err(next) => trouble = next,
+            }
+            if Instant::now() >= deadline && nth + 1 == addresses.len() {
+                break;
+            }
+        }
+        Err(trouble)
+    }
+}

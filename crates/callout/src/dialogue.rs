@@ -1,0 +1,141 @@
+//! One question in a session: the commands, and what their replies mean.
+//!
+//! Where the host offers PIPELINING all commands leave in one write, else one at a time; the replies are read against the same
+//! list either way. RCPT's reply counts only behind a MAIL that was accepted.
+
+use callahead_smtp::{Command, Recipient, Reply};
+use tokio::time::Instant;
+
+use crate::outcome::{Failure, Outcome, Step};
+use crate::session::{Session, Trouble};
+use crate::transcript::Transcript;
+
+/// What a question brought.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) outcome: Outcome,
+    /// The random local part was refused by a 5xx.
+    pub(crate) not_accept_all: bool,
+    /// The session may be used again.
+    pub(crate) reusable: bool,
+}
+
+/// What went wrong, and how far it had come.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) trouble: Trouble,
+    /// Commands were pipelined, and not all of them were answered, or one was answered as if those before had not been said. Another
+    /// session without pipelining may fare better.
+    pub(crate) pipelining_suspect: bool,
+}
+
+/// Of which transaction a command is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Probe,
+    Recipient,
+}
+
+/// Asks in a session that is open and idle.
+///
+/// `pipeline` is whether commands may leave together where the host offers it.
+pub(crate) async fn ask(
+    session: &mut Session,
+    recipient: &Recipient,
+    probe: Option<&Recipient>,
+    pipeline: bool,
+    deadline: Instant,
+    transcript: &mut Transcript,
+) -> Result<Found, Broken> {
+    let smtputf8 = recipient.needs_smtputf8();
+    if smtputf8 && !session.smtputf8 {
+        return Ok(Found { outcome: Outcome::NeedsSmtpUtf8, not_accept_all: false, reusable: true });
+    }
+    let mut commands: Vec<(Of, Step, Command<'_>)> = Vec::with_capacity(6);
+    if session.uses > 0 {
+        commands.push((Of::Recipient, Step::Rset, Command::Rset));
+    }
+    if let Some(probe) = probe {
+        commands.push((Of::Probe, Step::Mail, Command::MailFromNull { smtputf8: false }));
+        commands.push((Of::Probe, Step::Rcpt, Command::RcptTo(probe)));
+        commands.push((Of::Recipient, Step::Rset, Command::Rset));
+    }
+    commands.push((Of::Recipient, Step::Mail, Command::MailFromNull { smtputf8 }));
+    commands.push((Of::Recipient, Step::Rcpt, Command::RcptTo(recipient)));
+
+    let pipelined = pipeline && session.pipelining;
+    session.uses += 1;
+    let broken = |trouble: Trouble, answered: usize| {
+        let short = matches!(trouble.failure, Failure::Timeout(_)) && answered > 0;
+        Broken { pipelining_suspect: pipelined && short, trouble }
+    };
+    let mut octets = Vec::with_capacity(256);
+    if pipelined {
+        commands.iter().for_each(|(_, _, command)| command.write(&mut octets));
+        session.send(commands[0].1, &octets, deadline, transcript).await.map_err(|trouble| broken(trouble, 0))?;
+    }
+    // What is known once it is known; the rest of a pipelined group is only read then.
+    let mut outcome = None;
+    let mut not_accept_all = false;
+    let mut mail_accepted = false;
+    for (answered, (of, step, command)) in commands.iter().enumerate() {
+        if !pipelined {
+            if outcome.is_some() {
+                break;
+            }
+            octets.clear();
+            command.write(&mut octets);
+            session.send(*step, &octets, deadline, transcript).await.map_err(|trouble| broken(trouble, answered))?;
+        }
+        let reply = match session.reply(*step, deadline, transcript).await {
+            Ok(reply) => reply,
+            Err(trouble) => match outcome {
+                // The answer stands; the session does not.
+                Some(outcome) => return Ok(Found { outcome, not_accept_all, reusable: false }),
+                None => return Err(broken(trouble, answered)),
+            },
+        };
+        if reply.is_permanent() && *step == Step::Rcpt {
+            session.rejected += 1;
+        }
+        if outcome.is_some() {
+            continue;
+        }
+        let senseless = |reply| Broken {
+            pipelining_suspect: pipelined,
+            trouble: Trouble { failure: Failure::UnexpectedReply(*step), reply: Some(reply) },
+        };
+        match (*step, reply.code()) {
+            (Step::Rset, 200..=299) => mail_accepted = false,
+            (Step::Mail, 200..=299) => mail_accepted = true,
+            (Step::Mail, 400..=499) => outcome = Some(Outcome::Deferred(reply)),
+            (Step::Mail, 503) if pipelined => return Err(senseless(reply)),
+            (Step::Mail, 500..=599) => outcome = Some(Outcome::NullSenderRefused(reply)),
+            // "Bad sequence of commands" although MAIL was accepted: the host has lost track of a pipelined group.
+            (Step::Rcpt, 503) if pipelined => return Err(senseless(reply)),
+            (Step::Rcpt, code) if mail_accepted => match (of, code / 100) {
+                (Of::Probe, 2) => outcome = Some(Outcome::AcceptsAll(reply)),
+                (Of::Probe, 5) => not_accept_all = true,
+                // Greylisting, most often: nothing is learned of the domain.
+                (Of::Probe, 4) => {}
+                (Of::Recipient, _) => outcome = Some(answer(reply).map_err(senseless)?),
+                _ => return Err(senseless(reply)),
+            },
+            _ => return Err(senseless(reply)),
+        }
+    }
+    match outcome {
+        Some(outcome) => Ok(Found { outcome, not_accept_all, reusable: true }),
+        // The last command is RCPT for the recipient, and it was answered behind a MAIL that was not accepted by a 2xx.
+        None => Err(Broken { trouble: Failure::UnexpectedReply(Step::Rcpt).into(), pipelining_suspect: pipelined }),
+    }
+}
+
+fn answer(reply: Reply) -> Result<Outcome, Reply> {
+    match reply.code() / 100 {
+        2 => Ok(Outcome::Accepted(reply)),
+        4 => Ok(Outcome::Deferred(reply)),
+        5 => Ok(Outcome::Rejected(reply)),
+        _ => Err(reply),
+    }
+}

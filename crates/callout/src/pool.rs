@@ -1,0 +1,427 @@
+//! The sessions of one host: how many there may be, who waits for one, when they end, and what was learned of the host.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use crate::breaker::Breaker;
+use crate::outcome::{Failure, HostFailure};
+use crate::session::Session;
+use crate::settings::Settings;
+
+/// Idle for less than this when it was found closed: the host ended it for what was done in it, not for its idleness.
+const CLOSED_AT_ONCE: Duration = Duration::from_secs(1);
+/// Sessions in a row that reached the learned limit in peace and so raise it by one.
+const PEACEFUL_ENDS: u32 = 10;
+/// How long a host whose TLS failed is asked in clear where the policy allows it.
+const NO_TLS_FOR: Duration = Duration::from_secs(300);
+
+/// A host's sessions. One for each host, port and TLS policy, whatever domains lead there.
+pub(crate) struct HostPool {
+    pub(crate) name: String,
+    state: Mutex<State>,
+    /// The node's bound on sessions.
+    node: Arc<Semaphore>,
+}
+
+#[derive(Default)]
+struct State {
+    idle: Vec<Pooled>,
+    waiting: VecDeque<oneshot::Sender<Slot>>,
+    /// Sessions that exist or are being made, those that are ending included.
+    open: usize,
+    background: usize,
+    reaping: bool,
+    closing: bool,
+    breaker: Breaker,
+    learned: Learned,
+    counters: Counters,
+    last_failure: Option<String>,
+    last_used: Option<Instant>,
+}
+
+/// What a host taught.
+#[derive(Default)]
+struct Learned {
+    /// Questions after which it ends sessions, less one.
+    uses: Option<u32>,
+    peaceful_ends: u32,
+    no_pipelining: bool,
+    no_tls_until: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Counters {
+    connections: u64,
+    questions: u64,
+    rejected: u64,
+    failures: u64,
+}
+
+/// What one who wants to ask gets.
+pub(crate) enum Slot {
+    Reuse(Pooled),
+    /// The right to open a session.
+    Open(Ticket),
+}
+
+/// The right to one session of a host; given back when dropped.
+pub(crate) struct Ticket {
+    // In this order: the node's permit is there again when the next one is looked for.
+    _node: OwnedSemaphorePermit,
+    #[allow(dead_code, reason = "held for its drop")]
+    counted: Counted,
+}
+
+/// A session and its right to be there.
+pub(crate) struct Pooled {
+    pub(crate) session: Session,
+    pub(crate) ticket: Ticket,
+}
+
+/// A place among the background questions of a host; given back when dropped.
+pub(crate) struct Background(Arc<HostPool>);
+
+/// What is to be done for one who wants a session.
+enum Turn {
+    Idle(Pooled),
+    Open(Counted),
+    Wait(oneshot::Receiver<Slot>),
+}
+
+/// Being the one who sees whether a host is back; given back when dropped.
+pub(crate) struct Admission {
+    pool: Arc<HostPool>,
+    probing: bool,
+}
+
+/// No session can be had.
+pub(crate) struct NoSession;
+
+/// What is known of a host, for metrics and pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DestinationStatus {
+    /// `host:port`.
+    pub host: String,
+    /// Sessions open, those that are ending included.
+    pub sessions: usize,
+    /// Of them, idle.
+    pub idle: usize,
+    /// Questions that wait for a session.
+    pub waiting: usize,
+    /// The circuit breaker is open: the host is left alone for so long yet.
+    pub open_for: Option<Duration>,
+    /// The learned limit on questions in a session, where one was learned.
+    pub learned_uses: Option<u32>,
+    /// Connections made.
+    pub connections: u64,
+    /// Questions answered.
+    pub questions: u64,
+    /// Of them, recipients refused.
+    pub rejected: u64,
+    /// Times that the host could not be asked.
+    pub failures: u64,
+    /// Why it could not be asked, the last time.
+    pub last_failure: Option<String>,
+}
+
+impl HostPool {
+    pub(crate) fn new(name: String, node: Arc<Semaphore>) -> Self {
+        Self { name, state: Mutex::default(), node }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the circuit breaker lets a question through.
+    pub(crate) fn admit(self: &Arc<Self>) -> Result<Admission, Failure> {
+        let mut state = self.state();
+        state.last_used = Some(Instant::now());
+        let probing = state.breaker.ask(Instant::now()).map_err(Failure::CircuitOpen)?;
+        Ok(Admission { pool: Arc::clone(self), probing })
+    }
+
+    /// A session, or the right to open one, in the order of asking.
+    pub(crate) async fn acquire(
+        self: &Arc<Self>,
+        settings: &Settings,
+        fresh: bool,
+        deadline: Instant,
+    ) -> Result<Slot, NoSession> {
+        loop {
+            // Decided under the lock, done without it.
+            match self.turn(settings, fresh)? {
+                Turn::Idle(pooled) => {
+                    if let Some(pooled) = self.check(pooled, settings).await {
+                        return Ok(Slot::Reuse(pooled));
+                    }
+                }
+                Turn::Open(counted) => return counted.ticket(deadline).await.map(Slot::Open),
+                // An error is the pool's closing, or the end of the time.
+                Turn::Wait(waiter) => {
+                    return timeout_at(deadline, waiter).await.ok().and_then(Result::ok).ok_or(NoSession);
+                }
+            }
+        }
+    }
+
+    fn turn(self: &Arc<Self>, settings: &Settings, fresh: bool) -> Result<Turn, NoSession> {
+        let mut state = self.state();
+        if state.closing {
+            return Err(NoSession);
+        }
+        if let Some(pooled) = (!fresh).then(|| state.idle.pop()).flatten() {
+            return Ok(Turn::Idle(pooled));
+        }
+        if state.open < settings.sessions_per_destination {
+            state.open += 1;
+            return Ok(Turn::Open(Counted(Arc::clone(self))));
+        }
+        if state.waiting.len() >= settings.queue_per_destination {
+            state.waiting.retain(|waiter| !waiter.is_closed());
+            if state.waiting.len() >= settings.queue_per_destination {
+                return Err(NoSession);
+            }
+        }
+        let (hand, waiter) = oneshot::channel();
+        state.waiting.push_back(hand);
+        Ok(Turn::Wait(waiter))
+    }
+
+    /// An idle session as it was left; one that was closed or told something meanwhile is ended.
+    async fn check(&self, mut pooled: Pooled, settings: &Settings) -> Option<Pooled> {
+        if pooled.session.is_quiet().await {
+            return Some(pooled);
+        }
+        if pooled.session.idle_since.elapsed() < CLOSED_AT_ONCE {
+            self.learn_uses(pooled.session.uses);
+        }
+        pooled.end(settings.quit_timeout);
+        None
+    }
+
+    /// A place for background work, which neither waits nor takes more than a tenth of the sessions.
+    pub(crate) fn background(self: &Arc<Self>, settings: &Settings) -> Result<Background, NoSession> {
+        let mut state = self.state();
+        let places = (settings.sessions_per_destination / 10).max(1);
+        let none_left = state.idle.is_empty() && state.open >= settings.sessions_per_destination;
+        if state.background >= places || !state.waiting.is_empty() || none_left {
+            return Err(NoSession);
+        }
+        state.background += 1;
+        Ok(Background(Arc::clone(self)))
+    }
+
+    /// Takes a session back after a question: hands it on, keeps it, or ends it.
+    pub(crate) fn release(self: &Arc<Self>, mut pooled: Pooled, settings: &Settings) {
+        let mut state = self.state();
+        let limit = state.learned.uses.map_or(settings.uses, |learned| learned.min(settings.uses));
+        let spent = pooled.session.uses >= limit || pooled.session.rejected >= settings.rejected_per_session;
+        if spent || state.closing {
+            if pooled.session.uses >= limit && state.learned.uses.is_some() {
+                state.learned.peaceful_ends += 1;
+                if state.learned.peaceful_ends >= PEACEFUL_ENDS {
+                    state.learned.peaceful_ends = 0;
+                    state.learned.uses = Some(limit + 1).filter(|raised| *raised < settings.uses);
+                }
+            }
+            drop(state);
+            pooled.end(settings.quit_timeout);
+            return;
+        }
+        let mut slot = Slot::Reuse(pooled);
+        while let Some(waiter) = state.waiting.pop_front() {
+            match waiter.send(slot) {
+                Ok(()) => return,
+                // That one waits no more.
+                Err(unwanted) => slot = unwanted,
+            }
+        }
+        let Slot::Reuse(back) = slot else { return };
+        pooled = back;
+        pooled.session.idle_since = Instant::now();
+        state.idle.push(pooled);
+        if !state.reaping {
+            state.reaping = true;
+            tokio::spawn(reap(Arc::clone(self), settings.idle, settings.quit_timeout));
+        }
+    }
+
+    /// The host ended a session after so many questions: others end before that.
+    pub(crate) fn learn_uses(&self, uses: u32) {
+        let mut state = self.state();
+        let below = uses.saturating_sub(1).max(1);
+        state.learned.uses = Some(state.learned.uses.map_or(below, |known| known.min(below)));
+        state.learned.peaceful_ends = 0;
+    }
+
+    pub(crate) fn learn_no_pipelining(&self) {
+        self.state().learned.no_pipelining = true;
+    }
+
+    pub(crate) fn pipelines(&self) -> bool {
+        !self.state().learned.no_pipelining
+    }
+
+    pub(crate) fn learn_no_tls(&self) {
+        self.state().learned.no_tls_until = Some(Instant::now() + NO_TLS_FOR);
+    }
+
+    pub(crate) fn tls_works(&self) -> bool {
+        self.state().learned.no_tls_until.is_none_or(|until| Instant::now() >= until)
+    }
+
+    pub(crate) fn count_connection(&self) {
+        self.state().counters.connections += 1;
+    }
+
+    pub(crate) fn count_question(&self, rejected: bool) {
+        let mut state = self.state();
+        state.counters.questions += 1;
+        state.counters.rejected += u64::from(rejected);
+    }
+
+    pub(crate) fn status(&self) -> DestinationStatus {
+        let state = self.state();
+        DestinationStatus {
+            host: self.name.clone(),
+            sessions: state.open,
+            idle: state.idle.len(),
+            waiting: state.waiting.iter().filter(|waiter| !waiter.is_closed()).count(),
+            open_for: state.breaker.open_for(Instant::now()),
+            learned_uses: state.learned.uses,
+            connections: state.counters.connections,
+            questions: state.counters.questions,
+            rejected: state.counters.rejected,
+            failures: state.counters.failures,
+            last_failure: state.last_failure.clone(),
+        }
+    }
+
+    /// Whether nothing would be lost by forgetting it.
+    pub(crate) fn is_forgettable(&self, unused_for: Duration) -> bool {
+        let state = self.state();
+        let quiet = state.open == 0 && state.waiting.is_empty() && state.breaker.open_for(Instant::now()).is_none();
+        quiet && state.last_used.is_none_or(|used| used.elapsed() > unused_for)
+    }
+
+    /// Ends idle sessions, and those in use when they come back. Gives how many there are yet.
+    pub(crate) fn close(&self, quit_timeout: Duration) -> usize {
+        let (idle, open) = {
+            let mut state = self.state();
+            state.closing = true;
+            state.waiting.clear();
+            (std::mem::take(&mut state.idle), state.open)
+        };
+        idle.into_iter().for_each(|pooled| pooled.end(quit_timeout));
+        open
+    }
+}
+
+/// Ends sessions that have been idle for long enough, until none is.
+async fn reap(pool: Arc<HostPool>, idle: Duration, quit_timeout: Duration) {
+    loop {
+        let (old, next) = {
+            let mut state = pool.state();
+            let now = Instant::now();
+            let (old, young): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut state.idle).into_iter().partition(|pooled| now >= pooled.session.idle_since + idle);
+            let next = young.iter().map(|pooled| pooled.session.idle_since + idle).min();
+            state.idle = young;
+            state.reaping = next.is_some();
+            (old, next)
+        };
+        old.into_iter().for_each(|pooled| pooled.end(quit_timeout));
+        match next {
+            Some(next) => tokio::time::sleep_until(next).await,
+            None => return,
+        }
+    }
+}
+
+impl Pooled {
+    /// Ends the session in the background; its right to be there is given back when it is over.
+    pub(crate) fn end(self, quit_timeout: Duration) {
+        let Self { session, ticket } = self;
+        tokio::spawn(async move {
+            session.quit(quit_timeout, None).await;
+            drop(ticket);
+        });
+    }
+}
+
+/// A session counted in `open`; counted out when dropped.
+struct Counted(Arc<HostPool>);
+
+impl Counted {
+    /// With the node's part of the right.
+    async fn ticket(self, deadline: Instant) -> Result<Ticket, NoSession> {
+        let node = Arc::clone(&self.0.node).acquire_owned();
+        match timeout_at(deadline, node).await {
+            Ok(Ok(node)) => Ok(Ticket { _node: node, counted: self }),
+            _ => Err(NoSession),
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        count_out(&self.0);
+    }
+}
+
+/// One session less; the first who waits may open one in its place.
+fn count_out(pool: &Arc<HostPool>) {
+    let mut state = pool.state();
+    state.open -= 1;
+    while let Some(waiter) = state.waiting.pop_front() {
+        if waiter.is_closed() {
+            continue;
+        }
+        let Ok(node) = Arc::clone(&pool.node).try_acquire_owned() else {
+            state.waiting.push_front(waiter);
+            return;
+        };
+        state.open += 1;
+        drop(state);
+        // One that waits no more after all drops the ticket, which comes here again.
+        drop(waiter.send(Slot::Open(Ticket { _node: node, counted: Counted(Arc::clone(pool)) })));
+        return;
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.0.state().background -= 1;
+    }
+}
+
+impl Admission {
+    /// The host answered.
+    pub(crate) fn succeeded(mut self) {
+        self.pool.state().breaker.succeeded();
+        self.probing = false;
+    }
+
+    /// The host could not be asked.
+    pub(crate) fn failed(mut self, failure: &HostFailure, settings: &Settings) {
+        let mut state = self.pool.state();
+        state.breaker.failed(self.probing, Instant::now(), settings);
+        state.counters.failures += 1;
+        state.last_failure = Some(failure.failure.to_string());
+        drop(state);
+        self.probing = false;
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        if self.probing {
+            self.pool.state().breaker.released();
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Names to addresses, domains to mail exchangers.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use callahead_smtp::DomainName;
+use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::{Resolver, TokioResolver};
+use rand::seq::SliceRandom as _;
+
+use crate::outcome::BoxFuture;
+
+/// What a domain's MX says (RFC 5321 5.1, RFC 7505).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MxAnswer {
+    /// Mail exchangers with their preferences, in no order.
+    Hosts(Vec<(u16, DomainName)>),
+    /// `0 .`: the domain takes no mail.
+    Null,
+    /// No MX: the domain itself is its mail exchanger, if it has an address.
+    None,
+}
+
+/// Why a name could not be looked up. Never a reason to call a recipient invalid.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// The name does not exist, or has no address.
+    #[error("{0} has no address in the DNS")]
+    NoAddress(String),
+    /// The domain does not exist.
+    #[error("{0} does not exist in the DNS")]
+    NoSuchDomain(String),
+    /// The DNS gave no answer.
+    #[error("the DNS gave no answer for {0}: {1}")]
+    Failed(String, String),
+}
+
+/// Whoever can look names up. What is kept, and for how long, is its affair.
+pub trait Resolve: Send + Sync + 'static {
+    /// A domain's mail exchangers.
+    fn mx<'a>(&'a self, domain: &'a DomainName) -> BoxFuture<'a, Result<MxAnswer, ResolveError>>;
+    /// A host's addresses, IPv4 and IPv6; never none.
+    fn addresses<'a>(&'a self, host: &'a DomainName) -> BoxFuture<'a, Result<Vec<IpAddr>, ResolveError>>;
+}
+
+/// Looks names up in the DNS, and keeps them for as long as their TTL says.
+pub struct DnsResolver {
+    resolver: TokioResolver,
+}
+
+impl DnsResolver {
+    /// With the system's name servers, or with these.
+    ///
+    /// # Errors
+    /// When the system's configuration can't be read.
+    pub fn new(servers: &[SocketAddr]) -> Result<Self, ResolveError> {
+        let failed = |error: NetError| ResolveError::Failed("the resolver".into(), error.to_string());
+        let mut builder = if servers.is_empty() {
+            TokioResolver::builder_tokio().map_err(failed)?
+        } else {
+            let servers = servers.iter().map(|server| {
+                let with_port = |mut connection: ConnectionConfig| {
+                    connection.port = server.port();
+                    connection
+                };
+                let connections = vec![with_port(ConnectionConfig::udp()), with_port(ConnectionConfig::tcp())];
+                NameServerConfig::new(server.ip(), true, connections)
+            });
+            let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
+            Resolver::builder_with_config(config, TokioRuntimeProvider::default())
+        };
+        builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        Ok(Self { resolver: builder.build().map_err(failed)? })
+    }
+}
+
+impl fmt::Debug for DnsResolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DnsResolver")
+    }
+}
+
+impl Resolve for DnsResolver {
+    fn mx<'a>(&'a self, domain: &'a DomainName) -> BoxFuture<'a, Result<MxAnswer, ResolveError>> {
+        Box::pin(async move {
+            // With a trailing dot, so that no search list is tried.
+            let found = self.resolver.lookup(format!("{domain}."), RecordType::MX).await;
+            let answer = match found {
+                Ok(answer) => answer,
+                Err(error) if error.is_nx_domain() => return Err(ResolveError::NoSuchDomain(domain.to_string())),
+                Err(error) if error.is_no_records_found() => return Ok(MxAnswer::None),
+                Err(error) => return Err(ResolveError::Failed(domain.to_string(), error.to_string())),
+            };
+            let records: Vec<_> = answer
+                .answers()
+                .iter()
+                .filter_map(|record| match &record.data {
+                    RData::MX(mx) => Some((mx.preference, mx.exchange.to_ascii())),
+                    _ => None,
+                })
+                .collect();
+            if let [(_, host)] = records.as_slice()
+                && host == "."
+            {
+                return Ok(MxAnswer::Null);
+            }
+            if records.is_empty() {
+                return Ok(MxAnswer::None);
+            }
+            // What is no host name (an address, a label with spaces) can't be asked; others may be.
+            let hosts =
+                records.iter().filter_map(|(preference, host)| Some((*preference, DomainName::parse(host).ok()?)));
+            Ok(MxAnswer::Hosts(hosts.collect()))
+        })
+    }
+
+    fn addresses<'a>(&'a self, host: &'a DomainName) -> BoxFuture<'a, Result<Vec<IpAddr>, ResolveError>> {
+        Box::pin(async move {
+            match self.resolver.lookup_ip(format!("{host}.")).await {
+                Ok(found) => {
+                    let addresses: Vec<IpAddr> = found.iter().collect();
+                    if addresses.is_empty() { Err(ResolveError::NoAddress(host.to_string())) } else { Ok(addresses) }
+                }
+                Err(error) if error.is_nx_domain() || error.is_no_records_found() => {
+                    Err(ResolveError::NoAddress(host.to_string()))
+                }
+                Err(error) => Err(ResolveError::Failed(host.to_string(), error.to_string())),
+            }
+        })
+    }
+}
+
+/// The hosts of an MX in the order in which they are tried: by preference, equals in any order; from the first that is this
+/// node itself on they are left out, or mail would go round (RFC 5321 5.1).
+pub(crate) fn order(mut hosts: Vec<(u16, DomainName)>, own_names: &[DomainName]) -> Vec<DomainName> {
+    hosts.shuffle(&mut rand::rng());
+    hosts.sort_by_key(|(preference, _)| *preference);
+    let own = hosts.iter().filter(|(_, host)| own_names.contains(host)).map(|(preference, _)| *preference).min();
+    hosts.into_iter().filter(|(preference, _)| own.is_none_or(|own| *preference < own)).map(|(_, host)| host).collect()
+}
+
+/// IPv4 and IPv6 in turn, so that a family that leads nowhere costs one attempt.
+pub(crate) fn interleave(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    let (v4, v6): (Vec<_>, Vec<_>) = addresses.into_iter().partition(IpAddr::is_ipv4);
+    let longest = v4.len().max(v6.len());
+    (0..longest).flat_map(|n| [v4.get(n), v6.get(n)]).flatten().copied().collect()
+}

@@ -1,0 +1,308 @@
+//! One SMTP session: from the connection to EHLO, and its end in QUIT.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use callahead_smtp::{Command, Reply, ReplyReader};
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
+use tokio::time::{Instant, timeout_at};
+
+use crate::dial::{BoxStream, Dial};
+use crate::outcome::{Failure, Step};
+use crate::route::{Host, TlsPolicy};
+use crate::settings::Settings;
+use crate::tls::TlsClient;
+use crate::transcript::{Transcript, Who};
+
+/// Why a session can't go on, and the reply that said so.
+#[derive(Clone, Debug)]
+pub(crate) struct Trouble {
+    pub(crate) failure: Failure,
+    pub(crate) reply: Option<Reply>,
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Self { failure, reply: None }
+    }
+}
+
+/// An open session.
+pub(crate) struct Session {
+    stream: BoxStream,
+    reader: ReplyReader,
+    /// What EHLO offered.
+    pub(crate) pipelining: bool,
+    pub(crate) smtputf8: bool,
+    /// Questions answered, and recipients refused.
+    pub(crate) uses: u32,
+    pub(crate) rejected: u32,
+    /// Since when nobody has asked here.
+    pub(crate) idle_since: Instant,
+}
+
+/// What opening a session needs to know.
+pub(crate) struct Opening<'a> {
+    pub(crate) dial: &'a dyn Dial,
+    pub(crate) tls: &'a TlsClient,
+    pub(crate) settings: &'a Settings,
+    pub(crate) host: &'a Host,
+    pub(crate) policy: TlsPolicy,
+    pub(crate) deadline: Instant,
+}
+
+impl Opening<'_> {
+    /// Connects, and brings the session to where MAIL may be said.
+    pub(crate) async fn open(&self, address: SocketAddr, transcript: &mut Transcript) -> Result<Session, Trouble> {
+        let within = self.deadline.min(Instant::now() + self.settings.connect_timeout);
+        let waited = within.saturating_duration_since(Instant::now());
+        let stream = match timeout_at(within, self.dial.dial(address)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                transcript.note(format!("{address} refused the connection"));
+                return Err(Failure::ConnectionRefused.into());
+            }
+            Ok(Err(error)) => {
+                transcript.note(format!("no connection to {address}: {error}"));
+                return Err(Failure::ConnectFailed(error.to_string()).into());
+            }
+            Err(_) => {
+                transcript.note(format!("no connection to {address} in time"));
+                return Err(Failure::ConnectTimeout(waited).into());
+            }
+        };
+        transcript.note(format!("connected to {address}"));
+        let mut session = Session::new(stream, self.settings);
+        match self.greet(&mut session, transcript).await {
+            Ok(starttls) => self.encrypt(session, starttls, transcript).await,
+            Err(trouble) => {
+                session.quit(self.settings.quit_timeout, Some(transcript)).await;
+                Err(trouble)
+            }
+        }
+    }
+
+    /// Greeting and EHLO. Gives whether STARTTLS is offered.
+    async fn greet(&self, session: &mut Session, transcript: &mut Transcript) -> Result<bool, Trouble> {
+        let greeting = session.reply(Step::Greeting, self.deadline, transcript).await?;
+        if greeting.code() != 220 {
+            return Err(Trouble { failure: Failure::GreetingRejected, reply: Some(greeting) });
+        }
+        session.ehlo(self, transcript).await
+    }
+
+    async fn encrypt(
+        &self,
+        mut session: Session,
+        offered: bool,
+        transcript: &mut Transcript,
+    ) -> Result<Session, Trouble> {
+        if self.policy == TlsPolicy::Off || (self.policy == TlsPolicy::Opportunistic && !offered) {
+            return Ok(session);
+        }
+        let upgraded = match offered {
+            false => Err(Failure::TlsRequired.into()),
+            true => self.start_tls(&mut session, transcript).await,
+        };
+        match upgraded {
+            Ok(true) => {}
+            Ok(false) => return Ok(session),
+            Err(trouble) => {
+                session.quit(self.settings.quit_timeout, Some(transcript)).await;
+                return Err(trouble);
+            }
+        }
+        let handshake = self.tls.handshake(session.stream, self.host, self.policy == TlsPolicy::Verified);
+        let stream = match timeout_at(self.deadline, handshake).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                transcript.note(format!("the TLS handshake failed: {error}"));
+                return Err(Failure::TlsFailed(error).into());
+            }
+            Err(_) => return Err(Failure::Timeout(Step::StartTls).into()),
+        };
+        transcript.note("encrypted");
+        // What was offered in clear does not count any more (RFC 3207 4.2).
+        let mut session = Session::new(stream, self.settings);
+        if let Err(trouble) = session.ehlo(self, transcript).await {
+            session.quit(self.settings.quit_timeout, Some(transcript)).await;
+            return Err(trouble);
+        }
+        Ok(session)
+    }
+
+    /// Says STARTTLS. `Ok(false)` when the host does not want to after all and the policy lets it be.
+    async fn start_tls(&self, session: &mut Session, transcript: &mut Transcript) -> Result<bool, Trouble> {
+        let reply = session.say(Step::StartTls, &Command::StartTls, self.deadline, transcript).await?;
+        if reply.code() != 220 {
+            if self.policy == TlsPolicy::Opportunistic && (reply.is_transient() || reply.is_permanent()) {
+                return Ok(false);
+            }
+            return Err(Trouble { failure: Failure::TlsRequired, reply: Some(reply) });
+        }
+        // Anything behind the 220 came in clear, whoever sent it (CVE-2011-0411 and its kin).
+        if session.reader.has_partial() {
+            return Err(Failure::Unsolicited(Step::StartTls).into());
+        }
+        Ok(true)
+    }
+}
+
+impl Session {
+    fn new(stream: BoxStream, settings: &Settings) -> Self {
+        Self {
+            stream,
+            reader: ReplyReader::new(settings.replies),
+            pipelining: false,
+            smtputf8: false,
+            uses: 0,
+            rejected: 0,
+            idle_since: Instant::now(),
+        }
+    }
+
+    async fn ehlo(&mut self, opening: &Opening<'_>, transcript: &mut Transcript) -> Result<bool, Trouble> {
+        let node = &opening.settings.node;
+        let reply = self.say(Step::Ehlo, &Command::Ehlo(node), opening.deadline, transcript).await?;
+        if reply.code() == 250 {
+            let mut starttls = false;
+            // The first line is the host's name.
+            for line in reply.lines().skip(1) {
+                let keyword = line.split(' ').next().unwrap_or_default();
+                self.pipelining |= keyword.eq_ignore_ascii_case("PIPELINING");
+                self.smtputf8 |= keyword.eq_ignore_ascii_case("SMTPUTF8");
+                starttls |= keyword.eq_ignore_ascii_case("STARTTLS");
+            }
+            return Ok(starttls);
+        }
+        if !reply.is_permanent() {
+            return Err(Trouble { failure: Failure::EhloRejected, reply: Some(reply) });
+        }
+        let reply = self.say(Step::Helo, &Command::Helo(node), opening.deadline, transcript).await?;
+        if reply.code() == 250 {
+            return Ok(false);
+        }
+        Err(Trouble { failure: Failure::EhloRejected, reply: Some(reply) })
+    }
+
+    /// Says one command and reads its reply.
+    async fn say(
+        &mut self,
+        step: Step,
+        command: &Command<'_>,
+        deadline: Instant,
+        transcript: &mut Transcript,
+    ) -> Result<Reply, Trouble> {
+        let mut octets = Vec::new();
+        command.write(&mut octets);
+        self.send(step, &octets, deadline, transcript).await?;
+        self.reply(step, deadline, transcript).await
+    }
+
+    /// Writes commands.
+    pub(crate) async fn send(
+        &mut self,
+        step: Step,
+        octets: &[u8],
+        deadline: Instant,
+        transcript: &mut Transcript,
+    ) -> Result<(), Trouble> {
+        // A reply that is there before its command answers nothing that was asked.
+        if self.reader.has_partial() {
+            return Err(Failure::Unsolicited(step).into());
+        }
+        transcript.said(Who::Us, octets);
+        let written = timeout_at(deadline, async {
+            self.stream.write_all(octets).await?;
+            self.stream.flush().await
+        });
+        match written.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Failure::Closed(step).into()),
+            Err(_) => Err(Failure::Timeout(step).into()),
+        }
+    }
+
+    /// Reads one reply. A 421 is the session's end, wherever it comes (RFC 5321 4.2.3).
+    pub(crate) async fn reply(
+        &mut self,
+        step: Step,
+        deadline: Instant,
+        transcript: &mut Transcript,
+    ) -> Result<Reply, Trouble> {
+        let mut chunk = [0; 4096];
+        loop {
+            match self.reader.next_reply() {
+                Ok(Some(reply)) if reply.code() == 421 => {
+                    let failure =
+                        if step == Step::Greeting { Failure::GreetingRejected } else { Failure::Ending(step) };
+                    return Err(Trouble { failure, reply: Some(reply) });
+                }
+                Ok(Some(reply)) => return Ok(reply),
+                Ok(None) => {}
+                Err(error) => return Err(Failure::Malformed(step, error).into()),
+            }
+            match timeout_at(deadline, self.stream.read(&mut chunk)).await {
+                Ok(Ok(0)) => {
+                    transcript.note("the destination closed the connection");
+                    return Err(Failure::Closed(step).into());
+                }
+                Ok(Ok(octets)) => {
+                    transcript.said(Who::Them, &chunk[..octets]);
+                    self.reader.push(&chunk[..octets]);
+                }
+                Ok(Err(_)) => {
+                    transcript.note("the connection broke");
+                    return Err(Failure::Closed(step).into());
+                }
+                Err(_) => {
+                    transcript.note("no reply in time");
+                    return Err(Failure::Timeout(step).into());
+                }
+            }
+        }
+    }
+
+    /// Whether the session is as it was left: neither closed nor told anything meanwhile. Does not wait.
+    pub(crate) async fn is_quiet(&mut self) -> bool {
+        let mut octet = [0];
+        let quiet = poll_fn(|context| {
+            let mut buffer = ReadBuf::new(&mut octet);
+            Poll::Ready(Pin::new(&mut self.stream).poll_read(context, &mut buffer).is_pending())
+        });
+        quiet.await && !self.reader.has_partial()
+    }
+
+    /// Ends it: QUIT, and a bounded wait for the reply. Whatever happens here, the session is over.
+    pub(crate) async fn quit(mut self, patience: Duration, transcript: Option<&mut Transcript>) {
+        let mut own = Transcript::start();
+        let transcript = transcript.unwrap_or(&mut own);
+        let deadline = Instant::now() + patience;
+        let mut octets = Vec::new();
+        Command::Quit.write(&mut octets);
+        transcript.said(Who::Us, &octets);
+        let said = timeout_at(deadline, async {
+            self.stream.write_all(&octets).await?;
+            self.stream.flush().await
+        });
+        if !matches!(said.await, Ok(Ok(()))) {
+            return;
+        }
+        // Replies that are still owed come first; the end of the stream is as good as a 221.
+        let mut chunk = [0; 1024];
+        let mut taken = 0;
+        let mut last = Vec::new();
+        while let Ok(Ok(octets @ 1..)) = timeout_at(deadline, self.stream.read(&mut chunk)).await {
+            transcript.said(Who::Them, &chunk[..octets]);
+            taken += octets;
+            last.extend_from_slice(&chunk[..octets]);
+            if taken > 65_536 || last.windows(4).any(|line| line == b"221 ") && last.ends_with(b"\n") {
+                break;
+            }
+        }
+        let _ = timeout_at(deadline, self.stream.shutdown()).await;
+    }
+}
