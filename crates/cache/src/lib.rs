@@ -8,8 +8,8 @@
 //! # Epochs
 //!
 //! A clear takes the next number of a durable counter, its [`Epoch`], and writes it where it counts: into the recipient's
-//! slot, into the domain's, or into the header for all. Whatever is learned carries the epoch of the lookup that came
-//! before the question to the destination. A record is served, and written, only while no clear that covers it is newer.
+//! slot, into the domain's, or into the header for all. Whatever is learned carries the latest epoch at the time of the
+//! lookup that came before the question to the destination. A record is served, and written, only while no clear that covers it is newer.
 //! So clearing a domain of a million entries is one small write, and a callout that was under way when somebody cleared
 //! can't bring back what it heard.
 //!

@@ -50,8 +50,10 @@ pub struct Opened {
 /// Records may have expired: [`Record::is_fresh`] and [`Record::is_stale`] tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lookup {
-    /// The greatest clear that covers this recipient: what is learned from now on carries it to the put.
+    /// The latest clear of all: what is learned from now on carries it to the put.
     pub epoch: Epoch,
+    /// The latest clear that covers this recipient: what was learned under a smaller epoch does not count for it.
+    pub floor: Epoch,
     /// What the destination said of the recipient.
     pub recipient: Option<Record<RecipientState>>,
     /// What is known of its domain. Hidden where the recipient was cleared later than this was learned.
@@ -236,7 +238,7 @@ impl Cache {
     /// When LMDB can't read: all reader slots taken, or the file is damaged.
     pub fn lookup(&self, recipient: &Recipient) -> Result<Lookup, CacheError> {
         let store = &self.inner.store;
-        // Before the snapshot: a clear in between makes the epoch too small, and what is learned is then not written.
+        // Before the snapshot: a clear in between makes them too small, and what is learned is then not written.
         let all_cleared = Epoch(store.all_cleared.load(Ordering::Acquire));
         let last_epoch = Epoch(store.last_epoch.load(Ordering::Acquire));
         let recipient_key = key::recipient(recipient);
@@ -248,7 +250,7 @@ impl Cache {
         let domain = match read(domain_key)?.map(DomainSlot::decode) {
             Some(None) => {
                 store.count_unreadable();
-                return Ok(Lookup { epoch: last_epoch, ..Lookup::default() });
+                return Ok(Lookup { epoch: last_epoch, floor: last_epoch, ..Lookup::default() });
             }
             Some(Some(slot)) => slot,
             None => DomainSlot::default(),
@@ -257,13 +259,14 @@ impl Cache {
         let slot = match read(&recipient_key)?.map(RecipientSlot::decode) {
             Some(None) => {
                 store.count_unreadable();
-                return Ok(Lookup { epoch: last_epoch, ..Lookup::default() });
+                return Ok(Lookup { epoch: last_epoch, floor: last_epoch, ..Lookup::default() });
             }
             Some(Some(slot)) if slot.epoch >= floor => slot,
             _ => RecipientSlot { epoch: floor, at: Timestamp::default(), record: None },
         };
         Ok(Lookup {
-            epoch: slot.epoch,
+            epoch: last_epoch.max(slot.epoch),
+            floor: slot.epoch,
             recipient: slot.record,
             domain: domain.record.filter(|(learned, _)| *learned >= slot.epoch).map(|(_, record)| record),
         })

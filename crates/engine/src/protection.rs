@@ -1,0 +1,177 @@
+//! What keeps destinations from being asked too much: hold-downs, and clients that guess addresses.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use callahead_cache::{Epoch, Timestamp};
+use callahead_smtp::Recipient;
+
+use crate::flights::Flown;
+
+/// When a client counts as one that guesses addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Harvest {
+    /// So many recipients that do not exist, within the window; 0 switches the protection off. Default 20.
+    pub limit: usize,
+    /// Default 10 min.
+    pub window: Duration,
+}
+
+impl Default for Harvest {
+    fn default() -> Self {
+        Self { limit: 20, window: Duration::from_secs(600) }
+    }
+}
+
+/// Who has asked for recipients that do not exist. Bounded: with too many clients those that were quiet for longest are forgotten.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    seen: Mutex<HashMap<IpAddr, VecDeque<(Timestamp, u64)>>>,
+    hasher: RandomState,
+    max: usize,
+}
+
+impl Clients {
+    pub(crate) fn new(max: usize) -> Self {
+        Self { seen: Mutex::default(), hasher: RandomState::new(), max }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, HashMap<IpAddr, VecDeque<(Timestamp, u64)>>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client asked for a recipient that does not exist. The same one again does not count twice.
+    pub(crate) fn missed(&self, client: IpAddr, recipient: &Recipient, now: Timestamp, harvest: Harvest) {
+        if harvest.limit == 0 {
+            return;
+        }
+        let client = network(client);
+        let fingerprint = self.hasher.hash_one(recipient);
+        let mut seen = self.seen();
+        if seen.len() >= self.max && !seen.contains_key(&client) {
+            seen.retain(|_, missed| missed.back().is_some_and(|(at, _)| now.since(*at) <= harvest.window));
+            if seen.len() >= self.max
+                && let Some(quiet) = seen.iter().min_by_key(|(_, missed)| missed.back().map(|m| m.0)).map(|(ip, _)| *ip)
+            {
+                seen.remove(&quiet);
+            }
+        }
+        let missed = seen.entry(client).or_default();
+        missed.retain(|(at, other)| now.since(*at) <= harvest.window && *other != fingerprint);
+        missed.push_back((now, fingerprint));
+        // One more than the limit is all that has to be known.
+        while missed.len() > harvest.limit + 1 {
+            missed.pop_front();
+        }
+    }
+
+    /// Whether the client has asked for more of them than the limit.
+    pub(crate) fn is_guessing(&self, client: IpAddr, now: Timestamp, harvest: Harvest) -> bool {
+        if harvest.limit == 0 {
+            return false;
+        }
+        let seen = self.seen();
+        let Some(missed) = seen.get(&network(client)) else { return false };
+        missed.iter().filter(|(at, _)| now.since(*at) <= harvest.window).count() > harvest.limit
+    }
+}
+
+/// An IPv4 address, or the /64 of an IPv6 one, which is what one client has.
+fn network(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) & !u128::from(u64::MAX)).into()),
+        v4 => v4,
+    }
+}
+
+/// Recipients whose destination said "later" a moment ago. Bounded: when full, new ones are simply asked again.
+#[derive(Debug)]
+pub(crate) struct HoldDowns {
+    held: Mutex<HashMap<Recipient, Held>>,
+    max: usize,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) until: Timestamp,
+    pub(crate) epoch: Epoch,
+    pub(crate) flown: Arc<Flown>,
+}
+
+impl HoldDowns {
+    pub(crate) fn new(max: usize) -> Self {
+        Self { held: Mutex::default(), max }
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<Recipient, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn hold(&self, recipient: Recipient, held: Held, now: Timestamp) {
+        let mut all = self.held();
+        if all.len() >= self.max {
+            all.retain(|_, held| now < held.until);
+        }
+        if all.len() < self.max {
+            all.insert(recipient, held);
+        }
+    }
+
+    /// What was said, unless the hold-down is over or somebody cleared since.
+    pub(crate) fn find(&self, recipient: &Recipient, floor: Epoch, now: Timestamp) -> Option<Held> {
+        let mut all = self.held();
+        let held = all.get(recipient)?;
+        if now < held.until && held.epoch >= floor {
+            return Some(held.clone());
+        }
+        all.remove(recipient);
+        None
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.held().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn recipient(n: usize) -> Recipient {
+        format!("guess{n}@one.example").parse().unwrap()
+    }
+
+    #[test]
+    fn more_than_the_limit_of_different_recipients_within_the_window_is_guessing() {
+        let (clients, harvest) = (Clients::new(10), Harvest::default());
+        let client: IpAddr = "192.0.2.1".parse().unwrap();
+        let start = Timestamp(1_000_000_000);
+        for _ in 0..100 {
+            clients.missed(client, &recipient(0), start, harvest);
+        }
+        assert!(!clients.is_guessing(client, start, harvest), "one address a hundred times is no guessing");
+        (0..20).for_each(|n| clients.missed(client, &recipient(n), start, harvest));
+        assert!(!clients.is_guessing(client, start, harvest));
+        clients.missed(client, &recipient(20), start, harvest);
+        assert!(clients.is_guessing(client, start, harvest));
+        assert!(!clients.is_guessing("192.0.2.2".parse().unwrap(), start, harvest));
+        assert!(!clients.is_guessing(client, start.after(Duration::from_secs(601)), harvest));
+    }
+
+    #[test]
+    fn an_ipv6_client_is_its_64_and_memory_is_bounded() {
+        let (clients, harvest) = (Clients::new(10), Harvest { limit: 2, ..Harvest::default() });
+        for n in 0..3 {
+            clients.missed(format!("2001:db8::{n}").parse().unwrap(), &recipient(n), Timestamp(5), harvest);
+        }
+        assert!(clients.is_guessing("2001:db8::ffff".parse().unwrap(), Timestamp(5), harvest));
+        for n in 0..200u8 {
+            clients.missed(IpAddr::from([10, 0, 0, n]), &recipient(1), Timestamp(6), harvest);
+        }
+        assert!(clients.seen().len() <= 10);
+    }
+}
