@@ -1,0 +1,65 @@
+//! Addresses as MTAs hand them over: without the quotes of their local part.
+//!
+//! Postfix and Exim keep addresses in an internal form: for `<"a b"@example.com>` they ask about
+//! `a b@example.com`, and `<a..b@example.com>`, which they let in, they pass on as `"a..b"@example.com`. Such an
+//! address is no mailbox by RFC 5321 as it stands, and would be refused for its form although the mailbox may exist.
+
+use std::borrow::Cow;
+
+use callahead_smtp::Recipient;
+
+/// The address with its local part quoted where it needs to be; as it is where that makes no mailbox of it either.
+pub(crate) fn quoted(address: &[u8]) -> Cow<'_, [u8]> {
+    if Recipient::parse(address).is_ok() {
+        return Cow::Borrowed(address);
+    }
+    // In the internal form the last @ is the one before the domain.
+    let Some(at) = memchr::memrchr(b'@', address).filter(|at| *at > 0) else {
+        return Cow::Borrowed(address);
+    };
+    // A source route is one for everybody, and nobody's mailbox.
+    if address[0] == b'@' {
+        return Cow::Borrowed(address);
+    }
+    let mut quoted = Vec::with_capacity(address.len() + 2);
+    quoted.push(b'"');
+    for octet in &address[..at] {
+        if matches!(octet, b'"' | b'\\') {
+            quoted.push(b'\\');
+        }
+        quoted.push(*octet);
+    }
+    quoted.push(b'"');
+    quoted.extend_from_slice(&address[at..]);
+    if Recipient::parse(&quoted).is_ok() { Cow::Owned(quoted) } else { Cow::Borrowed(address) }
+}
+
+/// Whether it has something on both sides of an @: only then is it a question about a recipient.
+pub(crate) fn is_full(address: &[u8]) -> bool {
+    memchr::memrchr(b'@', address).is_some_and(|at| at > 0 && at + 1 < address.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    fn is(given: &str, expected: &str) {
+        assert_eq!(quoted(given.as_bytes()), expected.as_bytes(), "{given}");
+    }
+
+    #[test]
+    fn an_unquoted_local_part_is_quoted_where_it_must_be() {
+        is("a b@example.com", "\"a b\"@example.com");
+        is("a..b@example.com", "\"a..b\"@example.com");
+        is("a@b@example.com", "\"a@b\"@example.com");
+        is("a\"b@example.com", "\"a\\\"b\"@example.com");
+    }
+
+    #[test]
+    fn everything_else_stays_as_it_is() {
+        for same in ["a@example.com", "\"a b\"@example.com", "a@b..c", "user", "@example.com", "@relay:a@b.c", "", "@"]
+        {
+            is(same, same);
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Where questions come in: the policy protocol and socket maps, over TCP and Unix sockets.
+//!
+//! Each protocol is two things: a `RequestReader` (bytes in, requests out; no socket, no clock) and what each
+//! verdict is in that protocol's words. The loop around them is the same for all, in `server`: it bounds connections, idle
+//! time and pipelining, keeps answers in the order of their requests, and when it is told to stop it answers what
+//! was asked before it closes.
+//!
+//! Nothing here decides about a recipient: a request becomes a [`Question`](callahead_engine::Question), and the engine's
+//! [`Answer`](callahead_engine::Answer) becomes bytes.
+//!
+//! # Trust
+//!
+//! Clients are the MTA's processes, on the same host or a network of one's own: there is no authentication. Still, nothing
+//! that they send is trusted: it is bounded by the `MAX_` constants and [`Limits`], and what can't be read closes
+//! its connection, which MTAs take for a temporary failure. It is never a rejection.
+
+mod address;
+mod listen;
+pub mod policy;
+mod server;
+pub mod socketmap;
+
+pub use listen::{BindError, Bound, Listen, ListenError, MODE_EVERYONE, MODE_GROUP, MODE_OWNER, Stream};
+pub use server::{Counters, Limits};

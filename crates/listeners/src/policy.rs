@@ -1,0 +1,266 @@
+//! The policy delegation protocol (Postfix SMTPD_POLICY_README), also spoken to by Exim's `${readsocket}`.
+//!
+//! A request is lines of `name=value` and an empty line; the answer is `action=...` and an empty line. Any
+//! number of requests may come over a connection, one after another or at once.
+//!
+//! | what comes | answer |
+//! | --- | --- |
+//! | anything but `request=smtpd_access_policy` with `protocol_state=RCPT` | `DUNNO` |
+//! | accept, or no opinion | `DUNNO`: the restrictions behind this one go on |
+//! | reject | the table's code and text, such as `550 5.1.1 ...` |
+//! | defer | the table's code and text, such as `451 4.4.1 ...` |
+//! | `protocol_state=RCPT` without a recipient | `451 4.3.5 ...`: there is nothing to check, and saying so beats skipping it |
+//! | what is no request, or breaks a limit | none: the connection is closed, and Postfix says `451 4.3.5` after a retry |
+//!
+//! A deferral is said literally and not as `DEFER_IF_PERMIT`: with that, Postfix tells the sender a `450 4.7.1` of its
+//! own, and whoever looks for the reason does not find the code of the table.
+
+use std::net::IpAddr;
+
+use bytes::{Buf as _, BytesMut};
+use callahead_engine::{Action, Answer, Engine, Listener, Question};
+use tokio_util::sync::CancellationToken;
+
+use crate::address;
+use crate::listen::Bound;
+use crate::server::{self, Limits, Protocol, Replying};
+
+/// The longest line, in octets without its end. Postfix takes SMTP lines of 2,048 (`line_length_limit`).
+pub const MAX_LINE: usize = 4096;
+/// Lines in a request at most. Postfix 3.9 sends about 30.
+pub const MAX_ATTRIBUTES: usize = 200;
+/// The longest request, in octets.
+pub const MAX_REQUEST: usize = 64 * 1024;
+
+/// What is used of a request. Attributes that are not named here are read over; of one that comes twice, the last counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// `request=smtpd_access_policy`.
+    pub is_access_policy: bool,
+    /// `protocol_state=RCPT`.
+    pub is_rcpt: bool,
+    /// `recipient`, as it came.
+    pub recipient: Option<Vec<u8>>,
+    /// `client_address`; absent where it is no IP address.
+    pub client: Option<IpAddr>,
+    /// `sender`; empty for bounces.
+    pub sender: Option<String>,
+    /// `instance`: the same for all requests about one message.
+    pub instance: Option<String>,
+}
+
+/// Why what came is no request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// A line longer than [`MAX_LINE`].
+    #[error("a line is longer than {MAX_LINE} octets")]
+    LineTooLong,
+    /// More lines than [`MAX_ATTRIBUTES`].
+    #[error("the request has more than {MAX_ATTRIBUTES} attributes")]
+    TooManyAttributes,
+    /// More octets than [`MAX_REQUEST`].
+    #[error("the request is longer than {MAX_REQUEST} octets")]
+    TooLong,
+    /// A line that is no `name=value`.
+    #[error("a line is not name=value")]
+    NoAttribute,
+    /// A zero octet, which neither names nor values have.
+    #[error("a line has a zero octet in it")]
+    ZeroOctet,
+}
+
+/// Bytes in, in any pieces; requests out. After an error it gives that error again: where the next request
+/// would begin is unknown.
+#[derive(Debug, Default)]
+pub struct RequestReader {
+    buffer: BytesMut,
+    /// Octets at the buffer's start that are known to hold no line end.
+    searched: usize,
+    request: Request,
+    attributes: usize,
+    octets: usize,
+    failed: Option<RequestError>,
+}
+
+// === impl RequestReader ===
+
+impl RequestReader {
+    /// Takes what has arrived.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.failed.is_none() {
+            self.buffer.extend_from_slice(bytes);
+        }
+    }
+
+    /// The next whole request; `None` until more has arrived.
+    ///
+    /// # Errors
+    /// When what arrived can't be a request.
+    pub fn next_request(&mut self) -> Result<Option<Request>, RequestError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        self.advance().inspect_err(|error| {
+            self.failed = Some(*error);
+            self.buffer = BytesMut::new();
+        })
+    }
+
+    /// Octets that have arrived and were not taken yet.
+    pub fn buffered(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Whether a request has begun and is not whole.
+    pub fn has_partial(&self) -> bool {
+        !self.buffer.is_empty() || self.attributes > 0
+    }
+
+    fn advance(&mut self) -> Result<Option<Request>, RequestError> {
+        while let Some(found) = memchr::memchr(b'\n', &self.buffer[self.searched..]) {
+            let end = self.searched + found;
+            // Telnet and other hands end lines with CR LF.
+            let line_end = if end > 0 && self.buffer[end - 1] == b'\r' { end - 1 } else { end };
+            if line_end > MAX_LINE {
+                return Err(RequestError::LineTooLong);
+            }
+            self.octets += end + 1;
+            if self.octets > MAX_REQUEST {
+                return Err(RequestError::TooLong);
+            }
+            let is_end = line_end == 0;
+            if !is_end {
+                self.attributes += 1;
+                if self.attributes > MAX_ATTRIBUTES {
+                    return Err(RequestError::TooManyAttributes);
+                }
+                self.request.take(&self.buffer[..line_end])?;
+            }
+            self.buffer.advance(end + 1);
+            self.searched = 0;
+            // An empty line before a request is read over, as one left behind by a careless client.
+            if is_end && self.attributes > 0 {
+                (self.attributes, self.octets) = (0, 0);
+                return Ok(Some(std::mem::take(&mut self.request)));
+            }
+            if is_end {
+                self.octets = 0;
+            }
+        }
+        self.searched = self.buffer.len();
+        // One more for a CR that its LF may follow.
+        if self.searched > MAX_LINE + 1 {
+            return Err(RequestError::LineTooLong);
+        }
+        if self.octets + self.searched > MAX_REQUEST {
+            return Err(RequestError::TooLong);
+        }
+        Ok(None)
+    }
+}
+
+impl Request {
+    fn take(&mut self, line: &[u8]) -> Result<(), RequestError> {
+        let equals = memchr::memchr(b'=', line).filter(|at| *at > 0).ok_or(RequestError::NoAttribute)?;
+        if memchr::memchr(0, line).is_some() {
+            return Err(RequestError::ZeroOctet);
+        }
+        let value = &line[equals + 1..];
+        let text = || String::from_utf8_lossy(value).into_owned();
+        match &line[..equals] {
+            b"request" => self.is_access_policy = value == b"smtpd_access_policy",
+            b"protocol_state" => self.is_rcpt = value == b"RCPT",
+            b"recipient" => self.recipient = (!value.is_empty()).then(|| value.to_vec()),
+            b"client_address" => {
+                let parsed = std::str::from_utf8(value).ok().and_then(|text| text.parse::<IpAddr>().ok());
+                self.client = parsed.map(|ip| ip.to_canonical());
+            }
+            b"sender" => self.sender = Some(text()),
+            b"instance" => self.instance = Some(text()),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+// === the listener ===
+
+/// Answers policy requests that come in at `bound`, until `shutdown`; comes back when everything that was asked
+/// is answered, or after [`Limits::grace`].
+pub async fn serve(bound: Bound, engine: Engine, limits: Limits, shutdown: CancellationToken) {
+    server::serve(bound, Policy { engine }, limits, shutdown).await;
+}
+
+struct Policy {
+    engine: Engine,
+}
+
+impl Protocol for Policy {
+    const NAME: &'static str = "policy";
+    type Reader = RequestReader;
+    type Request = Request;
+    type Error = RequestError;
+
+    fn push(reader: &mut RequestReader, bytes: &[u8]) {
+        reader.push(bytes);
+    }
+
+    fn next(reader: &mut RequestReader) -> Result<Option<Request>, RequestError> {
+        reader.next_request()
+    }
+
+    fn buffered(reader: &RequestReader) -> usize {
+        reader.buffered()
+    }
+
+    fn has_partial(reader: &RequestReader) -> bool {
+        reader.has_partial()
+    }
+
+    fn reply(&self, request: Request) -> Replying {
+        let engine = self.engine.clone();
+        Box::pin(async move { reply(&engine, &request).await })
+    }
+}
+
+async fn reply(engine: &Engine, request: &Request) -> Vec<u8> {
+    if !(request.is_access_policy && request.is_rcpt) {
+        return b"action=DUNNO\n\n".to_vec();
+    }
+    let Some(recipient) = &request.recipient else {
+        tracing::warn!(
+            instance = request.instance,
+            "a policy request at RCPT has no recipient: deferred, since there is nothing to check"
+        );
+        return b"action=451 4.3.5 the policy request has no recipient\n\n".to_vec();
+    };
+    let recipient = address::quoted(recipient);
+    let decision = engine
+        .decide(Question {
+            recipient: &recipient,
+            listener: Listener::Policy,
+            client: request.client,
+            sender: request.sender.as_deref(),
+            live: false,
+            cached_only: false,
+        })
+        .await;
+    tracing::debug!(instance = request.instance, row = decision.row, "policy request answered");
+    action(&decision.answer)
+}
+
+/// The engine's answer in the protocol's words.
+fn action(answer: &Answer) -> Vec<u8> {
+    let mut line = b"action=".to_vec();
+    match answer.action {
+        Action::Accept | Action::None => line.extend_from_slice(b"DUNNO"),
+        Action::Reject => line.extend_from_slice(server::status(answer, 550, "5.1.1").as_bytes()),
+        Action::Defer => line.extend_from_slice(server::status(answer, 451, "4.4.0").as_bytes()),
+    }
+    line.extend_from_slice(b"\n\n");
+    line
+}
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;

@@ -1,0 +1,391 @@
+//! The socket loop that all listeners share: accept, read, ask, answer in order, stop gracefully.
+//!
+//! Requests of one connection are worked on at the same time, up to [`Limits::pipeline`], and answered in
+//! the order in which they came: one that needs a callout delays the answers behind it, but not their work. An answer that is
+//! at hand is written without a task of its own.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use callahead_engine::Answer;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::listen::Bound;
+
+/// What one listener allows its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at the same time; further ones are closed at once, and logged. Default 10,000.
+    pub connections: usize,
+    /// How long a connection may go without a whole request. Default 10 min: Postfix keeps its own open for 5
+    /// (`smtpd_policy_service_max_idle`), and the client should be the one who closes.
+    pub idle: Duration,
+    /// How long a client may take to read an answer. Default 30 s.
+    pub write: Duration,
+    /// Requests of one connection that are worked on at the same time. Default 32.
+    pub pipeline: usize,
+    /// How long a stop waits for answers that are under way. Default 35 s: the engine's deadline and some.
+    pub grace: Duration,
+}
+
+/// What one listener has seen, for metrics.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Connections that are open.
+    pub open: AtomicU64,
+    /// Connections accepted since the start.
+    pub accepted: AtomicU64,
+    /// Connections closed at once because [`Limits::connections`] were open.
+    pub refused: AtomicU64,
+    /// Connections closed because what came was no request.
+    pub malformed: AtomicU64,
+    /// Connections closed because no request came, or its answer was not read, in time.
+    pub timed_out: AtomicU64,
+    /// Requests answered.
+    pub requests: AtomicU64,
+}
+
+/// A protocol: how its requests are read, and what is replied.
+pub(crate) trait Protocol: Send + Sync + 'static {
+    const NAME: &'static str;
+    type Reader: Default + Send;
+    type Request: Send;
+    type Error: std::fmt::Display + Send;
+    fn push(reader: &mut Self::Reader, bytes: &[u8]);
+    fn next(reader: &mut Self::Reader) -> Result<Option<Self::Request>, Self::Error>;
+    fn buffered(reader: &Self::Reader) -> usize;
+    fn has_partial(reader: &Self::Reader) -> bool;
+    fn reply(&self, request: Self::Request) -> Replying;
+}
+
+/// A reply that is being worked on.
+pub(crate) type Replying = Pin<Box<dyn Future<Output = Vec<u8>> + Send>>;
+
+/// Octets read at once.
+const CHUNK: usize = 4096;
+/// Octets of requests that may wait behind a full pipeline before reading stops.
+const READ_AHEAD: usize = 64 * 1024;
+/// How long accepting rests after the system refused it: no file descriptors left, most often.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            idle: Duration::from_secs(600),
+            write: Duration::from_secs(30),
+            pipeline: 32,
+            grace: Duration::from_secs(35),
+        }
+    }
+}
+
+pub(crate) async fn serve<P: Protocol>(bound: Bound, protocol: P, limits: Limits, shutdown: CancellationToken) {
+    let counters = bound.counters();
+    let protocol = Arc::new(protocol);
+    let room = Arc::new(Semaphore::new(limits.connections));
+    let mut connections = JoinSet::new();
+    // Said once for each time that the bound is reached, and not for every connection beyond it.
+    let mut said_full = false;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            Some(ended) = connections.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(listener = P::NAME, %error, "a connection's task ended in a panic");
+                }
+                continue;
+            }
+            accepted = bound.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(listener = P::NAME, at = %bound.local_addr(), %error, "a connection can't be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+            count(&counters.refused);
+            if !said_full {
+                tracing::warn!(
+                    listener = P::NAME,
+                    at = %bound.local_addr(),
+                    connections = limits.connections,
+                    "as many connections are open as are allowed: further ones are closed at once"
+                );
+                said_full = true;
+            }
+            continue;
+        };
+        said_full = false;
+        count(&counters.accepted);
+        let open = Open::count(&counters);
+        let connection = Connection {
+            protocol: Arc::clone(&protocol),
+            peer: stream.peer(),
+            stream,
+            limits,
+            counters: Arc::clone(&counters),
+            reader: P::Reader::default(),
+            pending: VecDeque::new(),
+            output: Vec::new(),
+        };
+        let shutdown = shutdown.clone();
+        connections.spawn(async move {
+            connection.run(shutdown).await;
+            drop((open, permit));
+        });
+    }
+    // Closed first, so that whoever comes now goes to the next server, or hears at once that there is none.
+    let at = bound.local_addr().clone();
+    drop(bound);
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(limits.grace, all_ended).await.is_err() {
+        tracing::warn!(
+            listener = P::NAME,
+            %at,
+            connections = connections.len(),
+            "connections are cut off: their answers took longer than a stop waits"
+        );
+    }
+}
+
+/// One connection counted as open, for as long as this lives.
+struct Open(Arc<Counters>);
+
+impl Open {
+    fn count(counters: &Arc<Counters>) -> Self {
+        count(&counters.open);
+        Self(Arc::clone(counters))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+// === one connection ===
+
+struct Connection<P: Protocol, S> {
+    protocol: Arc<P>,
+    peer: String,
+    stream: S,
+    limits: Limits,
+    counters: Arc<Counters>,
+    reader: P::Reader,
+    /// In the order of their requests.
+    pending: VecDeque<Pending>,
+    output: Vec<u8>,
+}
+
+enum Pending {
+    Waiting(Replying),
+    Ready(Vec<u8>),
+}
+
+/// Why a connection ends.
+enum End {
+    /// The client has closed its side.
+    Closed,
+    /// We are stopping.
+    Stopping,
+    /// What came is no request.
+    Malformed(String),
+    /// No request in time, or an answer that was not read.
+    TimedOut,
+    /// The connection is gone.
+    Broken,
+}
+
+impl<P: Protocol, S: AsyncRead + AsyncWrite + Unpin> Connection<P, S> {
+    async fn run(mut self, shutdown: CancellationToken) {
+        let end = match self.talk(&shutdown).await {
+            // What was asked before is still answered.
+            end @ (End::Closed | End::Stopping | End::Malformed(_)) => match (end, self.finish().await) {
+                (end @ End::Malformed(_), _) | (end, Ok(())) => end,
+                (_, Err(worse)) => worse,
+            },
+            end => end,
+        };
+        match end {
+            End::Malformed(error) => {
+                count(&self.counters.malformed);
+                tracing::warn!(
+                    listener = P::NAME,
+                    client = self.peer,
+                    error,
+                    "what came is no request: the connection is closed, which the client takes for a temporary failure"
+                );
+            }
+            End::TimedOut => {
+                count(&self.counters.timed_out);
+                tracing::debug!(listener = P::NAME, client = self.peer, "connection closed: the client took too long");
+            }
+            End::Closed if P::has_partial(&self.reader) => {
+                tracing::debug!(listener = P::NAME, client = self.peer, "the client closed within a request");
+            }
+            End::Closed | End::Stopping | End::Broken => {}
+        }
+        let _ = tokio::time::timeout(self.limits.write, self.stream.shutdown()).await;
+    }
+
+    /// Reads and answers until there is a reason to end.
+    async fn talk(&mut self, shutdown: &CancellationToken) -> End {
+        let mut chunk = vec![0; CHUNK];
+        let mut quiet_until = Instant::now() + self.limits.idle;
+        loop {
+            match self.advance().await {
+                Ok(true) => {
+                    quiet_until = Instant::now() + self.limits.idle;
+                    continue;
+                }
+                Ok(false) => {}
+                Err(end) => return end,
+            }
+            let may_read = P::buffered(&self.reader) < READ_AHEAD;
+            let waits = !self.pending.is_empty();
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => {
+                    // What the client has sent before it could know is asked already.
+                    self.read_at_hand(&mut chunk).await;
+                    return End::Stopping;
+                }
+                () = first_ready(&mut self.pending), if waits => {}
+                read = self.stream.read(&mut chunk), if may_read => match read {
+                    Ok(0) => return End::Closed,
+                    Ok(length) => P::push(&mut self.reader, &chunk[..length]),
+                    Err(_) => return End::Broken,
+                },
+                // Only whole requests count: bytes that trickle in don't hold a connection open.
+                () = tokio::time::sleep_until(quiet_until), if !waits => return End::TimedOut,
+            }
+        }
+    }
+
+    /// Answers everything that was asked, reading no more.
+    async fn finish(&mut self) -> Result<(), End> {
+        loop {
+            match self.advance().await {
+                Ok(true) => {}
+                Ok(false) | Err(End::Malformed(_)) if self.pending.is_empty() => return Ok(()),
+                Ok(false) | Err(End::Malformed(_)) => first_ready(&mut self.pending).await,
+                Err(end) => return Err(end),
+            }
+        }
+    }
+
+    /// Starts on the requests that are whole, while the pipeline has room, and writes the answers that are at hand.
+    /// Whether it did anything, so that there may be more to do.
+    async fn advance(&mut self) -> Result<bool, End> {
+        let mut malformed = None;
+        let mut taken = false;
+        while self.pending.len() < self.limits.pipeline.max(1) {
+            match P::next(&mut self.reader) {
+                Ok(Some(request)) => self.pending.push_back(Pending::Waiting(self.protocol.reply(request))),
+                Ok(None) => break,
+                Err(error) => {
+                    malformed = Some(End::Malformed(error.to_string()));
+                    break;
+                }
+            }
+            taken = true;
+        }
+        poll_fn(|cx| {
+            poll_all(&mut self.pending, cx);
+            Poll::Ready(())
+        })
+        .await;
+        while let Some(Pending::Ready(reply)) = self.pending.pop_front_if(|one| matches!(one, Pending::Ready(_))) {
+            self.output.extend_from_slice(&reply);
+            count(&self.counters.requests);
+        }
+        let writes = !self.output.is_empty();
+        if writes {
+            let written = tokio::time::timeout(self.limits.write, self.stream.write_all(&self.output)).await;
+            self.output.clear();
+            match written {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(End::Broken),
+                Err(_) => return Err(End::TimedOut),
+            }
+        }
+        malformed.map_or(Ok(taken || writes), Err)
+    }
+
+    /// Takes what has arrived without waiting for more.
+    async fn read_at_hand(&mut self, chunk: &mut [u8]) {
+        while P::buffered(&self.reader) < READ_AHEAD {
+            let length = poll_fn(|cx| {
+                let mut buffer = tokio::io::ReadBuf::new(chunk);
+                Poll::Ready(match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                    Poll::Ready(Ok(())) => buffer.filled().len(),
+                    Poll::Ready(Err(_)) | Poll::Pending => 0,
+                })
+            })
+            .await;
+            if length == 0 {
+                return;
+            }
+            P::push(&mut self.reader, &chunk[..length]);
+        }
+    }
+}
+
+/// Resolves when the first in order is ready. All are worked on meanwhile. Cancel-safe.
+async fn first_ready(pending: &mut VecDeque<Pending>) {
+    poll_fn(|cx| {
+        poll_all(pending, cx);
+        match pending.front() {
+            Some(Pending::Waiting(_)) => Poll::Pending,
+            _ => Poll::Ready(()),
+        }
+    })
+    .await;
+}
+
+fn poll_all(pending: &mut VecDeque<Pending>, cx: &mut std::task::Context<'_>) {
+    for one in pending {
+        if let Pending::Waiting(replying) = one
+            && let Poll::Ready(reply) = replying.as_mut().poll(cx)
+        {
+            *one = Pending::Ready(reply);
+        }
+    }
+}
+
+// === words that protocols share ===
+
+/// Code, enhanced code and text as one line, with what is missing filled in.
+pub(crate) fn status(answer: &Answer, code: u16, enhanced: &str) -> String {
+    let code = answer.code.unwrap_or(code);
+    let text = one_line(&answer.text);
+    match &answer.enhanced {
+        Some(enhanced) => format!("{code} {enhanced} {text}"),
+        None => format!("{code} {enhanced} {text}"),
+    }
+}
+
+/// The text without anything that could end its line: the engine's texts have nothing of that kind, and a line that
+/// splits would be a second answer.
+pub(crate) fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

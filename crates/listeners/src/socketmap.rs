@@ -1,0 +1,226 @@
+//! Socket maps (Postfix socketmap_table(5), Sendmail's `socket` map class).
+//!
+//! A request is a netstring of a map's name, a space, and a key; the answer is a netstring of a status and a text. There is no
+//! client address here, so destination protection by client does not reach this listener; the policy listener has it.
+//!
+//! Two maps are answered:
+//!
+//! | map | key | answer |
+//! | --- | --- | --- |
+//! | `recipients` | `user@domain`, accepted | `OK` and the address |
+//! | | rejected with a 5xx, or no mailbox by its form | `NOTFOUND` |
+//! | | rejected with a 4xx (a trial period), or deferred | `TEMP` and why |
+//! | | of a domain that is not configured here | `NOTFOUND` |
+//! | | `user`, `@domain`, or anything else without both parts | `NOTFOUND`, always: Postfix asks for these too, and an `OK` to `@domain` would let every recipient in |
+//! | `domains` | a domain that is configured here | `OK` and the domain |
+//! | | anything else | `NOTFOUND` |
+//! | any other | | `PERM`: a misspelt name must show, and not let the check go away |
+//!
+//! With `recipient_delimiter` set, Postfix asks for `user@domain` once `user+tag@domain` is not found; it can't be told here
+//! that the second question is about the first.
+
+use bytes::{Buf as _, BytesMut};
+use callahead_engine::{Action, Answer, Engine, Listener, Question};
+use callahead_smtp::Domain;
+use tokio_util::sync::CancellationToken;
+
+use crate::address;
+use crate::listen::Bound;
+use crate::server::{self, Limits, Protocol, Replying};
+
+/// The longest request, in octets of the netstring's content. Postfix's own limit for replies is 100,000; a key is an
+/// address, and SMTP lines are 2,048 there.
+pub const MAX_REQUEST: usize = 10_000;
+/// Digits in [`MAX_REQUEST`].
+const MAX_DIGITS: usize = 5;
+
+/// A request: which map, and what is looked up in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The map's name; may be anything without a space.
+    pub map: Vec<u8>,
+    /// The key, as it came; `None` where the request had no space.
+    pub key: Option<Vec<u8>>,
+}
+
+/// Why what came is no netstring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// Something else than digits before the colon, or a number with a zero before it.
+    #[error("the request does not begin with its length")]
+    NoLength,
+    /// Longer than [`MAX_REQUEST`].
+    #[error("the request is longer than {MAX_REQUEST} octets")]
+    TooLong,
+    /// The netstring's comma is not where its length says.
+    #[error("the request is not as long as it says")]
+    NoComma,
+}
+
+/// Bytes in, in any pieces; requests out. After an error it gives that error again: where the next request
+/// would begin is unknown.
+#[derive(Debug, Default)]
+pub struct RequestReader {
+    buffer: BytesMut,
+    failed: Option<RequestError>,
+}
+
+// === impl RequestReader ===
+
+impl RequestReader {
+    /// Takes what has arrived.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.failed.is_none() {
+            self.buffer.extend_from_slice(bytes);
+        }
+    }
+
+    /// The next whole request; `None` until more has arrived.
+    ///
+    /// # Errors
+    /// When what arrived can't be a request.
+    pub fn next_request(&mut self) -> Result<Option<Request>, RequestError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        self.advance().inspect_err(|error| {
+            self.failed = Some(*error);
+            self.buffer = BytesMut::new();
+        })
+    }
+
+    /// Octets that have arrived and were not taken yet.
+    pub fn buffered(&self) -> usize {
+        self.buffer.len()
+    }
+
+    fn advance(&mut self) -> Result<Option<Request>, RequestError> {
+        let digits = self.buffer.iter().take_while(|octet| octet.is_ascii_digit()).count();
+        if digits > 1 && self.buffer[0] == b'0' {
+            return Err(RequestError::NoLength);
+        }
+        if digits > MAX_DIGITS {
+            return Err(RequestError::TooLong);
+        }
+        let length = self.buffer[..digits].iter().fold(0, |length, digit| length * 10 + usize::from(digit - b'0'));
+        if length > MAX_REQUEST {
+            return Err(RequestError::TooLong);
+        }
+        match self.buffer.get(digits) {
+            None => return Ok(None),
+            Some(b':') if digits > 0 => {}
+            Some(_) => return Err(RequestError::NoLength),
+        }
+        let start = digits + 1;
+        match self.buffer.get(start + length) {
+            None => return Ok(None),
+            Some(b',') => {}
+            Some(_) => return Err(RequestError::NoComma),
+        }
+        let content = &self.buffer[start..start + length];
+        let request = match memchr::memchr(b' ', content) {
+            Some(space) => Request { map: content[..space].to_vec(), key: Some(content[space + 1..].to_vec()) },
+            None => Request { map: content.to_vec(), key: None },
+        };
+        self.buffer.advance(start + length + 1);
+        Ok(Some(request))
+    }
+}
+
+// === the listener ===
+
+/// Answers lookups that come in at `bound`, until `shutdown`; comes back when everything that was asked is
+/// answered, or after [`Limits::grace`].
+pub async fn serve(bound: Bound, engine: Engine, limits: Limits, shutdown: CancellationToken) {
+    server::serve(bound, Socketmap { engine }, limits, shutdown).await;
+}
+
+struct Socketmap {
+    engine: Engine,
+}
+
+impl Protocol for Socketmap {
+    const NAME: &'static str = "socketmap";
+    type Reader = RequestReader;
+    type Request = Request;
+    type Error = RequestError;
+
+    fn push(reader: &mut RequestReader, bytes: &[u8]) {
+        reader.push(bytes);
+    }
+
+    fn next(reader: &mut RequestReader) -> Result<Option<Request>, RequestError> {
+        reader.next_request()
+    }
+
+    fn buffered(reader: &RequestReader) -> usize {
+        reader.buffered()
+    }
+
+    fn has_partial(reader: &RequestReader) -> bool {
+        reader.buffered() > 0
+    }
+
+    fn reply(&self, request: Request) -> Replying {
+        let engine = self.engine.clone();
+        Box::pin(async move {
+            let reply = reply(&engine, &request).await;
+            let mut netstring = format!("{}:", reply.len()).into_bytes();
+            netstring.extend_from_slice(reply.as_bytes());
+            netstring.push(b',');
+            netstring
+        })
+    }
+}
+
+const NOT_FOUND: &str = "NOTFOUND ";
+
+async fn reply(engine: &Engine, request: &Request) -> String {
+    let Some(key) = &request.key else {
+        return "PERM the request is not a map's name, a space and a key".into();
+    };
+    match request.map.as_slice() {
+        b"recipients" => recipients(engine, key).await,
+        b"domains" => domains(engine, key),
+        other => {
+            let name = server::one_line(&String::from_utf8_lossy(other));
+            tracing::warn!(map = name, "a socket map is asked for that is not there: use recipients or domains");
+            format!("PERM there is no map {name:?} here: use recipients or domains")
+        }
+    }
+}
+
+async fn recipients(engine: &Engine, key: &[u8]) -> String {
+    if !address::is_full(key) {
+        return NOT_FOUND.into();
+    }
+    let recipient = address::quoted(key);
+    let decision = engine
+        .decide(Question {
+            recipient: &recipient,
+            listener: Listener::Socketmap,
+            client: None,
+            sender: None,
+            live: false,
+            cached_only: false,
+        })
+        .await;
+    match &decision.answer {
+        Answer { action: Action::Accept, .. } => format!("OK {}", server::one_line(&decision.recipient)),
+        Answer { action: Action::None, .. } => NOT_FOUND.into(),
+        Answer { action: Action::Reject, code, .. } if !matches!(code, Some(400..=499)) => NOT_FOUND.into(),
+        answer => format!("TEMP {}", server::one_line(&answer.text)),
+    }
+}
+
+fn domains(engine: &Engine, key: &[u8]) -> String {
+    let domain = std::str::from_utf8(key).ok().and_then(|key| Domain::parse(key).ok());
+    match domain.filter(|domain| engine.directory().find(domain).is_some()) {
+        Some(domain) => format!("OK {domain}"),
+        None => NOT_FOUND.into(),
+    }
+}
+
+#[cfg(test)]
+#[path = "socketmap_tests.rs"]
+mod tests;
