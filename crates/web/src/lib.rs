@@ -1,0 +1,65 @@
+//! HTTP: metrics and health for everybody who may know them, and the API on the admin socket.
+//!
+//! - [`http_router`] is for the `http` listener: `/metrics`, `/healthz`, `/readyz`. It changes nothing and names no recipient.
+//! - [`admin_router`] is for the `admin` listener: verdicts, and the cache with its clears. There is no login: whoever may open
+//!   the socket's file may do everything, so it belongs on a Unix socket with a mode that says who that is.
+//! - [`serve_http`] runs either on a bound listener, with limits, until it is told to stop.
+//!
+//! Both share a [`State`]: the engine, the callouts, and what is counted ([`Metrics`]) or known ([`Readiness`]) of the process.
+//! Errors are problem details (RFC 9457) whose `detail` says in one sentence what is wrong and what to do.
+
+mod admin;
+mod histogram;
+mod http;
+mod json;
+mod metrics;
+mod problem;
+mod query;
+mod readiness;
+mod scrape;
+mod serve;
+
+use std::sync::Arc;
+
+use callahead_callout::Callouts;
+use callahead_engine::Engine;
+use callahead_listeners::{Bound, Counters};
+
+pub use admin::admin_router;
+pub use http::{OPENMETRICS, http_router};
+pub use metrics::Metrics;
+pub use readiness::Readiness;
+pub use serve::{HttpLimits, serve_http};
+
+/// What is shown and asked through HTTP. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// Who decides.
+    pub engine: Engine,
+    /// Who asks destinations; absent where nobody does.
+    pub callouts: Option<Callouts>,
+    /// What the engine's decisions are counted in: the same that was given to the engine as its observer.
+    pub metrics: Arc<Metrics>,
+    /// Whether the process can serve.
+    pub readiness: Arc<Readiness>,
+    /// The listeners that serve.
+    pub listeners: Arc<[ListenerStatus]>,
+}
+
+/// A listener, as metrics and `stats` show it.
+#[derive(Clone, Debug)]
+pub struct ListenerStatus {
+    /// Its key in the configuration: `policy`, `socketmap`, ...
+    pub name: &'static str,
+    /// Where it listens.
+    pub at: String,
+    /// What it has seen.
+    pub counters: Arc<Counters>,
+}
+
+impl ListenerStatus {
+    /// Of a listener that is bound and not yet served.
+    pub fn of(name: &'static str, bound: &Bound) -> Self {
+        Self { name, at: bound.local_addr().to_string(), counters: bound.counters() }
+    }
+}

@@ -1,0 +1,125 @@
+//! HTTP/1.1 on a bound listener: bounded in connections, header size and time, and stopped gracefully.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use callahead_listeners::{Bound, Stream};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+/// What clients may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// Connections at the same time; further ones are closed at once. Default 512.
+    pub connections: usize,
+    /// How long a request's head may take, and a connection be idle before it. Default 15 s.
+    pub head: Duration,
+    /// Octets of a request's head. Default 32 KiB; at least 8 KiB.
+    pub head_bytes: usize,
+    /// How long a connection may last altogether; clients come again. Default 10 min.
+    pub lifetime: Duration,
+    /// How long a stop waits for requests under way. Default 35 s.
+    pub grace: Duration,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            connections: 512,
+            head: Duration::from_secs(15),
+            head_bytes: 32 * 1024,
+            lifetime: Duration::from_secs(600),
+            grace: Duration::from_secs(35),
+        }
+    }
+}
+
+/// Who asks, for the log: `127.0.0.1:1234`, or `uid 0` on a Unix socket.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer(pub(crate) String);
+
+/// How long accepting rests after the system refused it.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves a router until `shutdown`; comes back when the requests under way are answered, or after [`HttpLimits::grace`].
+pub async fn serve_http(bound: Bound, router: Router, limits: HttpLimits, shutdown: CancellationToken) {
+    let counters = bound.counters();
+    let room = Arc::new(Semaphore::new(limits.connections));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = bound.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(at = %bound.local_addr(), %error, "a connection can't be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+            counters.refused.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(at = %bound.local_addr(), "as many connections are open as are allowed: one is closed");
+            continue;
+        };
+        counters.accepted.fetch_add(1, Ordering::Relaxed);
+        counters.open.fetch_add(1, Ordering::Relaxed);
+        let (router, shutdown, counters) = (router.clone(), shutdown.clone(), Arc::clone(&counters));
+        connections.spawn(async move {
+            converse(stream, router, limits, shutdown).await;
+            counters.open.fetch_sub(1, Ordering::Relaxed);
+            drop(permit);
+        });
+    }
+    drop(bound);
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(limits.grace, all_ended).await;
+}
+
+async fn converse(stream: Stream, router: Router, limits: HttpLimits, shutdown: CancellationToken) {
+    let peer = Peer(stream.peer());
+    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+        let (router, peer) = (router.clone(), peer.clone());
+        async move {
+            let mut request: Request = request.map(Body::new);
+            request.extensions_mut().insert(peer);
+            Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {}))
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
+        .max_buf_size(limits.head_bytes.max(8192))
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+        () = tokio::time::sleep(limits.lifetime) => {
+            connection.as_mut().graceful_shutdown();
+            // A client that does not even read its answer is not waited for.
+            tokio::time::timeout(limits.grace, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an HTTP connection ended early");
+    }
+}

@@ -1,0 +1,167 @@
+//! An engine over a scripted destination, served through HTTP, and a client that speaks plain HTTP/1.1.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use callahead_cache::{Cache, Options, Timestamp};
+use callahead_callout::{Ask, BoxFuture, Hop, Outcome, Report, Request, Route, TlsPolicy, Transcript};
+use callahead_engine::{Directory, DomainConfig, Engine, Parts, Settings, TestClock};
+use callahead_listeners::{Listen, ListenError, MODE_OWNER, Stream};
+use callahead_smtp::{EnhancedCode, Reply};
+use callahead_web::{HttpLimits, ListenerStatus, Metrics, Readiness, State, serve_http};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// `bad...` is refused, `any` is everybody, `slow` waits for the gate, the rest exists.
+struct Script(Arc<Semaphore>);
+
+impl Ask for Script {
+    fn ask(&self, request: Request) -> BoxFuture<'_, Report> {
+        Box::pin(async move {
+            let local = request.recipient.local_part();
+            if local == "slow" {
+                self.0.acquire().await.unwrap().forget();
+            }
+            let reply = |code, class| Reply::new(code, EnhancedCode::new(class, 1, 1), "words");
+            let outcome = match local {
+                "any" => Outcome::AcceptsAll(reply(250, 2)),
+                _ if local.starts_with("bad") => Outcome::Rejected(reply(550, 5)),
+                _ => Outcome::Accepted(reply(250, 2)),
+            };
+            Report {
+                outcome,
+                not_accept_all: false,
+                destination: Some("mail.example.net:25".into()),
+                elapsed: Duration::ZERO,
+                transcript: Transcript::start(),
+            }
+        })
+    }
+}
+
+pub struct Bench {
+    pub at: Listen,
+    pub engine: Engine,
+    pub clock: Arc<TestClock>,
+    pub gate: Arc<Semaphore>,
+    pub readiness: Arc<Readiness>,
+    pub shutdown: CancellationToken,
+    pub serving: JoinHandle<()>,
+    pub folder: TempDir,
+}
+
+pub struct Response {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Response {
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    #[track_caller]
+    pub fn ok(&self) -> Value {
+        assert_eq!(self.status, 200, "{}", self.body);
+        self.json()
+    }
+
+    /// The sentence of a problem of this status.
+    #[track_caller]
+    pub fn problem(&self, status: u16) -> String {
+        assert_eq!(self.status, status, "{}", self.body);
+        assert!(self.head.contains("content-type: application/problem+json"), "{}", self.head);
+        let problem = self.json();
+        assert_eq!(problem["status"], status);
+        problem["detail"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Bench {
+    pub async fn start(router: fn(State) -> Router, limits: HttpLimits) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let at = Listen::Unix(folder.path().join("http.sock"));
+        Self::start_at(router, limits, folder, Ok(at)).await
+    }
+
+    pub async fn start_tcp(router: fn(State) -> Router, limits: HttpLimits) -> Self {
+        Self::start_at(router, limits, tempfile::tempdir().unwrap(), "127.0.0.1:0".parse()).await
+    }
+
+    async fn start_at(
+        router: fn(State) -> Router,
+        limits: HttpLimits,
+        folder: TempDir,
+        listen: Result<Listen, ListenError>,
+    ) -> Self {
+        let now = Timestamp(1_800_000_000_000);
+        let (gate, clock) = (Arc::new(Semaphore::new(0)), Arc::new(TestClock::at(now)));
+        let options = Options { map_size: 16 << 20, ..Options::default() };
+        let route = Route { hops: vec![Hop::Mx], tls: TlsPolicy::Opportunistic };
+        let domains =
+            ["example.com", "other.example", "any.example"].map(|name| DomainConfig::new(name, route.clone()));
+        let metrics = Arc::new(Metrics::default());
+        let engine = Engine::new(Parts {
+            cache: Cache::open(&folder.path().join("cache"), &options, now).unwrap(),
+            callouts: Arc::new(Script(gate.clone())),
+            clock: clock.clone(),
+            directory: Directory::new(domains).unwrap(),
+            settings: Settings::default(),
+            observer: metrics.clone(),
+        });
+        let bound = listen.unwrap().bind(MODE_OWNER).await.unwrap();
+        let (readiness, shutdown) = (Arc::new(Readiness::default()), CancellationToken::new());
+        let state = State {
+            engine: engine.clone(),
+            callouts: None,
+            metrics,
+            readiness: readiness.clone(),
+            listeners: [ListenerStatus::of("http", &bound)].into(),
+        };
+        let at = bound.local_addr().clone();
+        let serving = tokio::spawn(serve_http(bound, router(state), limits, shutdown.clone()));
+        Self { at, engine, clock, gate, readiness, shutdown, serving, folder }
+    }
+
+    pub async fn connect(&self) -> Stream {
+        match &self.at {
+            Listen::Tcp(at) => Stream::Tcp(tokio::net::TcpStream::connect(at).await.unwrap()),
+            Listen::Unix(path) => Stream::Unix(tokio::net::UnixStream::connect(path).await.unwrap()),
+        }
+    }
+
+    pub async fn request(&self, method: &str, target: &str) -> Response {
+        let mut stream = self.connect().await;
+        let request = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Response { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+    }
+
+    pub async fn get(&self, target: &str) -> Response {
+        self.request("GET", target).await
+    }
+
+    pub async fn delete(&self, target: &str) -> Response {
+        self.request("DELETE", target).await
+    }
+
+    /// Asks for each, so that it is kept.
+    pub async fn keep(&self, recipients: &[&str]) {
+        for recipient in recipients {
+            self.get(&format!("/api/v1/recipients/{recipient}/verdict")).await.ok();
+        }
+        self.engine.shutdown(Duration::from_secs(5)).await;
+    }
+}
