@@ -13,7 +13,7 @@ use callahead_cache::{
     Timestamp,
 };
 use callahead_callout::{Ask, Outcome, Report, Request};
-use callahead_smtp::{AddressError, EnhancedCode, Recipient};
+use callahead_smtp::{AddressLiteral, Domain, EnhancedCode, Recipient};
 use tokio::time::{Instant, timeout_at};
 
 use crate::answer::{answer, reason};
@@ -262,8 +262,7 @@ impl Engine {
     fn case(&self, question: &Question<'_>) -> Case {
         let started = Instant::now();
         let parsed = Recipient::parse(question.recipient);
-        // An address without a domain is qualified by the MTA and belongs to it; so does the bare <postmaster> of RFC 5321 4.5.1.
-        let is_mailbox = !matches!(&parsed, Err(error) if *error != AddressError::NoDomain);
+        let is_mailbox = parsed.is_ok() || is_bare_local_part(question.recipient);
         let mut recipient = parsed.ok();
         let directory = self.inner.directory.load();
         let domain = recipient.as_ref().and_then(|recipient| directory.find(recipient.domain())).cloned();
@@ -305,6 +304,13 @@ impl Engine {
             Step::Ask => {}
         }
         let recipient = case.recipient.as_ref()?;
+        // What has come back is kept from then on, though it may not be on disk yet.
+        if let Some(landed) = self.inner.flights.landed(recipient, case.lookup.floor)
+            && let Some(case) = case.with(&landed)
+            && let Step::Decide(ruling) = decide(&case.facts())
+        {
+            return Some(case.decision(&ruling, None));
+        }
         if let Some(held) = self.inner.held.find(recipient, case.lookup.floor, case.now) {
             facts = Facts { learned: Some(learned(&held.flown.report.outcome)), held: true, ..case.facts() };
             if let Step::Decide(ruling) = decide(&facts) {
@@ -397,26 +403,10 @@ impl Engine {
 
     /// Keeps what was learned, and returns when that is on disk.
     async fn keep(&self, recipient: &Recipient, policy: &Policy, epoch: Epoch, flown: &Flown) {
-        let report = &flown.report;
-        let of_domain = match &report.outcome {
-            Outcome::AcceptsAll(_) => Some((DomainState::AcceptAll, policy.valid_ttl)),
-            Outcome::NullSenderRefused(_) => Some((DomainState::RefusesNullSender, callahead_cache::MAX_INVALID_AGE)),
-            Outcome::NullMx => Some((DomainState::NullMx, policy.invalid_ttl)),
-            _ if report.not_accept_all => Some((DomainState::NotAcceptAll, policy.valid_refresh)),
-            _ => None,
-        };
-        let of_recipient = match &report.outcome {
-            Outcome::Accepted(_) => Some((RecipientState::Valid, policy.valid_ttl)),
-            Outcome::Rejected(_) if !is_deferred_reject(policy, &report.outcome) => {
-                Some((RecipientState::Invalid, policy.invalid_ttl))
-            }
-            _ => None,
-        };
+        let (of_domain, of_recipient) = records(policy, flown);
         let cache = &self.inner.cache;
-        let of_domain =
-            of_domain.map(|(state, ttl)| cache.put_domain(recipient.domain(), record(state, ttl, flown), epoch));
-        let of_recipient =
-            of_recipient.map(|(state, ttl)| cache.put_recipient(recipient, record(state, ttl, flown), epoch));
+        let of_domain = of_domain.map(|record| cache.put_domain(recipient.domain(), record, epoch));
+        let of_recipient = of_recipient.map(|record| cache.put_recipient(recipient, record, epoch));
         for ticket in [of_domain, of_recipient].into_iter().flatten() {
             match ticket.await {
                 Ok(Put::Written) => {}
@@ -520,6 +510,12 @@ impl Engine {
     }
 }
 
+/// An address without a domain is qualified by the MTA and belongs to it; so does the bare `<postmaster>` of RFC 5321 4.5.1.
+fn is_bare_local_part(address: &[u8]) -> bool {
+    let nowhere = Domain::Literal(AddressLiteral::V4([0, 0, 0, 0].into()));
+    std::str::from_utf8(address).is_ok_and(|text| Recipient::new(text, nowhere).is_ok())
+}
+
 struct Ending {
     engine: Engine,
     recipient: Recipient,
@@ -544,6 +540,21 @@ impl Case {
             learned: None,
             held: false,
         }
+    }
+
+    /// The case as it is once what came back is kept; `None` where nothing of it is.
+    fn with(&self, landed: &Flown) -> Option<Self> {
+        let (of_domain, of_recipient) = records(&self.domain.as_ref()?.policy, landed);
+        if of_domain.is_none() && of_recipient.is_none() {
+            return None;
+        }
+        let lookup = Lookup {
+            domain: of_domain.or_else(|| self.lookup.domain.clone()),
+            recipient: of_recipient.or_else(|| self.lookup.recipient.clone()),
+            ..self.lookup
+        };
+        let (shown, recipient, domain) = (self.shown.clone(), self.recipient.clone(), self.domain.clone());
+        Some(Self { shown, recipient, domain, lookup, ..*self })
     }
 
     fn ttl_of_domain(&self, state: DomainState) -> Duration {
@@ -657,6 +668,29 @@ fn kept<S: State>(record: Option<&Record<S>>, now: Timestamp, ttl: impl Fn(S) ->
         }
         Some(_) => Kept::Nothing,
     }
+}
+
+/// What is to be kept of what a callout brought: of the domain, and of the recipient.
+fn records(policy: &Policy, flown: &Flown) -> (Option<Record<DomainState>>, Option<Record<RecipientState>>) {
+    let report = &flown.report;
+    let of_domain = match &report.outcome {
+        Outcome::AcceptsAll(_) => Some((DomainState::AcceptAll, policy.valid_ttl)),
+        Outcome::NullSenderRefused(_) => Some((DomainState::RefusesNullSender, callahead_cache::MAX_INVALID_AGE)),
+        Outcome::NullMx => Some((DomainState::NullMx, policy.invalid_ttl)),
+        _ if report.not_accept_all => Some((DomainState::NotAcceptAll, policy.valid_refresh)),
+        _ => None,
+    };
+    let of_recipient = match &report.outcome {
+        Outcome::Accepted(_) => Some((RecipientState::Valid, policy.valid_ttl)),
+        Outcome::Rejected(_) if !is_deferred_reject(policy, &report.outcome) => {
+            Some((RecipientState::Invalid, policy.invalid_ttl))
+        }
+        _ => None,
+    };
+    (
+        of_domain.map(|(state, ttl)| record(state, ttl, flown)),
+        of_recipient.map(|(state, ttl)| record(state, ttl, flown)),
+    )
 }
 
 fn record<S>(state: S, ttl: Duration, flown: &Flown) -> Record<S> {

@@ -89,6 +89,13 @@ impl Flights {
         Boarding::Started(Start { id, landing, arrival })
     }
 
+    /// What the recipient's flight has brought already, if a question of this floor may have it.
+    pub(crate) fn landed(&self, recipient: &Recipient, floor: Epoch) -> Option<Arc<Flown>> {
+        let all = self.all();
+        let flight = all.flights.get(recipient).filter(|flight| flight.epoch >= floor)?;
+        flight.arrival.borrow().clone()
+    }
+
     pub(crate) fn is_under_way(&self, recipient: &Recipient) -> bool {
         self.all().flights.contains_key(recipient)
     }

@@ -1,0 +1,154 @@
+//! `callahead cache`: what a running daemon keeps, seen and cleared.
+
+use std::io::{BufRead as _, IsTerminal as _};
+
+use anyhow::bail;
+use hyper::Method;
+use serde_json::Value;
+
+use crate::admin_client::{AdminClient, encoded};
+use crate::cli::{CacheCommand, ClearArgs, DONE, NO, USAGE};
+use crate::output::{self, Style};
+
+/// Entries in one page of the daemon's list.
+const PAGE: usize = 1000;
+
+/// Does it.
+///
+/// # Errors
+/// When the daemon can't be reached or refuses.
+pub async fn run(command: CacheCommand) -> anyhow::Result<u8> {
+    match command {
+        CacheCommand::List { domain, prefix, state, limit, socket } => {
+            let client = AdminClient::new(&socket)?;
+            let entries = list(&client, domain.as_deref(), prefix.as_deref(), state.as_deref(), limit).await?;
+            if socket.json {
+                entries.iter().for_each(|entry| output::print(&format!("{entry}\n")));
+            } else if entries.is_empty() {
+                output::print("nothing is kept\n");
+            } else {
+                let rows: Vec<Vec<String>> = entries.iter().map(row).collect();
+                let header = ["RECIPIENT OR DOMAIN", "STATE", "", "CHECKED AT", "UNTIL", "DESTINATION"];
+                output::print(&output::table(Style::stdout(), &header, &rows));
+            }
+            Ok(DONE)
+        }
+        CacheCommand::Show { address, socket } => {
+            let client = AdminClient::new(&socket)?;
+            let path = format!("/api/v1/cache/{}", encoded(&address));
+            let Some(entry) = client.ask(Method::GET, &path, &[]).await? else {
+                if !socket.json {
+                    output::print(&format!("nothing is kept of {}\n", output::printable(&address)));
+                }
+                return Ok(NO);
+            };
+            for entry in entry["entries"].as_array().unwrap_or(&Vec::new()) {
+                output::print(&if socket.json { format!("{entry}\n") } else { tree(entry, 0) });
+            }
+            Ok(DONE)
+        }
+        CacheCommand::Clear { what, yes, socket } => clear(&what, yes, AdminClient::new(&socket)?, socket.json).await,
+        CacheCommand::Stats { socket } => {
+            let client = AdminClient::new(&socket)?;
+            let Some(stats) = client.ask(Method::GET, "/api/v1/stats", &[]).await? else {
+                bail!("the daemon has no statistics")
+            };
+            if socket.json {
+                output::print(&format!("{stats}\n"));
+            } else {
+                output::print(&tree(&stats, 0));
+            }
+            Ok(DONE)
+        }
+    }
+}
+
+async fn list(
+    client: &AdminClient,
+    domain: Option<&str>,
+    prefix: Option<&str>,
+    state: Option<&str>,
+    limit: usize,
+) -> anyhow::Result<Vec<Value>> {
+    let mut entries = Vec::new();
+    let mut cursor: Option<String> = None;
+    while entries.len() < limit {
+        let page = (limit - entries.len()).min(PAGE).to_string();
+        let mut query = vec![("limit", page.as_str())];
+        for (name, value) in [("domain", domain), ("prefix", prefix), ("state", state), ("cursor", cursor.as_deref())] {
+            query.extend(value.map(|value| (name, value)));
+        }
+        let Some(mut answer) = client.ask(Method::GET, "/api/v1/cache", &query).await? else { break };
+        if let Some(Value::Array(page)) = answer.get_mut("entries").map(Value::take) {
+            entries.extend(page);
+        }
+        match answer["next"].as_str() {
+            Some(next) => cursor = Some(next.to_owned()),
+            None => break,
+        }
+    }
+    Ok(entries)
+}
+
+async fn clear(what: &ClearArgs, yes: bool, client: AdminClient, json: bool) -> anyhow::Result<u8> {
+    let (path, query, name) = match (&what.recipient, &what.domain) {
+        (Some(recipient), _) => (format!("/api/v1/cache/{}", encoded(recipient)), Vec::new(), recipient.as_str()),
+        (_, Some(domain)) => ("/api/v1/cache".to_owned(), vec![("domain", domain.as_str())], domain.as_str()),
+        _ => ("/api/v1/cache".to_owned(), Vec::new(), "everything"),
+    };
+    if what.all && !yes {
+        if !std::io::stdin().is_terminal() {
+            output::remark("callahead: --all forgets everything; add --yes where nobody can be asked");
+            return Ok(USAGE);
+        }
+        output::print("Forget everything that is kept? Every recipient is asked for again. [y/N] ");
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer)?;
+        if !matches!(answer.trim(), "y" | "Y" | "yes") {
+            output::print("nothing was cleared\n");
+            return Ok(NO);
+        }
+    }
+    let Some(cleared) = client.ask(Method::DELETE, &path, &query).await? else {
+        bail!("the daemon does not know how to clear")
+    };
+    if json {
+        output::print(&format!("{cleared}\n"));
+    } else {
+        let entries = cleared["entries"].as_u64().unwrap_or(0);
+        let what = if entries == 1 { "entry" } else { "entries" };
+        output::print(&format!("cleared {}: {entries} {what} forgotten\n", output::printable(name)));
+    }
+    Ok(DONE)
+}
+
+/// A field as text; empty where it is not there.
+fn field(entry: &Value, name: &str) -> String {
+    match &entry[name] {
+        Value::Null => String::new(),
+        Value::String(text) => output::printable(text),
+        other => other.to_string(),
+    }
+}
+
+fn row(entry: &Value) -> Vec<String> {
+    let name = entry["recipient"].as_str().or(entry["domain"].as_str()).unwrap_or_default();
+    let mut row = vec![output::printable(name)];
+    row.extend(["state", "freshness", "checked_at", "expires_at", "destination"].map(|name| field(entry, name)));
+    row
+}
+
+/// A JSON object as indented lines, for people.
+fn tree(value: &Value, depth: usize) -> String {
+    let Value::Object(object) = value else { return String::new() };
+    let width = object.keys().map(String::len).max().unwrap_or(0);
+    let lines = object.iter().map(|(name, value)| {
+        let indent = "  ".repeat(depth);
+        match value {
+            Value::Object(_) => format!("{indent}{name}\n{}", tree(value, depth + 1)),
+            Value::String(text) => format!("{indent}{name:<width$}  {}\n", output::printable(text)),
+            other => format!("{indent}{name:<width$}  {other}\n"),
+        }
+    });
+    lines.collect()
+}

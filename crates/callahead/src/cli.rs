@@ -1,0 +1,313 @@
+//! The commands and their options. Exit codes: 0 done, 1 the answer is "no", 2 usage or configuration, 3 could not be told.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use callahead_callout::{Hop, TlsPolicy};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+use crate::{cache_command, check, config_command, demo, logging, output, serve, verify};
+
+/// Done; the answer is yes.
+pub const DONE: u8 = 0;
+/// The answer is no.
+pub const NO: u8 = 1;
+/// The command line or the configuration is wrong.
+pub const USAGE: u8 = 2;
+/// It could not be told.
+pub const UNTOLD: u8 = 3;
+
+/// Recipient callouts for mail filtering servers.
+///
+/// Callahead asks a domain's mail server whether a mailbox exists before mail for it is accepted, keeps the answers in a cache that can be
+/// seen and cleared, and answers Postfix, Exim and others from it.
+///
+/// Exit status: 0 done, 1 the answer is "no", 2 the command line or the configuration is wrong, 3 it could not be told.
+#[derive(Debug, Parser)]
+#[command(name = "callahead", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon.
+    ///
+    /// SIGHUP makes it read its configuration again; a file with a mistake changes nothing. SIGTERM makes it answer what was asked and end.
+    #[command(after_help = "Example:\n  callahead serve --config /etc/callahead/callahead.toml")]
+    Serve(ServeArgs),
+    /// Show what Callahead does, with servers of its own on loopback.
+    ///
+    /// Starts five mail servers that behave differently and Callahead in front of them, plays a session, and prints what was answered and
+    /// why. Then it stays up for you to try. It needs no configuration, no other server and no root.
+    #[command(after_help = "Example:\n  callahead demo --exit")]
+    Demo {
+        /// Stop after the session instead of staying up.
+        #[arg(long)]
+        exit: bool,
+    },
+    /// Ask a destination now whether recipients exist.
+    ///
+    /// Makes a callout by itself: no daemon is needed and no cache is used. Where to ask is told by --route, else by the configuration, else by
+    /// the domain's MX. Exit status: 0 all exist, 1 one does not, 3 one could not be told.
+    #[command(
+        after_help = "Examples:\n  callahead check anna@example.com\n  callahead check --route mail1.example.net:2525 \
+                            --transcript anna@example.com\n  callahead check --json anna@example.com ben@example.com"
+    )]
+    Check(CheckArgs),
+    /// Ask for many recipients, from a CSV file to a CSV file.
+    ///
+    /// The addresses stand in the column "email", "address", "recipient" or "mail", else in the first. The output has the input's columns and
+    /// the verdict. What was stopped goes on where it was when the same command is given again.
+    #[command(
+        after_help = "Examples:\n  callahead verify list.csv -o checked.csv\n  callahead verify --route mail1.example.net list.csv -o \
+                            checked.csv"
+    )]
+    Verify(VerifyArgs),
+    /// See and clear what a running daemon keeps.
+    #[command(subcommand)]
+    Cache(CacheCommand),
+    /// Check, show or write a configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print completions for a shell.
+    #[command(after_help = "Example:\n  callahead completions bash > /etc/bash_completion.d/callahead")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write those of all commands into a folder.
+    #[command(after_help = "Examples:\n  callahead man | man -l -\n  callahead man --dir /usr/share/man/man1")]
+    Man {
+        /// The folder.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// What `serve` takes.
+#[derive(Debug, clap::Args)]
+pub struct ServeArgs {
+    /// The configuration.
+    #[arg(long, value_name = "FILE", default_value = crate::config::DEFAULT_PATH)]
+    pub config: PathBuf,
+    /// How the log looks; without it, for people on a terminal and as JSON elsewhere.
+    #[arg(long, value_enum)]
+    pub log_format: Option<LogFormat>,
+}
+
+/// How a log looks.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where `check` and `verify` ask.
+#[derive(Debug, clap::Args)]
+pub struct AskArgs {
+    /// Ask this host instead of the configured one.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub route: Option<Hop>,
+    /// When the session is encrypted: off, opportunistic, required or verified. Without it, as configured.
+    #[arg(long, value_name = "POLICY")]
+    pub tls: Option<TlsPolicy>,
+    /// The configuration. Without it, the one in /etc/callahead is used if it is there.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// What `check` takes.
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// The recipients.
+    #[arg(required = true, value_name = "ADDRESS")]
+    pub addresses: Vec<String>,
+    /// Where.
+    #[command(flatten)]
+    pub ask: AskArgs,
+    /// Print the dialogue with times.
+    #[arg(long)]
+    pub transcript: bool,
+    /// Print JSON, one object a line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `verify` takes.
+#[derive(Debug, clap::Args)]
+pub struct VerifyArgs {
+    /// The file with the addresses; "-" is standard input.
+    #[arg(value_name = "FILE.csv")]
+    pub input: PathBuf,
+    /// Where the verdicts go; without it to standard output, which can't be resumed.
+    #[arg(short, long, value_name = "OUT.csv")]
+    pub output: Option<PathBuf>,
+    /// The column with the addresses.
+    #[arg(long, value_name = "NAME")]
+    pub column: Option<String>,
+    /// Recipients that are asked for at the same time.
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub jobs: u16,
+    /// Where.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// How the daemon is reached.
+#[derive(Debug, clap::Args)]
+pub struct SocketArgs {
+    /// The daemon's admin socket. Without it, as configured, else /run/callahead/admin.sock.
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// The configuration that names the admin socket.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `cache` can do.
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// List what is kept.
+    #[command(
+        after_help = "Examples:\n  callahead cache list --domain example.com\n  callahead cache list --state invalid --limit 1000"
+    )]
+    List {
+        /// Of this domain only.
+        #[arg(long)]
+        domain: Option<String>,
+        /// What the local part starts with, where a domain is given; else what the domain starts with.
+        #[arg(long)]
+        prefix: Option<String>,
+        /// valid, invalid, accept_all, not_accept_all, refuses_null_sender or null_mx.
+        #[arg(long)]
+        state: Option<String>,
+        /// Entries at most.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+        /// Of which daemon.
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Show what is kept of one recipient. Exit status 1 where nothing is.
+    #[command(after_help = "Example:\n  callahead cache show anna@example.com")]
+    Show {
+        /// The recipient.
+        address: String,
+        /// Of which daemon.
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Forget: one recipient, one domain, or everything. When this ends, nothing learned before is served any more.
+    #[command(
+        after_help = "Examples:\n  callahead cache clear --recipient anna@example.com\n  callahead cache clear --domain example.com\n  \
+                            callahead cache clear --all --yes"
+    )]
+    Clear {
+        /// What.
+        #[command(flatten)]
+        what: ClearArgs,
+        /// Do not ask before everything is forgotten.
+        #[arg(long)]
+        yes: bool,
+        /// Of which daemon.
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Show how much is kept.
+    #[command(after_help = "Example:\n  callahead cache stats")]
+    Stats {
+        /// Of which daemon.
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+}
+
+/// What is forgotten.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct ClearArgs {
+    /// One recipient.
+    #[arg(long, value_name = "ADDRESS")]
+    pub recipient: Option<String>,
+    /// A domain with all its recipients, without its subdomains.
+    #[arg(long, value_name = "DOMAIN")]
+    pub domain: Option<String>,
+    /// Everything.
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// What `config` can do.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Say whether a configuration is good, and all that is wrong with it.
+    #[command(after_help = "Example:\n  callahead config check --config callahead.toml")]
+    Check {
+        /// The configuration.
+        #[arg(long, value_name = "FILE", default_value = crate::config::DEFAULT_PATH)]
+        config: PathBuf,
+    },
+    /// Print the configuration in force, with all defaults filled in.
+    #[command(after_help = "Example:\n  callahead config show --config callahead.toml")]
+    Show {
+        /// The configuration.
+        #[arg(long, value_name = "FILE", default_value = crate::config::DEFAULT_PATH)]
+        config: PathBuf,
+    },
+    /// Print a configuration with every key and what it means, or write it to a file.
+    #[command(after_help = "Example:\n  callahead config init --output /etc/callahead/callahead.toml")]
+    Init {
+        /// The file; one that is there is not overwritten.
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+}
+
+/// Runs the program by its command line.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Serve(args) => {
+            logging::start(args.log_format);
+            with_runtime(serve::run(args))
+        }
+        Command::Demo { exit } => with_runtime(demo::run(exit)),
+        Command::Check(args) => with_runtime(check::run(args)),
+        Command::Verify(args) => with_runtime(verify::run(args)),
+        Command::Cache(command) => with_runtime(cache_command::run(command)),
+        Command::Config(command) => config_command::run(command),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "callahead", &mut std::io::stdout());
+            Ok(DONE)
+        }
+        Command::Man { dir } => man(dir),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            output::error(&error);
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn with_runtime(run: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<u8> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run)
+}
+
+fn man(dir: Option<PathBuf>) -> anyhow::Result<u8> {
+    use anyhow::Context as _;
+    match dir {
+        None => clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?,
+        Some(dir) => clap_mangen::generate_to(Cli::command(), &dir)
+            .with_context(|| format!("the manual pages can't be written into {}", dir.display()))?,
+    }
+    Ok(DONE)
+}

@@ -1,0 +1,165 @@
+//! Walking a TOML document with positions: what is taken, what is left over, and a sentence for each problem.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use toml::de::{DeTable, DeValue};
+
+/// The problems found so far.
+pub(super) struct Problems<'a> {
+    file: &'a str,
+    text: &'a str,
+    found: RefCell<Vec<(usize, String)>>,
+    /// Values that may stand only once, with the line of the first.
+    once: RefCell<HashMap<String, usize>>,
+}
+
+/// A table that is being read.
+pub(super) struct Section<'a, 'p> {
+    name: String,
+    table: &'a DeTable<'a>,
+    problems: &'p Problems<'p>,
+    known: Vec<&'static str>,
+    at: usize,
+}
+
+impl<'a> Problems<'a> {
+    pub(super) fn new(file: &'a str, text: &'a str) -> Self {
+        Self { file, text, found: RefCell::default(), once: RefCell::default() }
+    }
+
+    pub(super) fn add(&self, at: usize, sentence: String) {
+        self.found.borrow_mut().push((at, sentence));
+    }
+
+    fn line(&self, at: usize) -> usize {
+        self.text[..self.text.floor_char_boundary(at)].matches('\n').count() + 1
+    }
+
+    /// `FILE:LINE: sentence`, in the order of lines.
+    pub(super) fn into_sentences(self) -> Vec<String> {
+        let mut found = self.found.take();
+        found.sort_by_key(|(at, _)| *at);
+        found.into_iter().map(|(at, sentence)| format!("{}:{}: {sentence}", self.file, self.line(at))).collect()
+    }
+}
+
+impl<'a, 'p> Section<'a, 'p> {
+    pub(super) fn new(name: &str, table: &'a DeTable<'a>, problems: &'p Problems<'p>) -> Self {
+        Self { name: name.to_owned(), table, problems, known: Vec::new(), at: 0 }
+    }
+
+    fn key(&self, key: &str) -> String {
+        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
+    }
+
+    fn find(&self, key: &str) -> Option<(usize, &'a DeValue<'a>)> {
+        self.table.get(key).map(|value| (value.span().start, value.get_ref()))
+    }
+
+    /// Reads a key into its place, where it is there.
+    pub(super) fn set<T>(
+        &mut self,
+        key: &'static str,
+        place: &mut T,
+        read: impl FnOnce(&DeValue<'_>) -> Result<T, String>,
+    ) {
+        self.known.push(key);
+        let Some((at, value)) = self.find(key) else { return };
+        match read(value) {
+            Ok(value) => *place = value,
+            Err(why) => self.problems.add(at, format!("{}: {why}", self.key(key))),
+        }
+    }
+
+    /// A key that has to be there.
+    pub(super) fn need(&self, key: &'static str) {
+        if self.find(key).is_none() {
+            self.problems.add(self.at, format!("[[{}]] has no {key:?}", self.name));
+        }
+    }
+
+    /// A key that is agreed but can't be used.
+    pub(super) fn refuse(&mut self, key: &'static str, why: &str) {
+        self.known.push(key);
+        if let Some((at, _)) = self.find(key) {
+            self.problems.add(at, format!("{} {why}; take the line out", self.key(key)));
+        }
+    }
+
+    /// A value that may stand only once in the file.
+    pub(super) fn once(&self, key: &'static str, value: &str, what: &str) {
+        let Some((at, _)) = self.find(key) else { return };
+        if value.is_empty() {
+            return;
+        }
+        let line = self.problems.line(at);
+        let mut once = self.problems.once.borrow_mut();
+        match once.get(value) {
+            None => drop(once.insert(value.to_owned(), line)),
+            Some(first) => {
+                self.problems.add(at, format!("{what} {value:?} stands in line {first} already; join the two"));
+            }
+        }
+    }
+
+    /// Reads a table of its own, where it is there.
+    pub(super) fn section(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'a, 'p>)) {
+        self.known.push(key);
+        let Some((at, value)) = self.find(key) else { return };
+        let DeValue::Table(table) = value else {
+            self.problems.add(at, format!("{} must be a table, [{}]", self.key(key), self.key(key)));
+            return;
+        };
+        let mut section = Section::new(&self.key(key), table, self.problems);
+        section.at = at;
+        read(&mut section);
+        section.finish();
+    }
+
+    /// Reads each of an array of tables; `read` has to finish them.
+    pub(super) fn sections(&mut self, key: &'static str, mut read: impl FnMut(&mut Section<'a, 'p>)) {
+        self.known.push(key);
+        let Some((at, value)) = self.find(key) else { return };
+        let wrong = || self.problems.add(at, format!("{0} must be an array of tables, [[{0}]]", self.key(key)));
+        let DeValue::Array(array) = value else { return wrong() };
+        for entry in array.iter() {
+            let DeValue::Table(table) = entry.get_ref() else { return wrong() };
+            let mut section = Section::new(key, table, self.problems);
+            section.at = entry.span().start;
+            read(&mut section);
+        }
+    }
+
+    /// Whatever was not read is unknown.
+    pub(super) fn finish(&self) {
+        for key in self.table.keys() {
+            let name: &str = key.get_ref();
+            if !self.known.contains(&name) {
+                let hint = did_you_mean(name, self.known.iter().copied());
+                let place = if self.name.is_empty() { "here".to_owned() } else { format!("in [{}]", self.name) };
+                self.problems.add(key.span().start, format!("there is no key {name:?} {place}{hint}"));
+            }
+        }
+    }
+}
+
+/// `; did you mean "x"?`, where something is near enough.
+pub(super) fn did_you_mean<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let near = known.map(|name| (strsim::damerau_levenshtein(word, name), name)).min();
+    match near {
+        Some((distance, name)) if distance <= 1 + name.len() / 4 => format!("; did you mean {name:?}?"),
+        _ => String::new(),
+    }
+}
+
+/// A string.
+pub(super) fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {
+    value.as_str().ok_or_else(|| format!("must be a string in quotes, and is a {}", value.type_str()))
+}
+
+/// A list of strings.
+pub(super) fn strings<'v>(value: &'v DeValue<'_>) -> Result<Vec<&'v str>, String> {
+    let array = value.as_array().ok_or_else(|| format!("must be a list of strings, and is a {}", value.type_str()))?;
+    array.iter().map(|entry| text(entry.get_ref()).map_err(|_| "must be a list of strings".to_owned())).collect()
+}

@@ -1,0 +1,384 @@
+//! The configuration: one TOML file, read whole or refused whole.
+//!
+//! [`Config::parse`] walks the document with its positions, so every problem is one sentence with file, line and key, and all
+//! of them are told at once. Nothing is applied of a file that has one.
+
+mod document;
+mod init;
+mod show;
+mod units;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use callahead_callout::{Hop, Route, TlsPolicy};
+use callahead_engine::{AcceptOrDefer, Callouts, Directory, DomainConfig, Harvest, Policy, RejectOrDefer};
+use callahead_listeners::Listen;
+use callahead_smtp::{Domain, Recipient};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use document::{Problems, Section, strings, text};
+pub use init::INIT;
+pub use units::{format_duration, parse_duration};
+
+/// Where the configuration is looked for when no file is named.
+pub const DEFAULT_PATH: &str = "/etc/callahead/callahead.toml";
+
+/// The configuration in force. [`Default`] has the documented values; nothing listens and no domain is configured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The node's name, said in EHLO.
+    pub node: Domain,
+    /// Where the cache lies.
+    pub data_dir: PathBuf,
+    /// What is listened on.
+    pub listen: ListenConfig,
+    /// Name servers; none is the system's.
+    pub resolver: Vec<SocketAddr>,
+    /// Limits of callouts.
+    pub callout: CalloutConfig,
+    /// When a client counts as one that guesses addresses.
+    pub harvest: Harvest,
+    /// What holds for domains that do not say otherwise.
+    pub defaults: Policy,
+    /// The TLS policy of routes that do not say otherwise.
+    pub tls: TlsPolicy,
+    /// The domains.
+    pub domains: Vec<DomainConfig>,
+}
+
+/// What is listened on; empty is off.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListenConfig {
+    /// The policy delegation protocol.
+    pub policy: Vec<Listen>,
+    /// Socketmaps.
+    pub socketmap: Vec<Listen>,
+    /// Metrics and health.
+    pub http: Vec<Listen>,
+    /// The CLI's own way in.
+    pub admin: Vec<Listen>,
+}
+
+/// Limits of callouts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CalloutConfig {
+    /// For a whole question. 1 s to 5 min.
+    pub timeout: Duration,
+    /// For one connection. 100 ms to 1 min.
+    pub connect_timeout: Duration,
+    /// How long a session is kept without a question. 0 s to 5 min.
+    pub idle: Duration,
+    /// Questions in one session. 1 to 1,000.
+    pub uses: u32,
+    /// Sessions to one destination. 1 to 200.
+    pub sessions_per_destination: usize,
+}
+
+/// What is wrong with a file: a sentence a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError(pub Vec<String>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Default for CalloutConfig {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(10),
+            idle: Duration::from_secs(5),
+            uses: 50,
+            sessions_per_destination: 20,
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            node: host_name(),
+            data_dir: PathBuf::from("/var/lib/callahead"),
+            listen: ListenConfig::default(),
+            resolver: Vec::new(),
+            callout: CalloutConfig::default(),
+            harvest: Harvest::default(),
+            defaults: Policy::default(),
+            tls: TlsPolicy::default(),
+            domains: Vec::new(),
+        }
+    }
+}
+
+/// The system's name for this host; `localhost` where it has none that is a domain name.
+fn host_name() -> Domain {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Domain::parse(name.trim()).unwrap_or(Domain::Literal(callahead_smtp::AddressLiteral::V4([127, 0, 0, 1].into())))
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let hint = if error.kind() == std::io::ErrorKind::NotFound {
+                format!("; write one with \"callahead config init --output {}\"", path.display())
+            } else {
+                String::new()
+            };
+            ConfigError(vec![format!("{}: the configuration can't be read: {error}{hint}", path.display())])
+        })?;
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    /// Reads a document; `file` is what it is called in errors.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
+        let problems = Problems::new(file, text);
+        let document = match DeTable::parse(text) {
+            Ok(document) => document,
+            Err(error) => {
+                let at = error.span().map_or(0, |span| span.start);
+                let message = error.message().lines().collect::<Vec<_>>().join(", ");
+                problems.add(at, format!("this is no TOML: {message}"));
+                return Err(ConfigError(problems.into_sentences()));
+            }
+        };
+        let config = Self::read(&document, &problems);
+        let sentences = problems.into_sentences();
+        if sentences.is_empty() { Ok(config) } else { Err(ConfigError(sentences)) }
+    }
+
+    fn read(document: &Spanned<DeTable<'_>>, problems: &Problems<'_>) -> Self {
+        let mut config = Self::default();
+        let mut top = Section::new("", document.get_ref(), problems);
+        top.set("node", &mut config.node, |value| {
+            Domain::parse(text(value)?).map_err(|error| format!("no name for a node: {error}"))
+        });
+        top.set("data_dir", &mut config.data_dir, |value| {
+            let path = PathBuf::from(text(value)?);
+            if path.is_absolute() { Ok(path) } else { Err("must be an absolute path".into()) }
+        });
+        top.section("listen", |listen| {
+            let addresses = |value: &DeValue<'_>| -> Result<Vec<Listen>, String> {
+                strings(value)?
+                    .into_iter()
+                    .map(|text| text.parse::<Listen>().map_err(|error| error.to_string()))
+                    .collect()
+            };
+            listen.set("policy", &mut config.listen.policy, addresses);
+            listen.set("socketmap", &mut config.listen.socketmap, addresses);
+            listen.set("http", &mut config.listen.http, addresses);
+            listen.set("admin", &mut config.listen.admin, |value| {
+                let listens = addresses(value)?;
+                match listens.iter().find(|listen| matches!(listen, Listen::Tcp(_))) {
+                    None => Ok(listens),
+                    Some(tcp) => {
+                        Err(format!("\"{tcp}\" is no Unix socket: who may use it is told by the file's permissions"))
+                    }
+                }
+            });
+            for later in ["milter", "gateway"] {
+                listen.refuse(later, "is not in this version yet");
+            }
+        });
+        top.section("resolver", |resolver| {
+            resolver.set("servers", &mut config.resolver, |value| strings(value)?.into_iter().map(server).collect());
+        });
+        top.section("callout", |callout| {
+            let limits = &mut config.callout;
+            let second = Duration::from_secs(1);
+            callout.set("timeout", &mut limits.timeout, duration(second, second * 300));
+            callout.set("connect_timeout", &mut limits.connect_timeout, duration(second / 10, second * 60));
+            callout.set("idle", &mut limits.idle, duration(Duration::ZERO, second * 300));
+            callout.set("uses", &mut limits.uses, number(1, 1000));
+            callout.set("sessions_per_destination", &mut limits.sessions_per_destination, number(1, 200));
+        });
+        top.section("harvest", |harvest| {
+            harvest.set("limit", &mut config.harvest.limit, number(0, 100_000));
+            let (minute, day) = (Duration::from_secs(60), Duration::from_secs(86_400));
+            harvest.set("window", &mut config.harvest.window, duration(minute, day));
+        });
+        top.section("defaults", |defaults| policy(defaults, &mut config.defaults, &mut config.tls));
+        let (defaults, tls) = (config.defaults.clone(), config.tls);
+        top.sections("domain", |section| {
+            if let Some(domain) = domain(section, &defaults, tls) {
+                config.domains.push(domain);
+            }
+        });
+        top.finish();
+        config
+    }
+
+    /// The domains as the engine wants them.
+    ///
+    /// # Panics
+    /// Never for a configuration that was parsed: duplicates were refused there.
+    pub fn directory(&self) -> Directory {
+        Directory::new(self.domains.iter().cloned()).unwrap_or_default()
+    }
+}
+
+/// One `[[domain]]`.
+fn domain(section: &mut Section<'_, '_>, defaults: &Policy, tls: TlsPolicy) -> Option<DomainConfig> {
+    let mut name = String::new();
+    section.need("name");
+    section.set("name", &mut name, |value| {
+        let text = text(value)?;
+        let (star, rest) = match text.strip_prefix("*.") {
+            Some(rest) => ("*.", rest),
+            None => ("", text),
+        };
+        let domain = Domain::parse(rest).map_err(|error| format!("{text:?} is no domain: {error}"))?;
+        Ok(format!("{star}{domain}"))
+    });
+    section.once("name", &name, "the domain");
+    let mut hops = Vec::new();
+    section.need("route");
+    section.set("route", &mut hops, |value| {
+        let hops: Vec<Hop> = strings(value)?
+            .into_iter()
+            .map(|text| text.parse::<Hop>().map_err(|error| error.to_string()))
+            .collect::<Result<_, _>>()?;
+        if hops.is_empty() { Err("is empty: name at least one host, or \"mx\"".into()) } else { Ok(hops) }
+    });
+    let (mut policy_here, mut tls) = (defaults.clone(), tls);
+    policy(section, &mut policy_here, &mut tls);
+    let fold = policy_here.fold_local_part;
+    let mut valid = std::collections::HashSet::new();
+    let mut invalid = std::collections::HashSet::new();
+    section.set("valid", &mut valid, |value| {
+        strings(value)?.into_iter().map(|text| local_part(text).map(|local| local.to_lowercase())).collect()
+    });
+    section.set("invalid", &mut invalid, |value| {
+        let fold = |local: String| if fold { local.to_lowercase() } else { local };
+        let invalid: std::collections::HashSet<String> =
+            strings(value)?.into_iter().map(|text| local_part(text).map(fold)).collect::<Result<_, _>>()?;
+        match invalid.iter().find(|local| valid.contains(&local.to_lowercase())) {
+            Some(both) => Err(format!("{both:?} is in \"valid\" too; take it out of one of them")),
+            None => Ok(invalid),
+        }
+    });
+    section.finish();
+    if name.is_empty() || hops.is_empty() {
+        return None;
+    }
+    Some(DomainConfig { name, route: Arc::new(Route { hops, tls }), policy: policy_here, valid, invalid })
+}
+
+/// The keys that `[defaults]` and `[[domain]]` share.
+fn policy(section: &mut Section<'_, '_>, policy: &mut Policy, tls: &mut TlsPolicy) {
+    let accept_or_defer = one_of(&[("accept", AcceptOrDefer::Accept), ("defer", AcceptOrDefer::Defer)]);
+    section.set(
+        "callouts",
+        &mut policy.callouts,
+        one_of(&[("enforce", Callouts::Enforce), ("observe", Callouts::Observe), ("off", Callouts::Off)]),
+    );
+    section.set("reject_code", &mut policy.reject_code, |value| match number::<u16>(0, u64::MAX)(value)? {
+        code @ (550 | 450) => Ok(code),
+        other => Err(format!("{other} is neither 550 nor 450 (a trial: senders try again)")),
+    });
+    const HOUR: Duration = Duration::from_secs(3600);
+    section.set("valid_ttl", &mut policy.valid_ttl, duration(HOUR / 60, HOUR * 24 * 30));
+    section.set("valid_refresh", &mut policy.valid_refresh, duration(HOUR / 60, HOUR * 24 * 30));
+    section.set("invalid_ttl", &mut policy.invalid_ttl, |value| {
+        let ttl = duration(Duration::from_secs(1), Duration::MAX)(value)?;
+        if ttl > callahead_cache::MAX_INVALID_AGE {
+            return Err(format!(
+                "{} is more than 2h, and a mailbox that was created must not be refused for longer",
+                format_duration(ttl)
+            ));
+        }
+        Ok(ttl)
+    });
+    section.set("invalid_refresh", &mut policy.invalid_refresh, duration(Duration::from_secs(1), HOUR * 2));
+    section.set("accept_all", &mut policy.accept_all, &accept_or_defer);
+    section.set("unverifiable", &mut policy.unverifiable, &accept_or_defer);
+    section.set("tempfail", &mut policy.tempfail, &accept_or_defer);
+    section.set(
+        "policy_rejects",
+        &mut policy.policy_rejects,
+        one_of(&[("reject", RejectOrDefer::Reject), ("defer", RejectOrDefer::Defer)]),
+    );
+    section.set("pass_reply_text", &mut policy.pass_reply_text, |value| {
+        value.as_bool().ok_or_else(|| "must be true or false".into())
+    });
+    section.set("tls", tls, |value| text(value)?.parse::<TlsPolicy>());
+    section.set("local_part_case", &mut policy.fold_local_part, one_of(&[("keep", false), ("fold", true)]));
+}
+
+/// A choice of words.
+fn one_of<T: Copy>(choices: &[(&'static str, T)]) -> impl Fn(&DeValue<'_>) -> Result<T, String> {
+    move |value| {
+        let word = text(value)?;
+        match choices.iter().find(|(name, _)| *name == word) {
+            Some((_, choice)) => Ok(*choice),
+            None => {
+                let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+                Err(format!(
+                    "{word:?} is not one of {}{}",
+                    names.join(", "),
+                    document::did_you_mean(word, names.iter().copied())
+                ))
+            }
+        }
+    }
+}
+
+/// A duration with its unit, within bounds.
+fn duration(least: Duration, most: Duration) -> impl Fn(&DeValue<'_>) -> Result<Duration, String> {
+    move |value| {
+        if let Some(number) = value.as_integer() {
+            return Err(format!(
+                "{} has no unit: write it as \"{}s\", with ms, s, m, h or d",
+                number.as_str(),
+                number.as_str()
+            ));
+        }
+        let duration = parse_duration(text(value)?)?;
+        if duration < least || duration > most {
+            let (least, most) = (format_duration(least), format_duration(most));
+            return Err(format!("{} is not between {least} and {most}", format_duration(duration)));
+        }
+        Ok(duration)
+    }
+}
+
+/// A whole number within bounds.
+fn number<T: TryFrom<u64>>(least: u64, most: u64) -> impl Fn(&DeValue<'_>) -> Result<T, String> {
+    move |value| {
+        let number = value.as_integer().ok_or_else(|| format!("must be a number, and is a {}", value.type_str()))?;
+        let number = u64::from_str_radix(number.as_str(), number.radix()).ok();
+        number
+            .filter(|number| (least..=most).contains(number))
+            .and_then(|number| T::try_from(number).ok())
+            .ok_or_else(|| format!("must be a number from {least} to {most}"))
+    }
+}
+
+fn server(text: &str) -> Result<SocketAddr, String> {
+    let with_port = text.parse::<SocketAddr>().ok();
+    let server = with_port.or_else(|| text.parse().ok().map(|ip| SocketAddr::new(ip, 53)));
+    server.ok_or_else(|| format!("{text:?} is no name server: write its address, such as \"127.0.0.1:53\""))
+}
+
+/// A local part as it is in lists: without domain, quoted where it must be.
+fn local_part(text: &str) -> Result<String, String> {
+    let nowhere = Domain::Literal(callahead_smtp::AddressLiteral::V4([127, 0, 0, 1].into()));
+    Recipient::new(text, nowhere)
+        .map(|recipient| recipient.local_part().to_owned())
+        .map_err(|error| format!("{text:?} is no local part (what stands before the @): {error}"))
+}

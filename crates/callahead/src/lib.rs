@@ -1,0 +1,18 @@
+//! The `callahead` program: configuration, commands, and the wiring of the crates below.
+//!
+//! `main.rs` only calls [`cli::run`]. `check` and `verify` build a [`node::Node`] of their own for one command; `serve` and `demo` run a
+//! [`serve::Server`] that listens.
+
+mod admin_client;
+mod ask;
+pub mod cache_command;
+pub mod check;
+pub mod cli;
+pub mod config;
+pub mod config_command;
+pub mod demo;
+pub mod logging;
+pub mod node;
+pub mod output;
+pub mod serve;
+pub mod verify;

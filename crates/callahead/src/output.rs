@@ -1,0 +1,154 @@
+//! What people read: colours on a terminal, tables, and errors.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use callahead_callout::{Transcript, Who};
+use callahead_engine::{Action, Decision, Verdict};
+
+/// Colours, where they are wanted: on a terminal, unless `NO_COLOR` is set.
+#[derive(Clone, Copy, Debug)]
+pub struct Style {
+    colours: bool,
+}
+
+/// A colour by what it means.
+#[derive(Clone, Copy, Debug)]
+pub enum Paint {
+    /// Accepted.
+    Good,
+    /// Refused.
+    Bad,
+    /// Not told.
+    Open,
+    /// Less important.
+    Dim,
+    /// A heading.
+    Strong,
+}
+
+impl Style {
+    /// For standard output.
+    pub fn stdout() -> Self {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self { colours: wanted && std::io::stdout().is_terminal() }
+    }
+
+    /// The text in its colour.
+    pub fn paint(self, paint: Paint, text: &str) -> String {
+        if !self.colours {
+            return text.to_owned();
+        }
+        let code = match paint {
+            Paint::Good => "32",
+            Paint::Bad => "31",
+            Paint::Open => "33",
+            Paint::Dim => "2",
+            Paint::Strong => "1",
+        };
+        format!("\x1b[{code}m{text}\x1b[0m")
+    }
+}
+
+/// Prints to standard output; a reader that went away (`| head`) is no fault.
+pub fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes());
+    let _ = out.flush();
+}
+
+/// Prints an error as one sentence to standard error.
+pub fn error(error: &anyhow::Error) {
+    let mut out = std::io::stderr().lock();
+    let _ = writeln!(out, "callahead: {error:#}");
+}
+
+/// Prints a remark to standard error.
+pub fn remark(text: &str) {
+    let mut out = std::io::stderr().lock();
+    let _ = writeln!(out, "{text}");
+}
+
+/// A table with columns as wide as they need to be; the last one is not padded.
+pub fn table(style: Style, header: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: &[String]| -> String {
+        let padded: Vec<String> = cells
+            .iter()
+            .zip(&widths)
+            .enumerate()
+            .map(|(n, (cell, width))| if n + 1 == cells.len() { cell.clone() } else { format!("{cell:<width$}") })
+            .collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    let header: Vec<String> = header.iter().map(ToString::to_string).collect();
+    let mut out = style.paint(Paint::Strong, &line(&header));
+    out.push('\n');
+    for row in rows {
+        out.push_str(&line(row));
+        out.push('\n');
+    }
+    out
+}
+
+/// A verdict in words.
+pub fn verdict(decision: &Decision) -> (&'static str, Paint) {
+    match (decision.verdict, decision.accept_all) {
+        (_, true) => ("can't be told: the destination accepts every local part", Paint::Open),
+        (Some(Verdict::Valid), _) => ("exists", Paint::Good),
+        (Some(Verdict::Invalid), _) => ("does not exist", Paint::Bad),
+        (Some(Verdict::Unknown), _) => ("could not be told", Paint::Open),
+        (Some(Verdict::NotOurs), _) => ("is not ours", Paint::Dim),
+        (None, _) => ("is no address", Paint::Bad),
+    }
+}
+
+/// A decision for people.
+pub fn decision(style: Style, decision: &Decision) -> String {
+    let (words, paint) = verdict(decision);
+    let mut out = format!("{}: {}\n", style.paint(Paint::Strong, &decision.recipient), style.paint(paint, words));
+    let mut line = |label: &str, text: &str| {
+        out.push_str(&format!("  {} {text}\n", style.paint(Paint::Dim, &format!("{label:<9}"))));
+    };
+    line(&format!("row {}", decision.row), &decision.reason);
+    let answer = decision.would.as_ref().unwrap_or(&decision.answer);
+    let sender = match answer.action {
+        Action::Accept => "accepted".to_owned(),
+        Action::None => "no opinion".to_owned(),
+        Action::Reject | Action::Defer => answer.reply(),
+    };
+    let observed = if decision.would.is_some() { " (observe mode: accepted all the same)" } else { "" };
+    line("sender", &format!("{sender}{observed}"));
+    if let Some(destination) = &decision.destination {
+        line("asked", destination);
+    }
+    if let Some(reply) = &decision.reply {
+        let enhanced = reply.enhanced.map(|enhanced| format!("{enhanced} ")).unwrap_or_default();
+        line("it said", &format!("{} {enhanced}{}", reply.code, printable(&reply.text)));
+    }
+    line("time", &format!("{:.1} ms", decision.elapsed.as_secs_f64() * 1e3));
+    out
+}
+
+/// A transcript for people: time, direction, line.
+pub fn transcript(style: Style, transcript: &Transcript) -> String {
+    let lines = transcript.lines().iter().map(|line| {
+        let (mark, paint) = match line.who {
+            Who::Us => (">", Paint::Strong),
+            Who::Them => ("<", Paint::Good),
+            Who::Note => ("*", Paint::Dim),
+        };
+        let text = printable(&String::from_utf8_lossy(&line.line));
+        format!("  {:>9.1} ms {}\n", line.at.as_secs_f64() * 1e3, style.paint(paint, &format!("{mark} {text}")))
+    });
+    lines.collect()
+}
+
+/// Text from elsewhere, without what would steer a terminal.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}

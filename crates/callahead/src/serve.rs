@@ -1,0 +1,238 @@
+//! `callahead serve`: the daemon, from its configuration to its end.
+//!
+//! Everything is opened and bound before anything is served, so that a port in use or a cache that is taken is an error at the start
+//! and not a daemon by half. Then: SIGHUP reads the configuration again, whole or not at all; SIGTERM stops accepting, answers what
+//! was asked, ends the sessions with destinations by QUIT, and writes the rest of the cache.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use callahead_engine::{LogObserver, Observer};
+use callahead_listeners::{Bound, Limits, Listen, MODE_EVERYONE, MODE_GROUP};
+use callahead_web::{HttpLimits, ListenerStatus, Metrics, Readiness, State, admin_router, http_router, serve_http};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{DONE, ServeArgs, USAGE};
+use crate::config::Config;
+use crate::node::Node;
+use crate::output;
+
+/// How often the cache is swept, and metrics with it.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// Pauses between two batches of a sweep, so that writes get through.
+const SWEEP_PAUSE: Duration = Duration::from_millis(20);
+
+/// A running daemon.
+pub struct Server {
+    /// What decides.
+    pub node: Node,
+    /// Where it listens, ports resolved: the listener's name and the place.
+    pub addresses: Vec<(&'static str, Listen)>,
+    readiness: Arc<Readiness>,
+    shutdown: CancellationToken,
+    tasks: JoinSet<()>,
+    config: Config,
+}
+
+/// Runs until it is told to stop.
+///
+/// # Errors
+/// When it can't start.
+pub async fn run(args: ServeArgs) -> anyhow::Result<u8> {
+    let config = match Config::load(&args.config) {
+        Ok(config) => config,
+        Err(error) => {
+            output::remark(&error.to_string());
+            return Ok(USAGE);
+        }
+    };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut reload = signal(SignalKind::hangup())?;
+    let mut server = Server::start(config, Arc::new(LogObserver)).await?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %server.config.node, domains = server.config.domains.len(), "ready");
+    notify(&[NotifyState::Ready, NotifyState::Status("answering")]);
+    let mut watchdog = watchdog();
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = reload.recv() => {
+                let reloading = NotifyState::monotonic_usec_now();
+                if let Ok(now) = reloading {
+                    notify(&[NotifyState::Reloading, now]);
+                }
+                server.reload(&args.config);
+                notify(&[NotifyState::Ready]);
+            }
+            _ = watchdog.tick() => notify(&[NotifyState::Watchdog]),
+        }
+    }
+    notify(&[NotifyState::Stopping, NotifyState::Status("answering what was asked")]);
+    tracing::info!("stopping: what was asked is answered first");
+    tokio::select! {
+        () = server.stop() => {}
+        _ = terminate.recv() => tracing::warn!("told to stop again: stopping at once"),
+        _ = interrupt.recv() => tracing::warn!("told to stop again: stopping at once"),
+    }
+    tracing::info!("stopped");
+    Ok(DONE)
+}
+
+impl Server {
+    /// Opens and binds everything, and begins to answer.
+    ///
+    /// # Errors
+    /// A sentence on what can't be opened or bound. Nothing goes on running then.
+    pub async fn start(config: Config, observer: Arc<dyn Observer>) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(&config.data_dir)
+            .with_context(|| format!("data_dir {} can't be made", config.data_dir.display()))?;
+        let metrics = Arc::new(Metrics::default());
+        let observer = Arc::new(Both(observer, Arc::clone(&metrics)));
+        let node = Node::new(&config, &config.data_dir.join("cache"), observer)?;
+        let mut bound: Vec<(&'static str, Bound)> = Vec::new();
+        for (name, listens, mode) in [
+            ("policy", &config.listen.policy, MODE_EVERYONE),
+            ("socketmap", &config.listen.socketmap, MODE_EVERYONE),
+            ("http", &config.listen.http, MODE_EVERYONE),
+            ("admin", &config.listen.admin, MODE_GROUP),
+        ] {
+            for listen in listens {
+                let here = listen.bind(mode).await.with_context(|| format!("listen.{name}"))?;
+                bound.push((name, here));
+            }
+        }
+        if bound.is_empty() {
+            tracing::warn!("nothing is listened on: the configuration's [listen] is empty");
+        }
+        let addresses = bound.iter().map(|(name, here)| (*name, here.local_addr().clone())).collect();
+        let readiness = Arc::new(Readiness::default());
+        let state = State {
+            engine: node.engine.clone(),
+            callouts: Some(node.callouts.clone()),
+            metrics,
+            readiness: Arc::clone(&readiness),
+            listeners: bound.iter().map(|(name, here)| ListenerStatus::of(name, here)).collect(),
+        };
+        let shutdown = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        for (name, here) in bound {
+            tracing::info!(listener = name, address = %here.local_addr(), "listening");
+            let (engine, stop, limits) = (node.engine.clone(), shutdown.clone(), Limits::default());
+            match name {
+                "policy" => drop(tasks.spawn(callahead_listeners::policy::serve(here, engine, limits, stop))),
+                "socketmap" => drop(tasks.spawn(callahead_listeners::socketmap::serve(here, engine, limits, stop))),
+                "http" => drop(tasks.spawn(serve_http(here, http_router(state.clone()), HttpLimits::default(), stop))),
+                _ => drop(tasks.spawn(serve_http(here, admin_router(state.clone()), HttpLimits::default(), stop))),
+            }
+        }
+        readiness.set_started();
+        tasks.spawn(sweep(node.clone(), shutdown.clone()));
+        Ok(Self { node, addresses, readiness, shutdown, tasks, config })
+    }
+
+    /// The first place that a listener has.
+    pub fn address(&self, listener: &str) -> Option<&Listen> {
+        self.addresses.iter().find(|(name, _)| *name == listener).map(|(_, listen)| listen)
+    }
+
+    /// Reads the configuration again: applies it whole, or says why not and changes nothing.
+    pub fn reload(&mut self, path: &Path) {
+        match Config::load(path) {
+            Ok(config) => {
+                for (key, changed) in [
+                    ("node", config.node != self.config.node),
+                    ("data_dir", config.data_dir != self.config.data_dir),
+                    ("listen", config.listen != self.config.listen),
+                    ("resolver", config.resolver != self.config.resolver),
+                ] {
+                    if changed {
+                        tracing::warn!(key, "this change takes effect at the next start");
+                    }
+                }
+                self.node.engine.set_directory(config.directory());
+                self.node.engine.set_settings(config.engine_settings());
+                // The name in EHLO stays that of the start, as the log says.
+                let config = Config { node: self.config.node.clone(), ..config };
+                self.node.callouts.reconfigure(config.callout_settings());
+                tracing::info!(domains = config.domains.len(), "the configuration was read again and is in force");
+                self.readiness.set_reloaded(None);
+                self.config = config;
+            }
+            Err(error) => {
+                for sentence in &error.0 {
+                    tracing::error!("{sentence}");
+                }
+                tracing::error!("the configuration has mistakes: nothing was changed");
+                self.readiness.set_reloaded(Some(error.to_string()));
+            }
+        }
+    }
+
+    /// Stops accepting, answers what was asked, and ends everything properly.
+    pub async fn stop(&mut self) {
+        self.readiness.set_draining();
+        self.shutdown.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        self.node.shutdown(self.config.callout.timeout).await;
+    }
+}
+
+/// The log and the metrics.
+struct Both(Arc<dyn Observer>, Arc<Metrics>);
+
+impl Observer for Both {
+    fn decided(&self, question: &callahead_engine::Question<'_>, decision: &callahead_engine::Decision) {
+        self.0.decided(question, decision);
+        self.1.decided(question, decision);
+    }
+    fn alert(&self, alert: &callahead_engine::Alert) {
+        self.0.alert(alert);
+        self.1.alert(alert);
+    }
+}
+
+/// Sweeps the cache now and then, in small batches.
+async fn sweep(node: Node, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(SWEEP_EVERY) => {}
+        }
+        let mut removed = 0;
+        loop {
+            match node.engine.cache().sweep(node.engine.now()).await {
+                Ok(swept) => {
+                    removed += swept.removed;
+                    if swept.done || shutdown.is_cancelled() {
+                        break;
+                    }
+                }
+                // The cache has told its log.
+                Err(_) => break,
+            }
+            tokio::time::sleep(SWEEP_PAUSE).await;
+        }
+        tracing::debug!(removed, "swept the cache");
+    }
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}
+
+/// Ticks at half of what systemd's watchdog allows; never where there is none.
+fn watchdog() -> tokio::time::Interval {
+    const NEVER: Duration = Duration::from_secs(365 * 86_400);
+    let every = sd_notify::watchdog_enabled().map_or(NEVER, |within| within / 2);
+    let mut interval = tokio::time::interval(every.max(Duration::from_millis(100)));
+    interval.reset();
+    interval
+}
