@@ -1,0 +1,51 @@
+//! Short runs of the fuzz targets, with the stable toolchain: what `cargo fuzz` does with `--sanitizer none`, without its installation.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, bail, ensure};
+
+use super::steps::root;
+
+const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+/// Coverage for libFuzzer.
+const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1";
+
+pub(crate) fn run(seconds: u32) -> anyhow::Result<()> {
+    ensure!(super::roots::find("g++"), "g++ is missing: install the Debian package g++, which libFuzzer is built with");
+    let fuzz = root().join("fuzz");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into).join("fuzz");
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--release", "--target", TRIPLE, "--target-dir"])
+        .arg(&target)
+        .current_dir(&fuzz)
+        .env("RUSTFLAGS", FLAGS)
+        .status()?;
+    ensure!(built.success(), "the fuzz targets can't be built");
+    let mut names: Vec<String> = fs::read_dir(fuzz.join("fuzz_targets"))?
+        .filter_map(|entry| Some(entry.ok()?.path().file_stem()?.to_str()?.to_owned()))
+        .collect();
+    names.sort();
+    ensure!(!names.is_empty(), "there are no fuzz targets");
+    for name in names {
+        // New inputs go into a folder of their own, so that a run leaves the repository as it was.
+        let found = target.join("found").join(&name);
+        fs::create_dir_all(&found)?;
+        let output = Command::new(target.join(TRIPLE).join("release").join(&name))
+            .arg(format!("-max_total_time={seconds}"))
+            .args(["-timeout=5", "-rss_limit_mb=2048"])
+            .arg(format!("-artifact_prefix={}/", found.display()))
+            .args([&found, &fuzz.join("corpus").join(&name)])
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("{name} can't be run"))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        if !output.status.success() {
+            bail!("the fuzz target {name} failed:\n{said}");
+        }
+        println!("    {name}: {}", said.lines().rev().find(|line| line.starts_with("Done")).unwrap_or("ran"));
+    }
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! The steps of `cargo xtask test`, one after another, each with what it took.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, bail, ensure};
+
+/// How long each fuzz target runs.
+const FUZZ_SECONDS: u32 = 10;
+
+/// The repository's folder.
+pub(crate) fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().map(PathBuf::from).unwrap_or_default()
+}
+
+struct Progress {
+    began: Instant,
+    step: usize,
+    steps: usize,
+}
+
+impl Progress {
+    fn step<T>(&mut self, what: &str, run: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+        self.step += 1;
+        println!("[{}/{}] {what}", self.step, self.steps);
+        let began = Instant::now();
+        let done = run().with_context(|| format!("{what} failed"))?;
+        println!(
+            "[{}/{}] {what}: {:.0} s, {:.0} s in all",
+            self.step,
+            self.steps,
+            began.elapsed().as_secs_f64(),
+            self.began.elapsed().as_secs_f64()
+        );
+        Ok(done)
+    }
+}
+
+pub(crate) fn test(quick: bool) -> anyhow::Result<()> {
+    let mut progress = Progress { began: Instant::now(), step: 0, steps: if quick { 6 } else { 8 } };
+    progress.step("format", || cargo(&["fmt", "--all", "--check"]))?;
+    progress.step("licences", super::licences::check)?;
+    if !quick {
+        progress.step("mail servers", super::roots::install)?;
+    }
+    progress.step("lints", || {
+        cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"])
+    })?;
+    progress.step("documentation", || {
+        let mut command = command(&["doc", "--workspace", "--no-deps", "--locked", "--quiet"]);
+        run(command.env("RUSTDOCFLAGS", "-D warnings"))
+    })?;
+    let (passed, failed) = progress.step("tests", || tests(quick))?;
+    if !quick {
+        progress.step("fuzzing", || super::fuzz::run(FUZZ_SECONDS))?;
+    }
+    progress.step("demo", demo)?;
+    println!("{passed} passed, {failed} failed");
+    Ok(())
+}
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(args).current_dir(root());
+    command
+}
+
+fn cargo(args: &[&str]) -> anyhow::Result<()> {
+    run(&mut command(args))
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let status = command.status()?;
+    ensure!(status.success(), "{command:?} ended with {status}");
+    Ok(())
+}
+
+/// All tests, with what they print; gives how many passed and failed.
+fn tests(quick: bool) -> anyhow::Result<(u64, u64)> {
+    let mut command = command(&["test", "--workspace", "--locked", "--no-fail-fast"]);
+    if quick {
+        command.args(["--", "--skip", "real_"]);
+    }
+    command.env("CALLAHEAD_MTA_ROOTS", super::roots::folder());
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let (mut passed, mut failed) = (0, 0);
+    for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufReader::lines) {
+        let line = line?;
+        println!("    {line}");
+        // "test result: ok. 12 passed; 0 failed; ..."
+        if let Some(result) = line.strip_prefix("test result: ") {
+            let count = |what: &str| -> u64 {
+                let word = result.split(&[' ', '.', ';'][..]).collect::<Vec<_>>();
+                word.windows(2).find(|pair| pair[1] == what).and_then(|pair| pair[0].parse().ok()).unwrap_or(0)
+            };
+            passed += count("passed");
+            failed += count("failed");
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        println!("{passed} passed, {failed} failed");
+        bail!("cargo test ended with {status}");
+    }
+    ensure!(passed > 0, "no test ran");
+    Ok((passed, failed))
+}
+
+fn demo() -> anyhow::Result<()> {
+    let output = command(&["run", "--locked", "--quiet", "--", "demo", "--exit"]).output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    said.lines().for_each(|line| println!("    {line}"));
+    ensure!(
+        output.status.success(),
+        "the demo ended with {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    ensure!(said.contains("every session ended in QUIT"), "the demo did not come to its end");
+    Ok(())
+}
