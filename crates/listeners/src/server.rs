@@ -74,6 +74,9 @@ pub(crate) type Replying = Pin<Box<dyn Future<Output = Vec<u8>> + Send>>;
 const CHUNK: usize = 4096;
 /// Octets of requests that may wait behind a full pipeline before reading stops.
 const READ_AHEAD: usize = 64 * 1024;
+/// How long a connection is still read when the listener stops, for requests that were sent and had not arrived. It can't
+/// be nothing: that bytes have arrived is only known after a turn of the runtime.
+const LINGER: Duration = Duration::from_millis(50);
 /// How long accepting rests after the system refused it: no file descriptors left, most often.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -94,8 +97,8 @@ pub(crate) async fn serve<P: Protocol>(bound: Bound, protocol: P, limits: Limits
     let protocol = Arc::new(protocol);
     let room = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
-    // Said once for each time that the bound is reached, and not for every connection beyond it.
-    let mut said_full = false;
+    // Said once for each time that a bound is reached, and not for every connection beyond it.
+    let (mut said_full, mut said_failing) = (false, false);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -111,11 +114,20 @@ pub(crate) async fn serve<P: Protocol>(bound: Bound, protocol: P, limits: Limits
         let stream = match accepted {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::warn!(listener = P::NAME, at = %bound.local_addr(), %error, "a connection can't be accepted");
+                if !said_failing {
+                    tracing::warn!(
+                        listener = P::NAME,
+                        at = %bound.local_addr(),
+                        %error,
+                        "connections can't be accepted: they wait until the system allows it again"
+                    );
+                    said_failing = true;
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        said_failing = false;
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
             count(&counters.refused);
             if !said_full {
@@ -265,8 +277,7 @@ impl<P: Protocol, S: AsyncRead + AsyncWrite + Unpin> Connection<P, S> {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => {
-                    // What the client has sent before it could know is asked already.
-                    self.read_at_hand(&mut chunk).await;
+                    self.read_last(&mut chunk).await;
                     return End::Stopping;
                 }
                 () = first_ready(&mut self.pending), if waits => {}
@@ -331,21 +342,14 @@ impl<P: Protocol, S: AsyncRead + AsyncWrite + Unpin> Connection<P, S> {
         malformed.map_or(Ok(taken || writes), Err)
     }
 
-    /// Takes what has arrived without waiting for more.
-    async fn read_at_hand(&mut self, chunk: &mut [u8]) {
+    /// Takes what the client sent before it could know of the stop.
+    async fn read_last(&mut self, chunk: &mut [u8]) {
+        let until = Instant::now() + LINGER;
         while P::buffered(&self.reader) < READ_AHEAD {
-            let length = poll_fn(|cx| {
-                let mut buffer = tokio::io::ReadBuf::new(chunk);
-                Poll::Ready(match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
-                    Poll::Ready(Ok(())) => buffer.filled().len(),
-                    Poll::Ready(Err(_)) | Poll::Pending => 0,
-                })
-            })
-            .await;
-            if length == 0 {
-                return;
+            match tokio::time::timeout_at(until, self.stream.read(chunk)).await {
+                Ok(Ok(length)) if length > 0 => P::push(&mut self.reader, &chunk[..length]),
+                _ => return,
             }
-            P::push(&mut self.reader, &chunk[..length]);
         }
     }
 }

@@ -263,3 +263,26 @@ async fn a_client_that_guesses_recipients_is_deferred_and_still_reaches_known_on
     assert!(last.starts_with("action=451 4.7.1 "), "{last}");
     assert_eq!(ask(&bench, "good@example.com").await, "action=DUNNO");
 }
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answers_is_closed() {
+    let bench = Bench::unix(Kind::Policy, Limits { write: Duration::from_millis(50), ..Limits::default() }).await;
+    let mut client = bench.connect().await;
+    let requests = "request=other\n\n".repeat(1000);
+    // Ends in an error as soon as the listener has closed.
+    while client.0.write_all(requests.as_bytes()).await.is_ok() {}
+    assert_eq!(bench.counters.timed_out.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_request_that_was_sent_before_the_stop_and_not_read_yet_is_answered() {
+    let bench = Bench::tcp(Kind::Policy, Limits::default()).await;
+    let mut client = bench.connect().await;
+    client.send(rcpt("good@example.com")).await;
+    client.action().await;
+    // Both happen before the listener's task has its next turn.
+    client.send(rcpt("bad@example.com")).await;
+    bench.shutdown.cancel();
+    assert!(client.action().await.starts_with("action=550 5.1.1 "));
+    assert_eq!(client.rest().await, b"");
+}
