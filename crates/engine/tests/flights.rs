@@ -1,0 +1,236 @@
+//! Flights, clears during a flight, live questions, and what no fault may ever do.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use std::time::Duration;
+
+use callahead_cache::{DomainState, RecipientState, Record, Scope};
+use callahead_callout::Outcome;
+use callahead_engine::{AcceptOrDefer, Action, Callouts, Listener, Policy, Question, RejectOrDefer, Settings};
+use common::*;
+use proptest::prelude::*;
+
+const ANNA: &str = "anna@one.example";
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_questions_for_the_same_new_recipient_are_one_callout() {
+    let bench = Bench::new();
+    bench.acts([Act::Wait(accepted())]);
+    let waiting: Vec<_> = (0..100)
+        .map(|_| {
+            let engine = bench.engine.clone();
+            tokio::spawn(async move { engine.decide(Question::new(ANNA.as_bytes(), Listener::Policy)).await })
+        })
+        .collect();
+    bench.settle().await;
+    bench.script.go.notify_one();
+    for decision in waiting {
+        assert_eq!(short(&decision.await.unwrap()), "10 valid callout accept");
+    }
+    assert_eq!(bench.callouts(), 1);
+    assert_eq!(bench.engine.stats().joined, 99);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clear_during_a_flight_answers_those_who_waited_and_is_not_undone_by_it() {
+    for scope in [Scope::Recipient(ANNA.parse().unwrap()), Scope::Domain("one.example".parse().unwrap()), Scope::All] {
+        let bench = Bench::new();
+        bench.acts([Act::Wait(rejected()), Act::Say(accepted(), true)]);
+        let engine = bench.engine.clone();
+        let before = tokio::spawn(async move { engine.decide(Question::new(ANNA.as_bytes(), Listener::Policy)).await });
+        bench.settle().await;
+        bench.clear(scope).await;
+        // The mailbox was created before the clear: whoever asks now gets the new answer, though the old flight is still out.
+        assert_eq!(short(&bench.ask(ANNA).await), "10 valid callout accept");
+        bench.script.go.notify_one();
+        assert_eq!(short(&before.await.unwrap()), "11 invalid callout reject 550 5.1.1");
+        bench.settle().await;
+        assert_eq!(short(&bench.ask(ANNA).await), "7 valid cache accept", "the old flight's answer was not written");
+        assert_eq!(bench.engine.stats().superseded, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clear_ends_a_hold_down() {
+    let bench = Bench::new();
+    bench.says(deferred());
+    bench.ask(ANNA).await;
+    bench.clear(Scope::Recipient(ANNA.parse().unwrap())).await;
+    bench.says(accepted());
+    assert_eq!(short(&bench.ask(ANNA).await), "10 valid callout accept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clear_of_a_recipient_in_an_accept_all_domain_asks_anew() {
+    let bench = Bench::new();
+    bench.says(accepts_all());
+    bench.ask(ANNA).await;
+    bench.clear(Scope::Recipient(ANNA.parse().unwrap())).await;
+    bench.says(rejected());
+    assert_eq!(short(&bench.ask(ANNA).await), "11 invalid callout reject 550 5.1.1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_live_question_asks_whatever_is_kept_and_its_answer_is_kept() {
+    let bench = Bench::new();
+    bench.says(rejected());
+    bench.ask(ANNA).await;
+    bench.says(accepted());
+    let live = Question { live: true, ..Question::new(ANNA.as_bytes(), Listener::Cli) };
+    assert_eq!(short(&bench.engine.decide(live).await), "10 valid callout accept");
+    bench.settle().await;
+    assert_eq!(short(&bench.ask(ANNA).await), "7 valid cache accept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_of_what_is_kept_only_never_asks() {
+    let bench = Bench::new();
+    let kept = Question { cached_only: true, ..Question::new(ANNA.as_bytes(), Listener::Admin) };
+    let decision = bench.engine.decide(kept).await;
+    assert_eq!((decision.row, decision.verdict.unwrap().as_str()), (16, "unknown"));
+    assert_eq!(bench.callouts(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_questioner_who_goes_away_does_not_end_the_flight() {
+    let bench = Bench::new();
+    bench.acts([Act::Wait(accepted())]);
+    let engine = bench.engine.clone();
+    let gone = tokio::spawn(async move { engine.decide(Question::new(ANNA.as_bytes(), Listener::Policy)).await });
+    bench.settle().await;
+    gone.abort();
+    bench.script.go.notify_one();
+    bench.settle().await;
+    assert_eq!(short(&bench.ask(ANNA).await), "7 valid cache accept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shorter_ttl_counts_at_once_for_what_is_kept() {
+    let bench = Bench::new();
+    bench.says(rejected());
+    bench.ask(ANNA).await;
+    bench.pass(10 * MINUTE);
+    let policy = Policy { invalid_ttl: 5 * MINUTE, ..Policy::default() };
+    bench.engine.set_directory(callahead_engine::Directory::new([domain(policy)]).unwrap());
+    bench.says(accepted());
+    assert_eq!(short(&bench.ask(ANNA).await), "10 valid callout accept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_decision_as_json_is_what_is_agreed() {
+    let bench = Bench::new();
+    bench.says(rejected());
+    let mut decision = bench.ask(ANNA).await;
+    decision.elapsed = Duration::from_micros(12_300);
+    decision.transcript = None;
+    let json = serde_json::to_value(&decision).unwrap();
+    let expected = serde_json::json!({
+        "recipient": "anna@one.example", "verdict": "invalid", "accept_all": false, "row": 11,
+        "reason": "the destination refuses the recipient", "source": "callout",
+        "answer": {"action": "reject", "code": 550, "enhanced": "5.1.1",
+                   "text": "Recipient address rejected: the mailbox does not exist"},
+        "destination": "mail1.internal.example:25",
+        "reply": {"code": 550, "enhanced": "5.1.1", "text": "mail1.internal.example: no such user"},
+        "checked_at": "2023-11-14T22:13:20.000Z", "expires_at": "2023-11-15T00:13:20.000Z", "elapsed_ms": 12.3
+    });
+    assert_eq!(json, expected);
+    let malformed = serde_json::to_value(bench.ask("nobody at all").await).unwrap();
+    assert!(malformed.get("verdict").is_none() && malformed["row"] == 1);
+}
+
+fn outcomes() -> impl Strategy<Value = Option<Outcome>> {
+    prop_oneof![
+        Just(None),
+        Just(Some(accepted())),
+        Just(Some(rejected())),
+        Just(Some(blocked())),
+        Just(Some(deferred())),
+        Just(Some(accepts_all())),
+        Just(Some(null_sender_refused())),
+        Just(Some(unreachable())),
+        Just(Some(Outcome::NeedsSmtpUtf8)),
+        Just(Some(Outcome::NullMx)),
+        Just(Some(Outcome::Busy)),
+    ]
+}
+
+fn policies() -> impl Strategy<Value = Policy> {
+    let choice = || prop_oneof![Just(AcceptOrDefer::Accept), Just(AcceptOrDefer::Defer)];
+    let callouts = prop_oneof![Just(Callouts::Enforce), Just(Callouts::Observe), Just(Callouts::Off)];
+    let rejects = prop_oneof![Just(RejectOrDefer::Reject), Just(RejectOrDefer::Defer)];
+    (callouts, choice(), choice(), choice(), rejects, any::<bool>(), prop_oneof![Just(550u16), Just(450)]).prop_map(
+        |(callouts, accept_all, unverifiable, tempfail, policy_rejects, pass_reply_text, reject_code)| Policy {
+            callouts,
+            accept_all,
+            unverifiable,
+            tempfail,
+            policy_rejects,
+            pass_reply_text,
+            reject_code,
+            ..Policy::default()
+        },
+    )
+}
+
+/// What is kept before, and how long ago it was learned.
+fn kept() -> impl Strategy<Value = (Option<RecipientState>, Option<DomainState>, u64)> {
+    let recipient = prop_oneof![Just(None), Just(Some(RecipientState::Valid)), Just(Some(RecipientState::Invalid))];
+    let domain = prop_oneof![
+        Just(None),
+        Just(Some(DomainState::AcceptAll)),
+        Just(Some(DomainState::NotAcceptAll)),
+        Just(Some(DomainState::RefusesNullSender)),
+        Just(Some(DomainState::NullMx))
+    ];
+    (recipient, domain, prop_oneof![Just(0u64), Just(1), Just(2), Just(13), Just(97), Just(200)])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_but_a_5xx_to_the_recipient_a_list_or_a_null_mx_rejects(
+        outcome in outcomes(), policy in policies(), (recipient, state, hours) in kept(), live: bool,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let settings = Settings { deadline: Duration::from_secs(1), ..Settings::default() };
+            let bench = Bench::with(domain(policy.clone()), settings);
+            let now = bench.engine.now();
+            let anna = ANNA.parse().unwrap();
+            let epoch = bench.engine.cache().lookup(&anna).unwrap().epoch;
+            let expires_at = now.after(96 * HOUR);
+            if let Some(state) = recipient {
+                let record = Record { state, checked_at: now, expires_at, destination: DESTINATION.into(), reply: None };
+                bench.engine.cache().put_recipient(&anna, record, epoch).await.unwrap();
+            }
+            if let Some(state) = state {
+                let record = Record { state, checked_at: now, expires_at, destination: DESTINATION.into(), reply: None };
+                bench.engine.cache().put_domain(anna.domain(), record, epoch).await.unwrap();
+            }
+            bench.pass(u32::try_from(hours).unwrap() * HOUR);
+            match outcome.clone() {
+                Some(outcome) => bench.says(outcome),
+                None => bench.acts([Act::Never]),
+            };
+            let question = Question { live, ..Question::new(ANNA.as_bytes(), Listener::Policy) };
+            let decision = bench.engine.decide(question).await;
+            let said = match (&outcome, decision.source.as_str()) {
+                (Some(Outcome::Rejected(_)), "callout") => Some(11),
+                (Some(Outcome::NullMx), "callout") => Some(15),
+                (_, "cache") if hours < 2 && recipient == Some(RecipientState::Invalid) => Some(8),
+                (_, "cache") if hours < 2 && state == Some(DomainState::NullMx) => Some(15),
+                _ => None,
+            };
+            let rejects = decision.answer.action == Action::Reject;
+            assert!(!rejects || said == Some(decision.row), "{} {policy:?}", short(&decision));
+            assert!(!rejects || policy.callouts == Callouts::Enforce, "observe and off never reject");
+            for answer in [Some(&decision.answer), decision.would.as_ref()].into_iter().flatten() {
+                let text = answer.reply();
+                assert!(text.len() <= 420 && text.bytes().all(|octet| (b' '..=b'~').contains(&octet)), "{text:?}");
+                assert!(policy.pass_reply_text || !text.contains("mail1"), "the destination's name got out: {text}");
+            }
+        });
+    }
+}
