@@ -145,7 +145,7 @@ impl Opening<'_> {
         }
         // Anything behind the 220 came in clear, whoever sent it (CVE-2011-0411 and its kin).
         if session.reader.has_partial() {
-            return Err(Failure::Unsolicited(Step::StartTls).into());
+            return Err(Failure::TlsFailed("something came in clear behind the reply to STARTTLS".into()).into());
         }
         Ok(true)
     }

@@ -1,0 +1,260 @@
+//! What is said to a destination, and what its replies mean, with every fault at every step.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use std::time::Duration;
+
+use callahead_callout::{Failure, Outcome, TlsPolicy};
+use callahead_testbed::{Fault, Place, Script, Step};
+use common::*;
+use tokio::time::Instant;
+
+fn normal() -> Script {
+    Script::with_mailboxes(["anna@one.example", "ben@one.example"])
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_says_what_is_documented_and_ends_in_quit() {
+    let (bench, destination) = Bench::one(normal());
+    let report = bench.probe("anna@one.example").await;
+    assert_eq!(kind(&report.outcome), "accepted");
+    assert!(report.not_accept_all);
+    assert_eq!(report.destination.as_deref(), Some("10.0.0.1:25"));
+    assert_eq!(kind(&bench.ask("carol@one.example").await.outcome), "rejected");
+    bench.end().await;
+    destination.assert_polite();
+    let record = destination.record();
+    let commands = &record.sessions[0].commands;
+    assert_eq!(record.connections, 1);
+    assert_eq!(commands[..2], ["EHLO filter.example", "MAIL FROM:<>"]);
+    assert!(
+        commands[2].starts_with("RCPT TO:<") && commands[2].len() == "RCPT TO:<@one.example>".len() + 20,
+        "{}",
+        commands[2]
+    );
+    let rest = [
+        "RSET",
+        "MAIL FROM:<>",
+        "RCPT TO:<anna@one.example>",
+        "RSET",
+        "MAIL FROM:<>",
+        "RCPT TO:<carol@one.example>",
+        "QUIT",
+    ];
+    assert_eq!(commands[3..], rest);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_replies_to_rcpt_and_mail_mean_what_the_table_says() {
+    for (reply, expected) in [
+        ("250 2.1.5 Ok", "accepted"),
+        ("251 User not local; will forward", "accepted"),
+        ("252 2.5.2 Can't VRFY", "accepted"),
+        ("550 5.1.1 No such user", "rejected"),
+        ("554 5.7.1 Blocked", "rejected"),
+        ("550 5.7.509 Access denied", "rejected"),
+        ("599", "rejected"),
+        ("450 4.2.0 Greylisted", "deferred"),
+        ("452 4.2.2 Full", "deferred"),
+        ("354 Go ahead", "unreachable"),
+        ("199 Hm", "unreachable"),
+        ("hello", "unreachable"),
+    ] {
+        let (bench, destination) = Bench::one(normal().fault(Step::Rcpt, Fault::Reply(reply.into())));
+        assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), expected, "{reply}");
+        bench.end().await;
+        destination.assert_polite();
+    }
+    for (reply, expected) in [
+        ("550 5.7.1 No bounces", "null sender refused"),
+        ("530 5.7.0 Must issue STARTTLS", "null sender refused"),
+        ("451 4.3.0 Later", "deferred"),
+        ("354 What", "unreachable"),
+    ] {
+        let (bench, destination) = Bench::one(normal().fault(Step::Mail, Fault::Reply(reply.into())));
+        assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), expected, "{reply}");
+        bench.end().await;
+        destination.assert_polite();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn accept_all_greylisting_and_missing_smtputf8_are_told() {
+    let (bench, destination) = Bench::one(Script::accept_all());
+    assert_eq!(kind(&bench.probe("anna@one.example").await.outcome), "accepts all");
+    bench.end().await;
+    destination.assert_polite();
+
+    let (bench, _) = Bench::one(Script { greylist: Some(Duration::from_secs(300)), ..normal() });
+    let report = bench.probe("anna@one.example").await;
+    assert_eq!((kind(&report.outcome), report.not_accept_all), ("deferred", false));
+    tokio::time::sleep(Duration::from_secs(301)).await;
+    assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "accepted");
+
+    let (bench, _) = Bench::one(normal().without("SMTPUTF8"));
+    assert_eq!(kind(&bench.ask("äöü@one.example").await.outcome), "needs smtputf8");
+    let (bench, destination) = Bench::one(Script::with_mailboxes(["äöü@one.example"]));
+    assert_eq!(kind(&bench.ask("äöü@one.example").await.outcome), "accepted");
+    assert!(destination.record().sessions[0].commands.contains(&"MAIL FROM:<> SMTPUTF8".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_pipelining_one_command_leaves_at_a_time() {
+    let (bench, destination) = Bench::one(normal().without("PIPELINING"));
+    assert_eq!(kind(&bench.probe("carol@one.example").await.outcome), "rejected");
+    assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "accepted");
+    bench.end().await;
+    destination.assert_polite();
+    // An accepted random local part says all there is to say.
+    let (bench, destination) = Bench::one(Script::accept_all().without("PIPELINING"));
+    bench.probe("anna@one.example").await;
+    assert_eq!(destination.record().rcpt, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn helo_is_said_where_ehlo_is_refused() {
+    let (bench, destination) = Bench::one(normal().fault(Step::Ehlo, Fault::Reply("502 5.5.1 Not implemented".into())));
+    assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "accepted");
+    bench.end().await;
+    destination.assert_polite();
+    assert_eq!(destination.record().sessions[0].commands[1], "HELO filter.example");
+}
+
+fn faults() -> Vec<Fault> {
+    vec![
+        Fault::Hang,
+        Fault::ReplyAndClose("421 4.3.2 Shutting down".into()),
+        Fault::Reply("421 4.3.2 Busy".into()),
+        Fault::CloseAfter(0),
+        Fault::CloseAfter(5),
+        Fault::Garbage(b"\x00\xff\xfe garbage\r\n".to_vec()),
+        Fault::Garbage(vec![b'x'; 5000]),
+        Fault::Garbage(b"250-one\r\n251 two\r\n".to_vec()),
+        Fault::OverlongLine(5000),
+        Fault::EndlessLines,
+        Fault::Reply("999 What".into()),
+        Fault::SlowBytes(Duration::from_secs(20)),
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_14_every_fault_at_every_step_is_unreachable_within_the_deadline() {
+    for step in [Step::Greeting, Step::Ehlo, Step::Mail, Step::Rcpt] {
+        for fault in faults() {
+            let (bench, destination) = Bench::one(normal().fault(step, fault.clone()));
+            let began = Instant::now();
+            let report = bench.probe("carol@one.example").await;
+            assert_eq!(kind(&report.outcome), "unreachable", "{step:?} {fault:?}\n{}", dialogue(&report));
+            assert!(began.elapsed() <= Duration::from_secs(30), "{step:?} {fault:?} took {:?}", began.elapsed());
+            bench.end().await;
+            destination.assert_polite();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_14_a_reply_cut_at_any_octet_never_rejects() {
+    // Every reply of the dialogue, cut short after every octet; the recipient does not exist, so a mistake would show.
+    for step in [Step::Greeting, Step::Ehlo, Step::Mail, Step::Rcpt, Step::Rset] {
+        for octets in 0..100 {
+            let (bench, destination) = Bench::one(normal().fault(step, Fault::CloseAfter(octets)));
+            let report =
+                bench.ask_route("carol@one.example", &route(&["10.0.0.1"], TlsPolicy::Off), step == Step::Rset).await;
+            let whole = report
+                .transcript
+                .lines()
+                .iter()
+                .any(|line| line.line.starts_with(b"550 5.1.1 <carol") && line.line.ends_with(b"table"));
+            match kind(&report.outcome) {
+                "unreachable" => {}
+                "rejected" => assert!(whole, "{step:?} cut at {octets}\n{}", dialogue(&report)),
+                other => panic!("{step:?} cut at {octets} gave {other}\n{}", dialogue(&report)),
+            }
+            bench.end().await;
+            destination.assert_polite();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn broken_pipelining_is_asked_again_one_by_one_and_remembered() {
+    let (bench, destination) = Bench::one(Script { broken_pipelining: true, ..normal() });
+    let report = bench.probe("anna@one.example").await;
+    assert_eq!(kind(&report.outcome), "accepted", "{}", dialogue(&report));
+    let began = Instant::now();
+    assert_eq!(kind(&bench.ask("carol@one.example").await.outcome), "rejected");
+    assert!(began.elapsed() < Duration::from_secs(1));
+    bench.end().await;
+    destination.assert_polite();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_503_behind_an_accepted_mail_is_asked_again_without_pipelining() {
+    let script = normal().fault_times(Step::Rcpt, Fault::Reply("503 5.5.1 Bad sequence".into()), 1);
+    let (bench, _) = Bench::one(script);
+    assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "accepted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_nobody_asked_for_is_not_taken_for_an_answer() {
+    let (bench, _) =
+        Bench::one(normal().fault(Step::Greeting, Fault::Garbage(b"220 hello\r\n550 5.1.1 gone\r\n".to_vec())));
+    let report = bench.ask("anna@one.example").await;
+    let Outcome::Unreachable(hosts) = &report.outcome else { panic!("{:?}", report.outcome) };
+    assert!(matches!(hosts[0].failure, Failure::Unsolicited(_)));
+    // And one more than was asked for, behind an answer: the answer stands, the session does not.
+    let (bench, destination) =
+        Bench::one(normal().fault_times(Step::Rcpt, Fault::Garbage(b"250 Ok\r\n550 5.1.1 gone\r\n".to_vec()), 1));
+    assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "accepted");
+    assert_eq!(kind(&bench.ask("ben@one.example").await.outcome), "accepted");
+    assert_eq!(destination.record().connections, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_host_is_asked_when_one_cannot_be() {
+    for place in [Place::Refused, Place::BlackHole] {
+        let bench = Bench::new(settings());
+        bench.net.set(address(1), place);
+        let second = bench.server(2, normal());
+        let route = route(&["10.0.0.1", "10.0.0.9", "10.0.0.2"], TlsPolicy::Off);
+        let report = bench.ask_route("anna@one.example", &route, false).await;
+        assert_eq!(kind(&report.outcome), "accepted", "{}", dialogue(&report));
+        assert_eq!(report.destination.as_deref(), Some("10.0.0.2:25"));
+        assert!(report.elapsed < Duration::from_secs(30));
+        bench.end().await;
+        second.assert_polite();
+    }
+    let bench = Bench::new(settings());
+    bench.server(1, normal().fault(Step::Greeting, Fault::Hang));
+    bench.server(2, normal());
+    let report = bench.ask_route("anna@one.example", &route(&["10.0.0.1", "10.0.0.2"], TlsPolicy::Off), false).await;
+    assert_eq!(kind(&report.outcome), "accepted", "a host that hangs leaves time for the next");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cold_question_with_its_probe_takes_four_round_trips_and_a_warm_one_takes_one() {
+    // The destination answers 50 ms after it was asked; the connection in memory itself takes none, in the world it takes one more.
+    let (bench, _) = Bench::one(Script { reply_delay: Duration::from_millis(50), ..normal() });
+    let cold = bench.probe("anna@one.example").await.elapsed;
+    assert_eq!(cold.as_millis(), 150, "greeting, EHLO, and all the rest in one");
+    let warm = bench.ask("ben@one.example").await.elapsed;
+    assert_eq!(warm.as_millis(), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_transcript_is_what_was_said() {
+    let (bench, _) = Bench::one(normal());
+    let report = bench.ask("anna@one.example").await;
+    let said = dialogue(&report);
+    for line in [
+        "* connected to 10.0.0.1:25",
+        "< 220 destination.example ESMTP",
+        "> EHLO filter.example",
+        "< 250-PIPELINING",
+        "> RCPT TO:<anna@one.example>",
+        "< 250 2.1.5 Ok",
+    ] {
+        assert!(said.contains(line), "{line} is not in\n{said}");
+    }
+}

@@ -1,0 +1,332 @@
+//! Sessions: how many, how long, and what is learned of hosts; routes by MX; TLS.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use callahead_callout::{
+    Ask as _, DnsResolver, Failure, MxAnswer, Outcome, Request, Resolve as _, ResolveError, Settings, TlsClient,
+    TlsPolicy,
+};
+use callahead_smtp::DomainName;
+use callahead_testbed::dns::{DnsServer, Zone};
+use callahead_testbed::tls::TestCa;
+use callahead_testbed::{Fault, Place, Script, Step, Tls};
+use common::*;
+
+fn normal() -> Script {
+    Script::with_mailboxes(["anna@one.example"])
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_are_used_again_within_their_limits() {
+    let (bench, destination) = Bench::one(Script::accept_all());
+    for n in 0..400 {
+        bench.ask(&format!("user{n}@one.example")).await;
+    }
+    assert_eq!(destination.record().connections, 8, "50 questions in a session: 0.02 connections a verdict");
+    let (bench, destination) = Bench::one(normal());
+    for n in 0..400 {
+        assert_eq!(kind(&bench.ask(&format!("user{n}@one.example")).await.outcome), "rejected");
+    }
+    assert_eq!(destination.record().connections, 50, "8 refused recipients in a session: 0.125 connections a verdict");
+    bench.end().await;
+    destination.assert_polite();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_session_ends_by_quit_after_five_seconds() {
+    let (bench, destination) = Bench::one(normal());
+    bench.ask("anna@one.example").await;
+    tokio::time::sleep(Duration::from_millis(4900)).await;
+    assert_eq!(destination.record().sessions[0].commands.last().unwrap(), "RCPT TO:<anna@one.example>");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(destination.record().sessions[0].commands.last().unwrap(), "QUIT");
+    destination.assert_polite();
+    assert_eq!(bench.callouts.totals().sessions, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_ends_sessions_early_is_learned() {
+    for script in
+        [Script { drop_after_uses: Some(5), ..Script::accept_all() }, Script { drop_after_errors: Some(4), ..normal() }]
+    {
+        let (bench, destination) = Bench::one(script);
+        for n in 0..60 {
+            let report = bench.ask(&format!("user{n}@one.example")).await;
+            assert!(matches!(report.outcome, Outcome::Accepted(_) | Outcome::Rejected(_)), "{}", dialogue(&report));
+        }
+        let learned = bench.callouts.destinations()[0].learned_uses.unwrap();
+        assert!(learned < 6, "{learned}");
+        let ended_by_it = destination.record().sessions.iter().filter(|s| s.commands.last().unwrap() != "QUIT").count();
+        assert!(ended_by_it <= 4, "after the first time it is seldom tried: {ended_by_it}");
+        assert_eq!(bench.callouts.destinations()[0].failures, 0, "that is no failure of the host");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_most_twenty_sessions_and_the_rest_waits_in_order() {
+    let (bench, destination) = Bench::one(Script { reply_delay: Duration::from_millis(100), ..Script::accept_all() });
+    let mut waiting = tokio::task::JoinSet::new();
+    for n in 0..200 {
+        let (callouts, route) = (bench.callouts.clone(), route(&["10.0.0.1"], TlsPolicy::Off));
+        waiting.spawn(async move {
+            let recipient = format!("user{n}@one.example").parse().unwrap();
+            callouts.ask(Request { recipient, route, probe: false, background: false }).await.outcome
+        });
+    }
+    while let Some(outcome) = waiting.join_next().await {
+        assert_eq!(kind(&outcome.unwrap()), "accepted");
+    }
+    assert_eq!(destination.record().most_at_once, 20);
+    bench.end().await;
+    destination.assert_polite();
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_16_when_too_many_wait_the_rest_is_told_so() {
+    let bench = Bench::new(Settings { sessions_per_destination: 2, queue_per_destination: 3, ..settings() });
+    bench.server(1, Script::accept_all().fault(Step::Rcpt, Fault::Hang));
+    let mut asked = tokio::task::JoinSet::new();
+    for n in 0..10 {
+        let (callouts, route) = (bench.callouts.clone(), route(&["10.0.0.1"], TlsPolicy::Off));
+        asked.spawn(async move {
+            let recipient = format!("user{n}@one.example").parse().unwrap();
+            callouts.ask(Request { recipient, route, probe: false, background: false }).await.outcome
+        });
+    }
+    let mut busy = 0;
+    while let Some(outcome) = asked.join_next().await {
+        busy += usize::from(outcome.unwrap() == Outcome::Busy);
+    }
+    assert!(busy >= 5, "two asked, three waited: {busy}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn background_work_takes_a_tenth_and_waits_for_nothing() {
+    let (bench, _) = Bench::one(Script { reply_delay: Duration::from_millis(100), ..Script::accept_all() });
+    let mut asked = tokio::task::JoinSet::new();
+    for n in 0..10 {
+        let (callouts, route) = (bench.callouts.clone(), route(&["10.0.0.1"], TlsPolicy::Off));
+        asked.spawn(async move {
+            let recipient = format!("user{n}@one.example").parse().unwrap();
+            callouts.ask(Request { recipient, route, probe: false, background: true }).await.outcome
+        });
+    }
+    let mut accepted = 0;
+    while let Some(outcome) = asked.join_next().await {
+        accepted += usize::from(kind(&outcome.unwrap()) == "accepted");
+    }
+    assert_eq!(accepted, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn three_failures_open_the_circuit_and_one_question_sees_whether_it_is_back() {
+    let bench = Bench::new(settings());
+    bench.net.set(address(1), Place::Refused);
+    for _ in 0..3 {
+        bench.ask("anna@one.example").await;
+    }
+    let dialled = bench.net.dials().len();
+    let report = bench.ask("anna@one.example").await;
+    let Outcome::Unreachable(hosts) = &report.outcome else { panic!("{:?}", report.outcome) };
+    assert!(matches!(hosts[0].failure, Failure::CircuitOpen(_)));
+    assert_eq!(bench.net.dials().len(), dialled, "an open circuit dials nobody");
+    bench.server(1, normal());
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "accepted");
+    assert_eq!(bench.callouts.destinations()[0].open_for, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_recipient_is_no_failure_of_the_host() {
+    let (bench, _) = Bench::one(normal());
+    for n in 0..20 {
+        bench.ask(&format!("user{n}@one.example")).await;
+    }
+    assert_eq!(bench.callouts.destinations()[0].open_for, None);
+}
+
+fn mx(bench: &Bench, hosts: &[(u16, &str, u8)]) {
+    let records = hosts.iter().map(|(preference, host, n)| {
+        bench.names.hosts.lock().unwrap().insert((*host).into(), vec![address(*n).ip()]);
+        (*preference, DomainName::parse(host).unwrap())
+    });
+    let records = records.collect();
+    bench.names.mx.lock().unwrap().insert("one.example".into(), Ok(MxAnswer::Hosts(records)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn mx_hosts_are_asked_by_preference_and_this_node_is_left_out() {
+    let bench = Bench::new(settings());
+    mx(
+        &bench,
+        &[(20, "second.example", 2), (10, "first.example", 1), (30, "filter.example", 3), (40, "behind.example", 4)],
+    );
+    bench.net.set(address(1), Place::Refused);
+    bench.net.set(address(2), Place::Refused);
+    bench.server(4, normal());
+    let report = bench.ask_route("anna@one.example", &route(&["mx"], TlsPolicy::Off), false).await;
+    assert_eq!(kind(&report.outcome), "unreachable", "whoever is behind this node is not asked");
+    assert_eq!(bench.net.dials(), [address(1), address(2)]);
+
+    mx(&bench, &[(10, "filter.example", 3)]);
+    let report = bench.ask_route("anna@one.example", &route(&["mx"], TlsPolicy::Off), false).await;
+    assert!(matches!(&report.outcome, Outcome::Unreachable(hosts) if hosts[0].failure == Failure::OnlyOwnNames));
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_15_a_null_mx_decides_only_where_the_mx_is_all_there_is() {
+    let bench = Bench::new(settings());
+    bench.names.mx.lock().unwrap().insert("one.example".into(), Ok(MxAnswer::Null));
+    let ask = |hops: &'static [&'static str]| bench.ask_route_owned("anna@one.example", hops);
+    assert_eq!(kind(&ask(&["mx"]).await.outcome), "null mx");
+    bench.server(1, normal());
+    assert_eq!(kind(&ask(&["mx", "10.0.0.1"]).await.outcome), "accepted");
+}
+
+impl Bench {
+    async fn ask_route_owned(&self, recipient: &str, hops: &[&str]) -> callahead_callout::Report {
+        self.ask_route(recipient, &route(hops, TlsPolicy::Off), false).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_mx_the_domain_is_its_own_and_dns_faults_say_nothing_of_recipients() {
+    let bench = Bench::new(settings());
+    bench.names.mx.lock().unwrap().insert("one.example".into(), Ok(MxAnswer::None));
+    bench
+        .names
+        .hosts
+        .lock()
+        .unwrap()
+        .insert("one.example".into(), vec!["2001:db8::1".parse().unwrap(), address(1).ip()]);
+    bench.server(1, normal());
+    let mx = route(&["mx"], TlsPolicy::Off);
+    assert_eq!(kind(&bench.ask_route("anna@one.example", &mx, false).await.outcome), "accepted");
+    for error in [
+        ResolveError::NoSuchDomain("one.example".into()),
+        ResolveError::Failed("one.example".into(), "SERVFAIL".into()),
+    ] {
+        bench.names.mx.lock().unwrap().insert("one.example".into(), Err(error));
+        assert_eq!(kind(&bench.ask_route("anna@one.example", &mx, false).await.outcome), "unreachable");
+    }
+    let literal = bench.ask_route("anna@[10.0.0.1]", &mx, false).await;
+    assert_eq!(kind(&literal.outcome), "rejected", "a literal is its own exchanger");
+}
+
+#[tokio::test(start_paused = true)]
+async fn tls_is_used_as_the_policy_says() {
+    let ca = TestCa::new();
+    let good = || Tls::Certificate(ca.server("mail.one.example"));
+    let other = || Tls::Certificate(ca.server("elsewhere.example"));
+    let unknown = || Tls::Certificate(TestCa::new().server("mail.one.example"));
+    use TlsPolicy::{Off, Opportunistic, Required, Verified};
+    for (what, tls, policy, expected, encrypted) in [
+        ("good", good(), Off, "accepted", false),
+        ("good", good(), Opportunistic, "accepted", true),
+        ("good", good(), Required, "accepted", true),
+        ("good", good(), Verified, "accepted", true),
+        ("none", Tls::None, Opportunistic, "accepted", false),
+        ("none", Tls::None, Required, "unreachable", false),
+        ("none", Tls::None, Verified, "unreachable", false),
+        ("other name", other(), Opportunistic, "accepted", true),
+        ("other name", other(), Required, "accepted", true),
+        ("other name", other(), Verified, "unreachable", false),
+        ("unknown authority", unknown(), Required, "accepted", true),
+        ("unknown authority", unknown(), Verified, "unreachable", false),
+        ("garbage", Tls::GarbageAfter220, Opportunistic, "accepted", false),
+        ("garbage", Tls::GarbageAfter220, Required, "unreachable", false),
+        ("close", Tls::CloseAfter220, Opportunistic, "accepted", false),
+        ("close", Tls::CloseAfter220, Required, "unreachable", false),
+    ] {
+        let bench = Bench::with_tls(settings(), TlsClient::new(&[ca.certificate()]).unwrap());
+        bench.names.hosts.lock().unwrap().insert("mail.one.example".into(), vec![address(1).ip()]);
+        let destination = bench.server(1, Script { tls, ..normal() });
+        let report = bench.ask_route("anna@one.example", &route(&["mail.one.example"], policy), true).await;
+        assert_eq!(kind(&report.outcome), expected, "{what} with {policy}\n{}", dialogue(&report));
+        let was = destination.record().sessions.iter().any(|session| session.tls && session.commands.len() > 3);
+        assert_eq!(was, encrypted, "{what} with {policy}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_injected_before_the_handshake_is_never_taken_for_one() {
+    let ca = TestCa::new();
+    // Opportunistic goes on in a new session in clear, where the destination itself refuses the recipient.
+    for (policy, expected) in [(TlsPolicy::Opportunistic, "rejected"), (TlsPolicy::Required, "unreachable")] {
+        let bench = Bench::with_tls(settings(), TlsClient::new(&[ca.certificate()]).unwrap());
+        let destination = bench.server(1, Script { tls: Tls::Injection(ca.server("mail.one.example")), ..normal() });
+        let report = bench.ask_route("carol@one.example", &route(&["10.0.0.1"], policy), false).await;
+        assert_eq!(kind(&report.outcome), expected, "{}", dialogue(&report));
+        assert!(destination.record().sessions[0].commands.iter().all(|command| !command.starts_with("RCPT")));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn starttls_that_is_refused_goes_on_in_clear_where_the_policy_allows_it() {
+    let ca = TestCa::new();
+    let script = || {
+        let tls = Tls::Certificate(ca.server("mail.one.example"));
+        Script { tls, ..normal() }.fault(Step::StartTls, Fault::Reply("454 4.7.0 Not now".into()))
+    };
+    for (policy, expected) in [(TlsPolicy::Opportunistic, "accepted"), (TlsPolicy::Required, "unreachable")] {
+        let (bench, destination) = Bench::one(script());
+        let report = bench.ask_route("anna@one.example", &route(&["10.0.0.1"], policy), false).await;
+        assert_eq!(kind(&report.outcome), expected, "{}", dialogue(&report));
+        bench.end().await;
+        destination.assert_polite();
+    }
+}
+
+#[tokio::test]
+async fn the_resolver_tells_null_mx_no_mx_no_domain_and_faults_apart() {
+    let dns = DnsServer::start().await.unwrap();
+    let name = |text: &str| DomainName::parse(text).unwrap();
+    let mx = |records: &[(u16, &str)]| Zone {
+        mx: records.iter().map(|(p, h)| (*p, (*h).to_owned())).collect(),
+        ..Zone::default()
+    };
+    dns.set("one.example", mx(&[(20, "b.example"), (10, "A.example")]));
+    dns.set("null.example", mx(&[(0, ".")]));
+    dns.set(
+        "plain.example",
+        Zone { a: vec!["192.0.2.1".parse().unwrap()], aaaa: vec!["2001:db8::1".parse().unwrap()], ..Zone::default() },
+    );
+    dns.set("broken.example", Zone { servfail: true, ..Zone::default() });
+    let resolver = DnsResolver::new(&[dns.address()]).unwrap();
+    let Ok(MxAnswer::Hosts(mut hosts)) = resolver.mx(&name("one.example")).await else { panic!("no hosts") };
+    hosts.sort();
+    assert_eq!(hosts, [(10, name("a.example")), (20, name("b.example"))]);
+    let asked = dns.queries();
+    resolver.mx(&name("one.example")).await.unwrap();
+    assert_eq!(dns.queries(), asked, "within its TTL it is not asked again");
+    assert_eq!(resolver.mx(&name("null.example")).await, Ok(MxAnswer::Null));
+    assert_eq!(resolver.mx(&name("plain.example")).await, Ok(MxAnswer::None));
+    assert!(matches!(resolver.mx(&name("missing.example")).await, Err(ResolveError::NoSuchDomain(_))));
+    assert!(matches!(resolver.mx(&name("broken.example")).await, Err(ResolveError::Failed(..))));
+    assert_eq!(resolver.addresses(&name("plain.example")).await.unwrap().len(), 2);
+    assert!(matches!(resolver.addresses(&name("missing.example")).await, Err(ResolveError::NoAddress(_))));
+}
+
+#[tokio::test]
+async fn over_tcp_it_is_the_same() {
+    let destination = callahead_testbed::Destination::new(normal());
+    let listening = destination.listen().await.unwrap();
+    let tls = TlsClient::new(&[]).unwrap();
+    let callouts = callahead_callout::Callouts::new(settings(), callahead_callout::TcpDialer, Names::default(), tls);
+    let route = route(&[&listening.address().to_string()], TlsPolicy::Opportunistic);
+    for (recipient, expected) in [("anna@one.example", "accepted"), ("carol@one.example", "rejected")] {
+        let request = Request {
+            recipient: recipient.parse().unwrap(),
+            route: Arc::clone(&route),
+            probe: true,
+            background: false,
+        };
+        assert_eq!(kind(&callouts.ask(request).await.outcome), expected);
+    }
+    callouts.shutdown(Duration::from_secs(5)).await;
+    destination.assert_polite();
+}
