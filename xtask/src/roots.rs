@@ -1,119 +1,117 @@
-//! Real mail servers for the tests, each in a root of its own.
+//! Debian packages for tests, without installing them on the machine.
 //!
-//! Debian's mail servers exclude each other as packages, and none of them should replace the one that a machine has. So each is
-//! installed into a copy-on-write layer over the machine's own root: in a mount namespace of its own, with an overlay
-//! whose upper layer lies under `target/mta/`, by the package manager itself. The machine is not changed; the tests start each
-//! server in its layer (`testbed::mta`).
+//! `postfix`, `exim4-daemon-heavy` and `opensmtpd` exclude each other, and none of them should take over the machine of
+//! somebody who only wants to run tests. So each is installed once into an overlay over `/`, by the package manager itself
+//! in a mount namespace of its own, and what that changed is kept as `target/mta/PACKAGE.tar`. The tests unpack it into a
+//! fresh overlay of their own (`testbed::mta`). A tar and not the overlay's folder, because an overlay can neither have its
+//! upper folder on another overlay (a container) nor lie over a folder of its own lower one.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
 
-/// A root's name, and the packages in it.
-const ROOTS: [(&str, &[&str]); 4] = [
-    ("postfix", &["postfix"]),
-    ("exim", &["exim4-daemon-heavy"]),
-    ("opensmtpd", &["opensmtpd"]),
-    ("tools", &["swaks"]),
-];
+/// What the tests need: three servers and a client.
+const PACKAGES: [&str; 4] = ["postfix", "exim4-daemon-heavy", "opensmtpd", "swaks"];
 
-/// Runs in the namespace: mounts the overlay, keeps daemons from starting, installs.
+/// `$1` an empty folder, `$2` the tar file to write, `$3` the package. Runs in the namespace; what it mounts goes with that.
 const INSTALL: &str = r#"
-set -eu
-layer=$1; shift
-mkdir -p "$layer/upper" "$layer/work" "$layer/root"
-
-mount -t overlay overlay -o "lowerdir=/,upperdir=$layer/upper,workdir=$layer/work" "$layer/root"
-mount -t proc proc "$layer/root/proc"
-mount --rbind /dev "$layer/root/dev"
-mount -t tmpfs tmpfs "$layer/root/tmp"
-mount -t tmpfs tmpfs "$layer/root/run"
-if [ -d /run/systemd/resolve ]; then
-  mkdir -p "$layer/root/run/systemd/resolve"
-  cp /run/systemd/resolve/*.conf "$layer/root/run/systemd/resolve/" 2>/dev/null || true
-fi
-printf '#!/bin/sh\nexit 101\n' > "$layer/root/usr/sbin/policy-rc.d"
-chmod 755 "$layer/root/usr/sbin/policy-rc.d"
-export DEBIAN_FRONTEND=noninteractive
-chroot "$layer/root" sh -c 'apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@"' sh "$@"
+mount --make-rprivate /
+place=$1 layer=$2 package=$3
+mount -t tmpfs -o mode=755 tmpfs "$place"
+mkdir "$place/upper" "$place/work" "$place/root"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$place/upper,workdir=$place/work" "$place/root"
+mount -t proc proc "$place/root/proc"
+mount --rbind /dev "$place/root/dev"
+mount -t tmpfs -o mode=755 tmpfs "$place/root/run"
+mount -t tmpfs -o mode=1777 tmpfs "$place/root/tmp"
+cat /etc/resolv.conf >"$place/resolv.conf"
+rm -f "$place/root/etc/resolv.conf"
+cp "$place/resolv.conf" "$place/root/etc/resolv.conf"
+printf '#!/bin/sh\nexit 101\n' >"$place/root/usr/sbin/policy-rc.d"
+chmod 755 "$place/root/usr/sbin/policy-rc.d"
+install="chroot $place/root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $package"
+$install || { chroot "$place/root" apt-get update -q && $install; }
+cd "$place/upper"
+rm -rf var/cache/apt var/lib/apt/lists
+tar --xattrs --xattrs-include='trusted.overlay.*' -cpf "$layer.new" .
+mv "$layer.new" "$layer"
 "#;
 
-/// Where the roots are.
+/// Where the layers are.
 pub(crate) fn folder() -> PathBuf {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| super::steps::root().join("target"), PathBuf::from);
     target.join("mta")
 }
 
-/// Installs what is not installed yet.
+/// Installs what is not installed yet; instant when nothing is missing.
 pub(crate) fn install() -> anyhow::Result<()> {
-    for program in ["unshare", "chroot", "apt-get"] {
+    let folder = folder();
+    let layer = |package: &str| folder.join(format!("{package}.tar"));
+    if PACKAGES.iter().all(|package| layer(package).exists()) {
+        return Ok(());
+    }
+    for (program, package) in
+        [("apt-get", "apt"), ("unshare", "util-linux"), ("mount", "mount"), ("chroot", "coreutils"), ("tar", "tar")]
+    {
         ensure!(
             find(program),
-            "{program} is missing: the tests with real mail servers run on Debian (packages util-linux, coreutils, apt)"
+            "{program} is missing: the tests with real mail servers run on Debian (package {package})"
         );
     }
-    for (name, packages) in ROOTS {
-        let layer = folder().join(name);
-        let stamp = layer.join("installed");
-        let wanted = packages.join(" ");
-        if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
-            continue;
-        }
-        println!("    installing {wanted} into {}", layer.display());
+    fs::create_dir_all(&folder)?;
+    let folder = folder.canonicalize()?;
+    for package in PACKAGES.iter().filter(|package| !layer(package).exists()) {
+        println!("    installing {package} into {}", layer(package).display());
         let began = Instant::now();
-        if layer.exists() {
-            // What an installation that was broken off left behind, with the package manager's own permissions.
-            run(privileged("rm").arg("-rf").arg(&layer))?;
-        }
-        fs::create_dir_all(&layer)?;
-        let log = layer.join("install.log");
-        let output = fs::File::create(&log)?;
-        let mut command = privileged("unshare");
-        command
-            .args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", INSTALL, "sh"])
-            .arg(&layer)
-            .args(packages);
-        command.stdout(output.try_clone()?).stderr(output);
-        let status = command.status().context("unshare can't be run")?;
-        if !status.success() {
-            let log = fs::read_to_string(&log).unwrap_or_default();
-            let tail: Vec<&str> = log.lines().rev().take(15).collect();
-            let tail: Vec<&str> = tail.into_iter().rev().collect();
+        let place = folder.join(format!("{package}.place"));
+        fs::create_dir_all(&place)?;
+        let output = as_root()?
+            .args(["unshare", "--mount", "--pid", "--fork", "--kill-child", "/bin/sh", "-eu", "-c", INSTALL, "install"])
+            .arg(&place)
+            .arg(folder.join(format!("{package}.tar")))
+            .arg(package)
+            .env("LC_ALL", "C.UTF-8")
+            .output()
+            .context("unshare can't be run")?;
+        let _ = fs::remove_dir(&place);
+        if !output.status.success() {
             bail!(
-                "{wanted} can't be installed into a root of its own. This needs root (or sudo without a password) and the right to \
-                 mount an overlay. The last lines were:\n{}",
-                tail.join("\n")
+                "the Debian package {package} can't be installed for the tests. This needs the right to mount an overlay \
+                 over /, and a Debian mirror. The last lines were:\n{}",
+                ending(&output)
             );
         }
-        fs::write(&stamp, &wanted)?;
-        println!("    installed {wanted} in {:.0} s", began.elapsed().as_secs_f64());
+        println!("    installed {package} in {:.0} s", began.elapsed().as_secs_f64());
     }
     Ok(())
 }
 
-/// The command, by sudo where we are not root.
-fn privileged(program: &str) -> Command {
-    if is_root() {
-        return Command::new(program);
+/// `env`, as root.
+fn as_root() -> anyhow::Result<Command> {
+    if fs::metadata("/proc/self")?.uid() == 0 {
+        return Ok(Command::new("env"));
     }
+    let sudo = Command::new("sudo").args(["-n", "true"]).output();
+    ensure!(
+        sudo.is_ok_and(|output| output.status.success()),
+        "the tests with real mail servers need root: run cargo xtask test as root, or as a user whose sudo asks for no \
+         password. Without root there is cargo xtask test --quick"
+    );
     let mut command = Command::new("sudo");
-    command.args(["-n", program]);
-    command
+    command.args(["-n", "env"]);
+    Ok(command)
 }
 
-fn is_root() -> bool {
-    let id = Command::new("id").arg("-u").output();
-    id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
-}
-
-fn run(command: &mut Command) -> anyhow::Result<()> {
-    let status = command.status().with_context(|| format!("{command:?} can't be run"))?;
-    ensure!(status.success(), "{command:?} ended with {status}");
-    Ok(())
+fn ending(output: &Output) -> String {
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.push_str(&String::from_utf8_lossy(&output.stderr));
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
 }
 
 /// Whether a program is on the path.

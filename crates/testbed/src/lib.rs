@@ -6,10 +6,12 @@
 //! - [`Net`] is a network in memory: addresses that lead to destinations, refuse, or never answer.
 //! - [`dns::DnsServer`] answers for MX, A and AAAA from a table, over a real UDP socket.
 //! - [`tls::TestCa`] issues certificates.
+//! - [`mta`] runs real servers, from Debian's packages.
 //!
 //! Nothing here shares code with the side that asks: it is the other side, and so a second opinion.
 
 pub mod dns;
+pub mod mta;
 mod net;
 mod record;
 mod script;
