@@ -152,6 +152,12 @@ impl fmt::Debug for Callouts {
 }
 
 impl Ask for Callouts {
+    fn retire_sessions(&self) {
+        let quit_timeout = self.inner.settings().quit_timeout;
+        let hosts = self.inner.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.values().for_each(|pool| pool.retire(quit_timeout));
+    }
+
     fn ask(&self, request: Request) -> BoxFuture<'_, Report> {
         Box::pin(async move {
             self.inner.questions.fetch_add(1, Ordering::Relaxed);

@@ -18,6 +18,10 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Ask: Send + Sync + 'static {
     /// Asks. Always comes to an end, within the settings' timeout. A future that is dropped gives its session up.
     fn ask(&self, request: Request) -> BoxFuture<'_, Report>;
+
+    /// From now on asks in new sessions only. A server may look a recipient up once in a session and answer from memory
+    /// after that (Exim does), so a session from before a clear could bring back what was cleared.
+    fn retire_sessions(&self) {}
 }
 
 /// One question to a destination.

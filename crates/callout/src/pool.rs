@@ -38,6 +38,8 @@ struct State {
     closing: bool,
     breaker: Breaker,
     learned: Learned,
+    /// Sessions opened before this are not used again.
+    retired: Option<Instant>,
     counters: Counters,
     last_failure: Option<String>,
     last_used: Option<Instant>,
@@ -87,7 +89,7 @@ pub(crate) struct Background(Arc<HostPool>);
 
 /// What is to be done for one who wants a session.
 enum Turn {
-    Idle(Pooled),
+    Idle(Box<Pooled>),
     Open(Counted),
     Wait(oneshot::Receiver<Slot>),
 }
@@ -156,7 +158,7 @@ impl HostPool {
             // Decided under the lock, done without it.
             match self.turn(settings, fresh)? {
                 Turn::Idle(pooled) => {
-                    if let Some(pooled) = self.check(pooled, settings).await {
+                    if let Some(pooled) = self.check(*pooled, settings).await {
                         return Ok(Slot::Reuse(pooled));
                     }
                 }
@@ -175,7 +177,7 @@ impl HostPool {
             return Err(NoSession);
         }
         if let Some(pooled) = (!fresh).then(|| state.idle.pop()).flatten() {
-            return Ok(Turn::Idle(pooled));
+            return Ok(Turn::Idle(Box::new(pooled)));
         }
         if state.open < settings.sessions_per_destination {
             state.open += 1;
@@ -220,7 +222,9 @@ impl HostPool {
     pub(crate) fn release(self: &Arc<Self>, mut pooled: Pooled, settings: &Settings) {
         let mut state = self.state();
         let limit = state.learned.uses.map_or(settings.uses, |learned| learned.min(settings.uses));
-        let spent = pooled.session.uses >= limit || pooled.session.rejected >= settings.rejected_per_session;
+        let limit = limit.min(pooled.session.most_uses);
+        let old = state.retired.is_some_and(|retired| pooled.session.opened <= retired);
+        let spent = old || pooled.session.uses >= limit || pooled.session.rejected >= settings.rejected_per_session;
         if spent || state.closing {
             if pooled.session.uses >= limit && state.learned.uses.is_some() {
                 state.learned.peaceful_ends += 1;
@@ -307,6 +311,16 @@ impl HostPool {
         let state = self.state();
         let quiet = state.open == 0 && state.waiting.is_empty() && state.breaker.open_for(Instant::now()).is_none();
         quiet && state.last_used.is_none_or(|used| used.elapsed() > unused_for)
+    }
+
+    /// Lets no question begin in a session that is open now.
+    pub(crate) fn retire(&self, quit_timeout: Duration) {
+        let idle = {
+            let mut state = self.state();
+            state.retired = Some(Instant::now());
+            std::mem::take(&mut state.idle)
+        };
+        idle.into_iter().for_each(|pooled| pooled.end(quit_timeout));
     }
 
     /// Ends idle sessions, and those in use when they come back. Gives how many there are yet.

@@ -30,6 +30,10 @@ impl From<Failure> for Trouble {
     }
 }
 
+/// Questions in a session with Exim. It drops a session after 10 commands that carry no mail
+/// (`smtp_accept_max_nonmail`), and the RSET before each question is one, for the random local part too.
+const EXIM_USES: u32 = 8;
+
 /// An open session.
 pub(crate) struct Session {
     stream: BoxStream,
@@ -39,6 +43,10 @@ pub(crate) struct Session {
     pub(crate) smtputf8: bool,
     /// Questions answered, and recipients refused.
     pub(crate) uses: u32,
+    /// Questions at most, as far as the host's greeting tells.
+    pub(crate) most_uses: u32,
+    /// When it was opened.
+    pub(crate) opened: Instant,
     pub(crate) rejected: u32,
     /// Since when nobody has asked here.
     pub(crate) idle_since: Instant,
@@ -91,6 +99,9 @@ impl Opening<'_> {
         if greeting.code() != 220 {
             return Err(Trouble { failure: Failure::GreetingRejected, reply: Some(greeting) });
         }
+        if greeting.text().contains(" Exim ") {
+            session.most_uses = EXIM_USES;
+        }
         session.ehlo(self, transcript).await
     }
 
@@ -115,6 +126,7 @@ impl Opening<'_> {
                 return Err(trouble);
             }
         }
+        let most_uses = session.most_uses;
         let handshake = self.tls.handshake(session.stream, self.host, self.policy == TlsPolicy::Verified);
         let stream = match timeout_at(self.deadline, handshake).await {
             Ok(Ok(stream)) => stream,
@@ -127,6 +139,7 @@ impl Opening<'_> {
         transcript.note("encrypted");
         // What was offered in clear does not count any more (RFC 3207 4.2).
         let mut session = Session::new(stream, self.settings);
+        session.most_uses = most_uses;
         if let Err(trouble) = session.ehlo(self, transcript).await {
             session.quit(self.settings.quit_timeout, Some(transcript)).await;
             return Err(trouble);
@@ -159,6 +172,8 @@ impl Session {
             pipelining: false,
             smtputf8: false,
             uses: 0,
+            most_uses: u32::MAX,
+            opened: Instant::now(),
             rejected: 0,
             idle_since: Instant::now(),
         }

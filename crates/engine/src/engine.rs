@@ -209,6 +209,8 @@ impl Engine {
             Scope::Recipient(recipient) => Scope::Recipient(self.canonical(recipient)),
             other => other,
         };
+        // Before the clear: what is asked under the new epoch shall not find a session from before it.
+        self.inner.callouts.retire_sessions();
         let cleared = self.inner.cache.clear(scope.clone(), self.inner.clock.now()).await?;
         // Flights and hold-downs are under smaller epochs and so found no more.
         tracing::info!(scope = ?scope, entries = cleared.entries, epoch = cleared.epoch.0, "cleared");
