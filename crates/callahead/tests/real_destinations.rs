@@ -1,0 +1,120 @@
+//! Callahead asking Postfix, Exim and OpenSMTPD, as Debian ships them and with their own limits for clients that ask and never
+//! send. `cargo xtask test` installs them, see `callahead_testbed::mta`.
+#![allow(clippy::unwrap_used)]
+
+mod real;
+
+use std::time::{Duration, Instant};
+
+use callahead_testbed::mta::{Kind, Mailboxes, Mta};
+use real::Daemon;
+
+const DOMAIN: &str = "held.example";
+/// In a row, as the servers' limits (Postfix slows down after 10 errors and drops after 20, Exim after 10 commands without
+/// mail) would bite long before.
+const IN_A_ROW: usize = 60;
+/// Postfix sleeps 1 s for each error past its soft limit; 60 of them would take most of a minute.
+const NOT_SLOWED_DOWN: Duration = Duration::from_secs(15);
+
+/// What must not be in the log of a server that was asked properly.
+const TRACES: [&str; 8] = [
+    "lost connection",
+    "too many errors",
+    "timeout after",
+    "unexpected disconnection",
+    "too many nonmail commands",
+    "connection lost",
+    " 421 ",
+    "reason=io-error",
+];
+
+fn assert_no_traces(mta: &Mta, quit: &str) {
+    let log = mta.log_with(quit);
+    for trace in TRACES {
+        assert!(!log.contains(trace), "{trace:?} is in the log");
+    }
+    assert!(log.contains(quit), "no session ended with {quit:?}");
+}
+
+/// Existing and missing recipients, and rows of them, through the daemon.
+fn asks_for_mailboxes(kind: Kind, quit: &str) {
+    let names: Vec<String> = (0..IN_A_ROW).map(|number| format!("person{number}")).collect();
+    let mut parts: Vec<&str> = names.iter().map(String::as_str).collect();
+    parts.push("anna");
+    let mta = Mta::destination(kind, &Mailboxes::new(DOMAIN, &parts)).unwrap();
+    let mut daemon = Daemon::start(DOMAIN, mta.address());
+    let mut client = daemon.policy_client();
+
+    assert_eq!(client.ask(&format!("anna@{DOMAIN}")), "DUNNO");
+    let refused = client.ask(&format!("nobody@{DOMAIN}"));
+    assert!(refused.starts_with("550 5.1.1 "), "{refused}");
+
+    let began = Instant::now();
+    for number in 0..IN_A_ROW {
+        let missing = client.ask(&format!("missing{number}@{DOMAIN}"));
+        assert!(missing.starts_with("550 5.1.1 "), "missing number {number}: {missing}");
+    }
+    for number in 0..IN_A_ROW {
+        // Half of them exist.
+        let (exists, name) = if number % 2 == 0 { (true, "person") } else { (false, "absent") };
+        let mixed = client.ask(&format!("{name}{number}@{DOMAIN}"));
+        assert_eq!(mixed == "DUNNO", exists, "{name}{number}: {mixed}");
+        assert!(exists || mixed.starts_with("550 5.1.1 "), "{name}{number}: {mixed}");
+    }
+    let took = began.elapsed();
+    assert!(took < NOT_SLOWED_DOWN, "{took:?} for {} verdicts", 2 * IN_A_ROW);
+    drop(client);
+    daemon.stop();
+    assert_no_traces(&mta, quit);
+}
+
+/// A destination that takes every local part is seen as such, and the next recipient needs no callout.
+fn sees_accept_all(kind: Kind, quit: &str) {
+    let mta = Mta::destination(kind, &Mailboxes::accept_all(DOMAIN)).unwrap();
+    let mut daemon = Daemon::start(DOMAIN, mta.address());
+    let mut client = daemon.policy_client();
+    for number in 0..IN_A_ROW {
+        assert_eq!(client.ask(&format!("anyone{number}@{DOMAIN}")), "DUNNO");
+    }
+    let check = daemon.run(&["check", "--json", &format!("whoever@{DOMAIN}")]);
+    let verdict: serde_json::Value = serde_json::from_slice(&check.stdout).unwrap();
+    assert_eq!(check.status.code(), Some(0), "{verdict}");
+    assert_eq!((&verdict["accept_all"], &verdict["verdict"]), (&true.into(), &"valid".into()), "{verdict}");
+    drop(client);
+    daemon.stop();
+    assert_no_traces(&mta, quit);
+}
+
+const POSTFIX_QUIT: &str = "quit=1";
+const EXIM_QUIT: &str = "closed by QUIT";
+const OPENSMTPD_QUIT: &str = "reason=quit";
+
+#[test]
+fn real_postfix_is_asked_for_its_mailboxes_without_slowing_down() {
+    asks_for_mailboxes(Kind::Postfix, POSTFIX_QUIT);
+}
+
+#[test]
+fn real_exim_is_asked_for_its_mailboxes_without_dropping_us() {
+    asks_for_mailboxes(Kind::Exim, EXIM_QUIT);
+}
+
+#[test]
+fn real_opensmtpd_is_asked_for_its_mailboxes_without_dropping_us() {
+    asks_for_mailboxes(Kind::OpenSmtpd, OPENSMTPD_QUIT);
+}
+
+#[test]
+fn real_postfix_that_accepts_all_is_seen_as_such() {
+    sees_accept_all(Kind::Postfix, POSTFIX_QUIT);
+}
+
+#[test]
+fn real_exim_that_accepts_all_is_seen_as_such() {
+    sees_accept_all(Kind::Exim, EXIM_QUIT);
+}
+
+#[test]
+fn real_opensmtpd_that_accepts_all_is_seen_as_such() {
+    sees_accept_all(Kind::OpenSmtpd, OPENSMTPD_QUIT);
+}
