@@ -41,11 +41,11 @@ tar --xattrs --xattrs-include='trusted.overlay.*' -cpf "$layer.new" .
 mv "$layer.new" "$layer"
 "#;
 
-/// Where the layers are.
+/// Where the layers are; absolute, because the tests run in their crates' folders.
 pub(crate) fn folder() -> PathBuf {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| super::steps::root().join("target"), PathBuf::from);
-    target.join("mta")
+    std::path::absolute(target.join("mta")).unwrap_or_else(|_| target.join("mta"))
 }
 
 /// Installs what is not installed yet; instant when nothing is missing.

@@ -152,3 +152,29 @@ fn real_postfix_with_socket_maps_keeps_out_who_does_not_exist() {
 fn real_exim_with_readsocket_keeps_out_who_does_not_exist() {
     keeps_out_who_does_not_exist(Front::Exim);
 }
+
+/// The commands in the README set what the files say.
+#[test]
+fn the_readme_of_the_postfix_example_sets_what_its_files_say() {
+    let readme = include_str!("../../../examples/postfix/README.md");
+    let settings = |text: &str| -> Vec<(String, String)> {
+        // A line that begins with a space goes on where the one before it ended, as in main.cf.
+        let text =
+            text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n").replace("\n ", " ");
+        let pairs = text.lines().filter_map(|line| line.split_once('='));
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        pairs.map(|(name, value)| (words(name), words(value))).collect()
+    };
+    // Up to "Undo", which sets things back.
+    let steps = readme.split("## Undo").next().unwrap();
+    let commands: Vec<_> = steps
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("postconf -e '")?.strip_suffix('\''))
+        .flat_map(|command| settings(&command.replace(r"'\''", "'")))
+        .collect();
+    let written: Vec<_> = [settings(POLICY), settings(SOCKETMAP)].concat();
+    assert_eq!(commands.len(), 6, "{commands:?}");
+    for command in commands {
+        assert!(written.contains(&command), "{command:?} is in the README, but not in the files: {written:?}");
+    }
+}
