@@ -1,0 +1,161 @@
+//! The commands that need no daemon.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use callahead_testbed::{Destination, Listening, Script};
+use common::*;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+fn destination(script: Script) -> (Runtime, Destination, Listening) {
+    let runtime = Runtime::new().unwrap();
+    let destination = Destination::new(script);
+    let listening = runtime.block_on(destination.listen()).unwrap();
+    (runtime, destination, listening)
+}
+
+#[test]
+fn check_asks_and_its_exit_status_is_the_answer() {
+    let (_runtime, destination, listening) = destination(Script::with_mailboxes(["anna@one.example"]));
+    let route = listening.address().to_string();
+    let (code, out, _) = run(&["check", "--route", &route, "anna@one.example"]);
+    assert!(code == 0 && out.contains("anna@one.example: exists") && out.contains("row 10"), "{out}");
+    let (code, out, _) = run(&["check", "--route", &route, "--transcript", "carol@one.example"]);
+    assert!(code == 1 && out.contains("does not exist") && out.contains("550 5.1.1"), "{out}");
+    assert!(out.contains("> RCPT TO:<carol@one.example>") && out.contains(" ms "), "{out}");
+    let (code, out, _) = run(&["check", "--json", "--route", &route, "anna@one.example", "carol@one.example"]);
+    let verdicts: Vec<serde_json::Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((code, &verdicts[0]["verdict"], &verdicts[1]["row"]), (1, &"valid".into(), &11.into()));
+    assert!(verdicts[0].get("transcript").is_none());
+    let (code, out, _) = run(&["check", "--json", "--transcript", "--route", &route, "anna@one.example"]);
+    assert!(code == 0 && out.contains("\"who\":\"us\",\"line\":\"EHLO"), "{out}");
+    assert_eq!(run(&["check", "--route", &route, "nobody"]).0, 3, "not ours to tell");
+    assert_eq!(run(&["check", "--route", &route, "a..b@one.example"]).0, 1);
+    drop(listening);
+    let (code, out, _) = run(&["check", "--route", &route, "anna@one.example"]);
+    assert!(code == 3 && out.contains("could not be told") && out.contains("refused"), "{out}");
+    assert_eq!(run(&["check", "--route", "not a host", "anna@one.example"]).0, 2);
+    destination.assert_polite();
+}
+
+#[test]
+fn verify_goes_through_a_file_and_goes_on_where_it_was_stopped() {
+    let mailboxes: Vec<String> = (0..40).filter(|n| n % 2 == 0).map(|n| format!("user{n}@one.example")).collect();
+    let (_runtime, destination, listening) = destination(Script::with_mailboxes(mailboxes.iter().map(String::as_str)));
+    let route = listening.address().to_string();
+    let dir = TempDir::new().unwrap();
+    let (input, output) = (dir.path().join("in.csv"), dir.path().join("out.csv"));
+    let mut rows = String::from("name,Email\n");
+    (0..40).for_each(|n| rows.push_str(&format!("\"=cmd, {n}\",user{n}@one.example\n")));
+    rows.push_str("odd,no address at all\n");
+    std::fs::write(&input, &rows).unwrap();
+    let verify = || run(&["verify", input.to_str().unwrap(), "-o", output.to_str().unwrap(), "--route", &route]);
+    let (code, _, said) = verify();
+    assert!(code == 0 && said.contains("41 of 41 done"), "{said}");
+    let whole = std::fs::read_to_string(&output).unwrap();
+    let lines: Vec<&str> = whole.lines().collect();
+    assert_eq!(lines.len(), 42);
+    assert!(lines[0].starts_with("name,Email,verdict,accept_all,row,reason"), "{}", lines[0]);
+    assert!(lines[1].starts_with("\"'=cmd, 0\",user0@one.example,valid,false,10,"), "{}", lines[1]);
+    assert!(lines[2].starts_with("\"'=cmd, 1\",user1@one.example,invalid,false,11,"), "{}", lines[2]);
+    assert!(lines[41].starts_with("odd,no address at all,no_address,false,1,"), "{}", lines[41]);
+
+    // As a kill leaves it: some rows, and a torn one.
+    std::fs::write(&output, format!("{}\n\"'=cmd, 20\",user2", lines[..21].join("\n"))).unwrap();
+    let asked = destination.record().rcpt;
+    let (code, _, said) = verify();
+    assert!(code == 0 && said.contains("20 of 41 are there already"), "{said}");
+    let again = std::fs::read_to_string(&output).unwrap();
+    let stable =
+        |text: &str| -> Vec<String> { text.lines().map(|l| l.split(",false,").next().unwrap().to_owned()).collect() };
+    assert_eq!(stable(&again), stable(&whole));
+    assert!(destination.record().rcpt - asked <= 22, "what was there is not asked again");
+
+    // Another input is not mixed into it.
+    std::fs::write(&input, rows.replace("user3@", "other@")).unwrap();
+    let (code, _, said) = verify();
+    assert!(code == 2 && said.contains("the input has changed"), "{said}");
+    destination.assert_polite();
+}
+
+#[test]
+fn verify_reads_standard_input_and_lists_without_a_header() {
+    let (_runtime, _destination, listening) = destination(Script::accept_all());
+    let dir = TempDir::new().unwrap();
+    let input = dir.path().join("in.csv");
+    std::fs::write(&input, "anna@one.example\nben@one.example\n").unwrap();
+    let output = program()
+        .args(["verify", "-", "--route", &listening.address().to_string()])
+        .stdin(std::fs::File::open(&input).unwrap())
+        .output()
+        .unwrap();
+    let (code, out, _) = finished(output);
+    assert_eq!(code, 0);
+    assert_eq!(out.lines().count(), 3);
+    assert!(out.starts_with("address,verdict,") && out.contains("\nanna@one.example,valid,true,"), "{out}");
+    let (code, _, error) = run(&["verify", "/nonexistent.csv"]);
+    assert!(code == 2 && error.contains("/nonexistent.csv can't be read"), "{error}");
+}
+
+#[test]
+fn the_demo_plays_every_verdict_to_its_end() {
+    let (code, out, error) = run(&["demo", "--exit"]);
+    assert_eq!(code, 0, "{error}");
+    let rows: Vec<&str> = out
+        .lines()
+        .filter(|l| l.starts_with(|c: char| c.is_ascii_digit()))
+        .map(|l| l.split(' ').next().unwrap())
+        .collect();
+    assert_eq!(rows[..15], ["10", "7", "11", "8", "9", "6", "12", "14", "13", "5", "3", "2", "1", "8", "10"], "{out}");
+    assert!(out.contains("every session ended in QUIT"));
+}
+
+#[test]
+fn config_check_show_and_init() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("callahead.toml");
+    let file = path.to_str().unwrap();
+    assert_eq!(run(&["config", "init", "--output", file]).0, 0);
+    let (code, out, _) = run(&["config", "check", "--config", file]);
+    assert_eq!((code, out), (0, format!("{file} is good: 0 domains, 4 listeners\n")));
+    let (code, out, _) = run(&["config", "show", "--config", file]);
+    assert!(code == 0 && out.contains("valid_ttl = \"96h\""));
+    assert_eq!(run(&["config", "init", "--output", file]).0, 2, "what is there is not overwritten");
+    std::fs::write(&path, "lisen = 1\n").unwrap();
+    let (code, _, error) = run(&["config", "check", "--config", file]);
+    assert!(code == 2 && error.contains(":1: there is no key \"lisen\""), "{error}");
+}
+
+#[test]
+fn every_command_has_help_with_an_example_and_there_are_manual_pages_and_completions() {
+    for command in [
+        "serve",
+        "demo",
+        "check",
+        "verify",
+        "cache list",
+        "cache show",
+        "cache clear",
+        "cache stats",
+        "config check",
+        "config show",
+        "config init",
+        "completions",
+        "man",
+    ] {
+        let mut args: Vec<&str> = command.split(' ').collect();
+        args.push("--help");
+        let (code, out, _) = run(&args);
+        assert!(code == 0 && out.contains("Usage: callahead") && out.contains("Example"), "{command}: {out}");
+    }
+    assert_eq!(run(&["serv"]).0, 2);
+    assert_eq!(run(&["cache", "clear"]).0, 2);
+    let dir = TempDir::new().unwrap();
+    assert_eq!(run(&["man", "--dir", dir.path().to_str().unwrap()]).0, 0);
+    assert!(std::fs::read_dir(dir.path()).unwrap().count() > 10);
+    assert!(run(&["man"]).1.contains(".TH callahead"));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(run(&["completions", shell]).1.contains("callahead"));
+    }
+}

@@ -1,0 +1,169 @@
+//! The real program: a daemon that ends with its test, and commands.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, missing_docs)]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_callahead"));
+    command.env_remove("CALLAHEAD_LOG").stdin(Stdio::null());
+    command
+}
+
+/// Runs a command to its end: exit code, output, errors.
+pub fn run(args: &[&str]) -> (i32, String, String) {
+    finished(program().args(args).output().unwrap())
+}
+
+pub fn finished(output: Output) -> (i32, String, String) {
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}
+
+/// A daemon over a folder, which outlives it: another can be started there.
+pub struct Daemon {
+    pub child: Child,
+    pub policy: SocketAddr,
+    pub socketmap: SocketAddr,
+    pub http: SocketAddr,
+    pub admin: PathBuf,
+    log: BufReader<std::process::ChildStderr>,
+}
+
+/// Writes a configuration with these domains (TOML) into a folder.
+pub fn configure(dir: &TempDir, domains: &str) -> PathBuf {
+    let path = dir.path().join("callahead.toml");
+    let folder = dir.path().display();
+    let text = format!(
+        "node = \"filter.example\"\ndata_dir = \"{folder}/data\"\n[listen]\npolicy = [\"127.0.0.1:0\"]\nsocketmap = [\"127.0.0.1:0\"]\n\
+         http = [\"127.0.0.1:0\"]\nadmin = [\"unix:{folder}/admin.sock\"]\n[resolver]\nservers = [\"127.0.0.1:9\"]\n{domains}"
+    );
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+pub fn domain(name: &str, route: SocketAddr) -> String {
+    format!("[[domain]]\nname = \"{name}\"\nroute = [\"{route}\"]\n")
+}
+
+impl Daemon {
+    /// Starts it and waits until it says that it is ready.
+    pub fn start(config: &Path) -> Self {
+        let mut child = program()
+            .args(["serve", "--log-format", "json", "--config"])
+            .arg(config)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut places = std::collections::HashMap::new();
+        let mut said = String::new();
+        loop {
+            let mut line = String::new();
+            assert!(log.read_line(&mut line).unwrap() > 0, "the daemon did not start:\n{said}");
+            said.push_str(&line);
+            let event: Value = serde_json::from_str(&line).unwrap();
+            if event["message"] == "listening" {
+                let (name, place) = (&event["listener"], &event["address"]);
+                places.insert(name.as_str().unwrap().to_owned(), place.as_str().unwrap().to_owned());
+            }
+            if event["message"] == "ready" {
+                break;
+            }
+        }
+        let tcp = |name: &str| places[name].parse().unwrap();
+        let admin = PathBuf::from(places["admin"].strip_prefix("unix:").unwrap());
+        Self { policy: tcp("policy"), socketmap: tcp("socketmap"), http: tcp("http"), admin, child, log }
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("/bin/kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Reads the log until an event with this message.
+    pub fn until(&mut self, message: &str) -> Value {
+        loop {
+            let mut line = String::new();
+            assert!(self.log.read_line(&mut line).unwrap() > 0, "the daemon ended before it said {message:?}");
+            let event: Value = serde_json::from_str(&line).unwrap();
+            if event["message"].as_str().unwrap_or_default().contains(message) {
+                return event;
+            }
+        }
+    }
+
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for its end and gives the rest of its log.
+    pub fn end(mut self) -> (i32, String) {
+        let mut rest = String::new();
+        self.log.read_to_string(&mut rest).unwrap();
+        (self.child.wait().unwrap().code().unwrap_or(-1), rest)
+    }
+
+    pub fn cache(&self, args: &[&str]) -> (i32, String, String) {
+        let socket = self.admin.to_str().unwrap();
+        finished(program().arg("cache").args(args).args(["--socket", socket]).output().unwrap())
+    }
+
+    pub fn client(&self) -> PolicyClient {
+        PolicyClient::connect(self.policy)
+    }
+
+    pub fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.http).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Asks as Postfix's smtpd does.
+pub struct PolicyClient(BufReader<TcpStream>);
+
+impl PolicyClient {
+    pub fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    pub fn send(&mut self, recipient: &str) -> std::io::Result<()> {
+        let request = format!(
+            "request=smtpd_access_policy\nprotocol_state=RCPT\nprotocol_name=ESMTP\nsender=\nrecipient={recipient}\ninstance=1\n\n"
+        );
+        self.0.get_mut().write_all(request.as_bytes())
+    }
+
+    pub fn answer(&mut self) -> std::io::Result<String> {
+        let (mut action, mut empty) = (String::new(), String::new());
+        if self.0.read_line(&mut action)? == 0 || self.0.read_line(&mut empty)? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        assert_eq!(empty, "\n");
+        Ok(action.trim_end().strip_prefix("action=").unwrap().to_owned())
+    }
+
+    pub fn ask(&mut self, recipient: &str) -> String {
+        self.send(recipient).unwrap();
+        self.answer().unwrap()
+    }
+}

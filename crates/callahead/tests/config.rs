@@ -1,0 +1,138 @@
+//! The configuration: each mistake is one sentence with file, line and the nearest right name; what is written is read back.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use callahead::config::{Config, INIT};
+
+fn mistakes(text: &str) -> Vec<String> {
+    Config::parse(text, "callahead.toml").err().map(|error| error.0).unwrap_or_default()
+}
+
+#[test]
+fn each_mistake_is_one_sentence_with_file_line_and_key() {
+    for (text, sentence) in [
+        ("lisen = 1", "callahead.toml:1: there is no key \"lisen\" here; did you mean \"listen\"?"),
+        ("[listen]\npolcy = []", "callahead.toml:2: there is no key \"polcy\" in [listen]; did you mean \"policy\"?"),
+        (
+            "[callout]\ntimeout = \"30 parsecs\"",
+            "callahead.toml:2: callout.timeout: \"30 parsecs\" is no duration (\"parsecs\" is no unit): write a number with ms, s, m, h or d, such as \"30s\" or \"1h30m\"",
+        ),
+        (
+            "[callout]\ntimeout = 30",
+            "callahead.toml:2: callout.timeout: 30 has no unit: write it as \"30s\", with ms, s, m, h or d",
+        ),
+        ("[callout]\ntimeout = \"1h\"", "callahead.toml:2: callout.timeout: 1h is not between 1s and 5m"),
+        ("[callout]\nuses = 0", "callahead.toml:2: callout.uses: must be a number from 1 to 1000"),
+        ("[callout]\nuses = \"many\"", "callahead.toml:2: callout.uses: must be a number, and is a string"),
+        (
+            "[defaults]\ninvalid_ttl = \"3h\"",
+            "callahead.toml:2: defaults.invalid_ttl: 3h is more than 2h, and a mailbox that was created must not be refused for longer",
+        ),
+        (
+            "[defaults]\ncallouts = \"enforced\"",
+            "callahead.toml:2: defaults.callouts: \"enforced\" is not one of enforce, observe, off; did you mean \"enforce\"?",
+        ),
+        (
+            "[defaults]\nreject_code = 551",
+            "callahead.toml:2: defaults.reject_code: 551 is neither 550 nor 450 (a trial: senders try again)",
+        ),
+        ("[defaults]\npass_reply_text = \"yes\"", "callahead.toml:2: defaults.pass_reply_text: must be true or false"),
+        (
+            "[listen]\npolicy = [\"10040\"]",
+            "callahead.toml:2: listen.policy: \"10040\" is no address to listen on: write \"127.0.0.1:10040\", \"[::1]:10040\" or \"unix:/path/to.sock\"",
+        ),
+        (
+            "[listen]\nadmin = [\"127.0.0.1:1\"]",
+            "callahead.toml:2: listen.admin: \"127.0.0.1:1\" is no Unix socket: who may use it is told by the file's permissions",
+        ),
+        (
+            "[listen]\ngateway = [\"127.0.0.1:2525\"]",
+            "callahead.toml:2: listen.gateway is not in this version yet; take the line out",
+        ),
+        (
+            "[resolver]\nservers = [\"dns.example\"]",
+            "callahead.toml:2: resolver.servers: \"dns.example\" is no name server: write its address, such as \"127.0.0.1:53\"",
+        ),
+        ("data_dir = \"here\"", "callahead.toml:1: data_dir: must be an absolute path"),
+        ("[[domain]]\nname = \"a.example\"", "callahead.toml:1: [[domain]] has no \"route\""),
+        (
+            "[[domain]]\nname = \"a.example\"\nroute = []",
+            "callahead.toml:3: domain.route: is empty: name at least one host, or \"mx\"",
+        ),
+        (
+            "[[domain]]\nname = \"a.example\"\nroute = [\"a b\"]",
+            "callahead.toml:3: domain.route: \"a b\" is no route entry: write \"mx\", HOST, HOST:PORT, ADDRESS or [IPV6]:PORT",
+        ),
+        (
+            "[[domain]]\nname = \"a example\"\nroute = [\"mx\"]",
+            "callahead.toml:2: domain.name: \"a example\" is no domain: the domain has ' ' where a domain name can't have it",
+        ),
+        (
+            "[[domain]]\nname = \"a.example\"\nroute = [\"mx\"]\n[[domain]]\nname = \"A.example.\"\nroute = [\"mx\"]",
+            "callahead.toml:5: the domain \"a.example\" stands in line 2 already; join the two",
+        ),
+        (
+            "[[domain]]\nname = \"a.example\"\nroute = [\"mx\"]\nvalid = [\"a\"]\ninvalid = [\"A\"]",
+            "callahead.toml:5: domain.invalid: \"A\" is in \"valid\" too; take it out of one of them",
+        ),
+        (
+            "[[domain]]\nname = \"a.example\"\nroute = [\"mx\"]\nvalid = [\"a@b.example\"]",
+            "callahead.toml:4: domain.valid: \"a@b.example\" is no local part (what stands before the @): the local part has '@' where RFC 5321 does not allow it",
+        ),
+        (
+            "[[domain]]\nname = \"a.example\"\nroute = [\"mx\"]\ninvalid_ttl = \"121m\"",
+            "callahead.toml:4: domain.invalid_ttl: 2h1m is more than 2h, and a mailbox that was created must not be refused for longer",
+        ),
+        ("domain = 1", "callahead.toml:1: domain must be an array of tables, [[domain]]"),
+    ] {
+        assert_eq!(mistakes(text), [sentence], "{text}");
+    }
+    let syntax = mistakes("[listen\npolicy = []");
+    assert!(syntax.len() == 1 && syntax[0].starts_with("callahead.toml:1: this is no TOML: "), "{syntax:?}");
+}
+
+#[test]
+fn all_mistakes_of_a_file_are_told_at_once_in_the_order_of_lines() {
+    let text = "nod = 1\n[callout]\nuses = 0\ntimeout = \"5\"\n[defaults]\ntls = \"maybe\"\n";
+    let lines: Vec<String> =
+        mistakes(text).iter().map(|sentence| sentence.split(' ').next().unwrap().to_owned()).collect();
+    assert_eq!(lines, ["callahead.toml:1:", "callahead.toml:3:", "callahead.toml:4:", "callahead.toml:6:"]);
+}
+
+#[test]
+fn what_config_init_writes_is_the_defaults() {
+    let mut config = Config::parse(INIT, "init").unwrap();
+    assert_eq!(
+        config.listen.policy.len()
+            + config.listen.socketmap.len()
+            + config.listen.http.len()
+            + config.listen.admin.len(),
+        4
+    );
+    config.listen = Default::default();
+    assert_eq!(config, Config::default());
+}
+
+#[test]
+fn config_init_names_every_key_and_config_show_writes_what_is_read_back() {
+    let text = "node = \"mx.example\"\n[listen]\npolicy = [\"127.0.0.1:10040\", \"unix:/run/p.sock\"]\n[harvest]\nlimit = 0\n[defaults]\n\
+                reject_code = 450\ninvalid_ttl = \"90m\"\ntls = \"required\"\n[[domain]]\nname = \"*.b\u{fc}cher.example\"\n\
+                route = [\"mail.example:2525\", \"mx\", \"[2001:db8::1]:26\"]\nvalid = [\"sales\", \"\\\"a b\\\"\"]\ninvalid = [\"Old\"]\n\
+                callouts = \"observe\"\nlocal_part_case = \"keep\"\npass_reply_text = true\ntls = \"off\"\n";
+    let config = Config::parse(text, "x").unwrap();
+    let shown = config.to_toml();
+    assert_eq!(Config::parse(&shown, "shown").unwrap(), config, "{shown}");
+    assert_eq!(config.domains[0].name, "*.xn--bcher-kva.example");
+    for line in shown.lines().filter_map(|line| line.split_once(" = ")) {
+        assert!(INIT.contains(&format!("{} = ", line.0)), "config init does not name {}", line.0);
+    }
+}
+
+#[test]
+fn a_domain_takes_what_it_does_not_say_from_the_defaults() {
+    let text = "[defaults]\ninvalid_ttl = \"1h\"\ntls = \"verified\"\n[[domain]]\nname = \"a.example\"\nroute = [\"mx\"]\n[[domain]]\nname = \
+                \"b.example\"\nroute = [\"mx\"]\ninvalid_ttl = \"2h\"\ntls = \"off\"\n";
+    let config = Config::parse(text, "x").unwrap();
+    let seen: Vec<_> =
+        config.domains.iter().map(|d| (d.policy.invalid_ttl.as_secs(), d.route.tls.to_string())).collect();
+    assert_eq!(seen, [(3600, "verified".into()), (7200, "off".into())]);
+}
