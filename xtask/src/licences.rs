@@ -1,10 +1,10 @@
 //! What may be in the dependency tree, by `deny.toml`: the licences it allows, and the crates it bans. `cargo deny check` reads the same
 //! file and does more (advisories need the internet, so they are no part of the tests).
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use anyhow::{Context as _, bail, ensure};
-use serde_json::Value;
 
 pub(crate) fn check() -> anyhow::Result<()> {
     let deny = std::fs::read_to_string(super::steps::root().join("deny.toml")).context("deny.toml can't be read")?;
@@ -20,30 +20,28 @@ pub(crate) fn check() -> anyhow::Result<()> {
         "deny.toml allows no licence or bans nothing: that can't be meant"
     );
 
+    // `cargo tree` and not `cargo metadata`, which also names what only a feature that is off would bring.
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--filter-platform", "x86_64-unknown-linux-gnu"])
+        .args(["tree", "--workspace", "--locked", "--target", "x86_64-unknown-linux-gnu"])
+        .args(["--edges", "normal,build,dev", "--prefix", "none", "--format", "{p}\t{l}"])
         .current_dir(super::steps::root())
         .output()?;
-    ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
-    let metadata: Value = serde_json::from_slice(&output.stdout)?;
-    let used: Vec<&str> =
-        metadata["resolve"]["nodes"].as_array().into_iter().flatten().filter_map(|node| node["id"].as_str()).collect();
+    ensure!(output.status.success(), "cargo tree: {}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8(output.stdout)?;
+    // A package that was shown before is marked with "(*)".
+    let packages: BTreeSet<&str> =
+        tree.lines().filter(|line| !line.is_empty()).map(|line| line.trim_end_matches(" (*)")).collect();
     let mut wrong = Vec::new();
-    let mut count = 0;
-    for package in metadata["packages"].as_array().into_iter().flatten() {
-        if !package["id"].as_str().is_some_and(|id| used.contains(&id)) {
-            continue;
-        }
-        count += 1;
-        let name = package["name"].as_str().unwrap_or_default();
-        if banned.iter().any(|banned| banned == name) {
+    for package in &packages {
+        let (name, licence) = package.split_once('\t').with_context(|| format!("cargo tree said {package:?}"))?;
+        if banned.iter().any(|banned| name.split(' ').next() == Some(banned)) {
             wrong.push(format!("{name} is banned by deny.toml"));
         }
-        let licence = package["license"].as_str().unwrap_or("none");
         if !is_allowed(licence, &allowed) {
             wrong.push(format!("{name} has the licence {licence}, which deny.toml does not allow"));
         }
     }
+    let count = packages.len();
     if wrong.is_empty() {
         println!("    {count} packages, all under licences that deny.toml allows");
         return Ok(());

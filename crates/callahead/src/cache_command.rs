@@ -42,10 +42,13 @@ pub async fn run(command: CacheCommand) -> anyhow::Result<u8> {
                 }
                 return Ok(NO);
             };
+            let mut speaks_of_it = false;
             for entry in entry["entries"].as_array().unwrap_or(&Vec::new()) {
+                // That its domain does not accept every local part says nothing of this one.
+                speaks_of_it |= entry["recipient"].is_string() || entry["state"] != "not_accept_all";
                 output::print(&if socket.json { format!("{entry}\n") } else { tree(entry, 0) });
             }
-            Ok(DONE)
+            Ok(if speaks_of_it { DONE } else { NO })
         }
         CacheCommand::Clear { what, yes, socket } => clear(&what, yes, AdminClient::new(&socket)?, socket.json).await,
         CacheCommand::Stats { socket } => {

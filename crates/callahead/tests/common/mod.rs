@@ -5,10 +5,14 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+/// How long anything may take that should come at once.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_callahead"));
@@ -33,7 +37,8 @@ pub struct Daemon {
     pub socketmap: SocketAddr,
     pub http: SocketAddr,
     pub admin: PathBuf,
-    log: BufReader<std::process::ChildStderr>,
+    /// Read all the time: a daemon whose log nobody reads stands still.
+    log: Receiver<String>,
 }
 
 /// Writes a configuration with these domains (TOML) into a folder.
@@ -61,12 +66,13 @@ impl Daemon {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (tell, log) = std::sync::mpsc::channel();
+        std::thread::spawn(move || lines.map_while(Result::ok).all(|line| tell.send(line).is_ok()));
         let mut places = std::collections::HashMap::new();
         let mut said = String::new();
         loop {
-            let mut line = String::new();
-            assert!(log.read_line(&mut line).unwrap() > 0, "the daemon did not start:\n{said}");
+            let line = log.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("the daemon did not start:\n{said}"));
             said.push_str(&line);
             let event: Value = serde_json::from_str(&line).unwrap();
             if event["message"] == "listening" {
@@ -90,8 +96,7 @@ impl Daemon {
     /// Reads the log until an event with this message.
     pub fn until(&mut self, message: &str) -> Value {
         loop {
-            let mut line = String::new();
-            assert!(self.log.read_line(&mut line).unwrap() > 0, "the daemon ended before it said {message:?}");
+            let line = self.log.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("the daemon did not say {message:?}"));
             let event: Value = serde_json::from_str(&line).unwrap();
             if event["message"].as_str().unwrap_or_default().contains(message) {
                 return event;
@@ -106,9 +111,8 @@ impl Daemon {
 
     /// Waits for its end and gives the rest of its log.
     pub fn end(mut self) -> (i32, String) {
-        let mut rest = String::new();
-        self.log.read_to_string(&mut rest).unwrap();
-        (self.child.wait().unwrap().code().unwrap_or(-1), rest)
+        let code = self.child.wait().unwrap().code().unwrap_or(-1);
+        (code, self.log.iter().collect::<Vec<_>>().join("\n"))
     }
 
     pub fn cache(&self, args: &[&str]) -> (i32, String, String) {
@@ -141,9 +145,13 @@ pub struct PolicyClient(BufReader<TcpStream>);
 
 impl PolicyClient {
     pub fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        Self(BufReader::new(stream))
+        Self::try_connect(address).unwrap()
+    }
+
+    pub fn try_connect(address: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self(BufReader::new(stream)))
     }
 
     pub fn send(&mut self, recipient: &str) -> std::io::Result<()> {

@@ -1,0 +1,245 @@
+//! The daemon from outside: its sockets, its signals, the commands that talk to it, and `kill -9`.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use callahead_testbed::{Destination, Listening, Script};
+use common::*;
+use rand::RngExt as _;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// Destinations live in a runtime of the test's own.
+struct World {
+    _runtime: Runtime,
+    dir: TempDir,
+    destination: Destination,
+    listening: Listening,
+}
+
+impl World {
+    fn new(script: Script) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let destination = Destination::new(script);
+        let listening = runtime.block_on(destination.listen()).unwrap();
+        Self { _runtime: runtime, dir: TempDir::new().unwrap(), destination, listening }
+    }
+
+    fn config(&self, more: &str) -> std::path::PathBuf {
+        configure(&self.dir, &format!("{more}{}", domain("one.example", self.listening.address())))
+    }
+}
+
+fn normal() -> Script {
+    Script::with_mailboxes(["anna@one.example", "ben@one.example"])
+}
+
+#[test]
+fn a_mailbox_created_after_it_was_refused_is_accepted_after_the_clear_and_not_before() {
+    let world = World::new(normal());
+    let mut daemon = Daemon::start(&world.config(""));
+    let mut client = daemon.client();
+    assert_eq!(client.ask("anna@one.example"), "DUNNO");
+    assert_eq!(client.ask("carol@one.example"), "550 5.1.1 Recipient address rejected: the mailbox does not exist");
+    world.destination.add_mailbox("carol@one.example");
+    assert!(client.ask("carol@one.example").ends_with("(cached)"));
+
+    let (code, shown, _) = daemon.cache(&["show", "carol@one.example"]);
+    assert!(code == 0 && shown.contains("invalid") && shown.contains("User unknown"), "{shown}");
+    let (_, listed, _) = daemon.cache(&["list", "--domain", "one.example"]);
+    assert!(listed.contains("anna@one.example") && listed.contains("carol@one.example"), "{listed}");
+    let (_, invalid, _) = daemon.cache(&["list", "--state", "invalid", "--json"]);
+    let entry: serde_json::Value = serde_json::from_str(invalid.trim()).unwrap();
+    assert_eq!((entry["recipient"].as_str(), entry["state"].as_str()), (Some("carol@one.example"), Some("invalid")));
+    let (_, stats, _) = daemon.cache(&["stats"]);
+    assert!(stats.contains("invalid"), "{stats}");
+
+    let (code, cleared, _) = daemon.cache(&["clear", "--recipient", "carol@one.example"]);
+    assert_eq!((code, cleared.as_str()), (0, "cleared carol@one.example: 1 entry forgotten\n"));
+    assert_eq!(client.ask("carol@one.example"), "DUNNO");
+    assert_eq!(daemon.cache(&["show", "nobody@one.example"]).0, 1, "what is known of its domain is nothing of its own");
+    assert_eq!(daemon.cache(&["show", "nobody@two.example"]).0, 1);
+    let (code, _, error) = daemon.cache(&["clear", "--all"]);
+    assert!(code == 2 && error.contains("--yes"), "{error}");
+    assert_eq!(daemon.cache(&["clear", "--domain", "one.example"]).1, "cleared one.example: 3 entries forgotten\n");
+    assert_eq!(daemon.cache(&["clear", "--all", "--yes"]).0, 0);
+
+    let metrics = daemon.get("/metrics");
+    assert!(metrics.contains("callahead_") && metrics.trim_end().ends_with("# EOF"), "{metrics}");
+    assert!(daemon.get("/healthz").starts_with("HTTP/1.1 200") && daemon.get("/readyz").starts_with("HTTP/1.1 200"));
+    drop(client);
+    daemon.signal("TERM");
+    daemon.until("stopping");
+    assert_eq!(daemon.end().0, 0);
+    world.destination.assert_polite();
+}
+
+#[test]
+fn each_decision_is_one_event_of_the_log() {
+    let world = World::new(normal());
+    let mut daemon = Daemon::start(&world.config(""));
+    daemon.client().ask("carol@one.example");
+    let event = daemon.until("the destination refuses the recipient");
+    for (field, value) in [
+        ("recipient", "carol@one.example".into()),
+        ("listener", "policy".into()),
+        ("verdict", "invalid".into()),
+        ("row", 11.into()),
+        ("cached", false.into()),
+        ("destination", serde_json::Value::from(world.listening.address().to_string())),
+    ] {
+        assert_eq!(event[field], value, "{event}");
+    }
+    assert!(event["reply"].as_str().unwrap().starts_with("550 ") && event["ms"].is_number(), "{event}");
+}
+
+#[test]
+fn a_reload_is_applied_whole_or_not_at_all() {
+    let world = World::new(normal());
+    let config = world.config("");
+    let mut daemon = Daemon::start(&config);
+    let mut client = daemon.client();
+    assert_eq!(client.ask("old-list@one.example"), "550 5.1.1 Recipient address rejected: the mailbox does not exist");
+    let good = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("{good}valid = [\"old-list\"]\ninvalid_ttl = \"3h\"\n")).unwrap();
+    daemon.signal("HUP");
+    let event = daemon.until("is more than 2h");
+    assert!(event["message"].as_str().unwrap().contains("callahead.toml:14: domain.invalid_ttl"), "{event}");
+    daemon.until("nothing was changed");
+    assert!(client.ask("old-list@one.example").starts_with("550"), "the good half was not applied either");
+    std::fs::write(&config, format!("{good}valid = [\"old-list\"]\n")).unwrap();
+    daemon.signal("HUP");
+    daemon.until("is in force");
+    assert_eq!(client.ask("old-list@one.example"), "DUNNO");
+}
+
+#[test]
+fn what_was_asked_is_answered_when_it_is_told_to_stop() {
+    let world = World::new(Script { reply_delay: Duration::from_millis(300), ..normal() });
+    let mut daemon = Daemon::start(&world.config(""));
+    let mut client = daemon.client();
+    client.ask("anna@one.example");
+    client.send("carol@one.example").unwrap();
+    // The question is under way when the destination has been told of it.
+    while !world.destination.record().sessions.iter().any(|s| s.commands.iter().any(|c| c.contains("carol"))) {
+        std::thread::yield_now();
+    }
+    daemon.signal("TERM");
+    daemon.until("stopping");
+    assert!(client.answer().unwrap().starts_with("550 5.1.1"));
+    assert_eq!(daemon.end().0, 0);
+    world.destination.assert_polite();
+}
+
+#[test]
+fn garbage_on_any_socket_is_survived_and_never_rejects() {
+    let world = World::new(normal());
+    let daemon = Daemon::start(&world.config(""));
+    let mut random = rand::rng();
+    let mut garbage: Vec<Vec<u8>> = vec![
+        b"\n\n\n".to_vec(),
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        b"request=smtpd_access_policy\nprotocol_state=RCPT\n\n".to_vec(),
+        b"999999999999999999999:".to_vec(),
+        b"5:hello,".to_vec(),
+        vec![b'a'; 200_000],
+    ];
+    garbage.extend((0..20).map(|_| (0..2000).map(|_| random.random()).collect()));
+    for octets in &garbage {
+        for address in [daemon.policy, daemon.socketmap, daemon.http] {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let _ = stream.write_all(octets);
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer);
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(!answer.contains("action=5"), "{answer}");
+        }
+        let mut stream = UnixStream::connect(&daemon.admin).unwrap();
+        let _ = stream.write_all(octets);
+    }
+    assert_eq!(daemon.client().ask("anna@one.example"), "DUNNO");
+}
+
+#[test]
+fn what_can_not_start_says_why_in_one_sentence() {
+    let world = World::new(normal());
+    let config = world.config("");
+    let daemon = Daemon::start(&config);
+    // The same cache, by another process.
+    let (code, _, error) = run(&["serve", "--config", config.to_str().unwrap()]);
+    assert!(code == 2 && error.contains("in use by another callahead process"), "{code} {error}");
+    // A port that is taken.
+    let other = TempDir::new().unwrap();
+    let taken = std::fs::read_to_string(&config).unwrap().replacen("127.0.0.1:0", &daemon.policy.to_string(), 1);
+    let path = other.path().join("callahead.toml");
+    std::fs::write(&path, taken.replace(world.dir.path().to_str().unwrap(), other.path().to_str().unwrap())).unwrap();
+    let (code, _, error) = run(&["serve", "--config", path.to_str().unwrap()]);
+    assert!(
+        code == 2 && error.contains("listen.policy") && error.contains(&daemon.policy.to_string()),
+        "{code} {error}"
+    );
+    let (code, _, error) = run(&["serve", "--config", "/nonexistent/callahead.toml"]);
+    assert!(code == 2 && error.contains("config init"), "{code} {error}");
+    let (code, _, error) = run(&["cache", "stats", "--socket", "/nonexistent/admin.sock"]);
+    assert!(code == 2 && error.contains("is it running"), "{code} {error}");
+}
+
+#[test]
+fn fifty_kills_in_the_middle_of_writing_undo_no_clear() {
+    let world = World::new(normal());
+    let config = world.config("[harvest]\nlimit = 0\n");
+    let mut random = rand::rng();
+    let mut created: Vec<String> = Vec::new();
+    for round in 0..50 {
+        let daemon = Daemon::start(&config);
+        let mut client = daemon.client();
+        for mailbox in created.iter().rev().take(5) {
+            assert_eq!(client.ask(mailbox), "DUNNO", "round {round}: {mailbox} was cleared, and its refusal came back");
+        }
+        let mailbox = format!("new{round}@one.example");
+        assert!(client.ask(&mailbox).starts_with("550 5.1.1"));
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (address, stop) = (daemon.policy, &stop);
+            scope.spawn(move || {
+                let Ok(mut client) = PolicyClient::try_connect(address) else { return };
+                let mut n = 0;
+                // Until the daemon is gone.
+                while !stop.load(Ordering::SeqCst) {
+                    n += 1;
+                    if client.send(&format!("guess{round}-{n}@one.example")).is_err() || client.answer().is_err() {
+                        break;
+                    }
+                }
+            });
+            world.destination.add_mailbox(&mailbox);
+            let what: &[&str] = match round % 3 {
+                0 => &["clear", "--recipient", &mailbox],
+                1 => &["clear", "--domain", "one.example"],
+                _ => &["clear", "--all", "--yes"],
+            };
+            assert_eq!(daemon.cache(what).0, 0);
+            // A moment that nobody chose, in the midst of writes.
+            let until = std::time::Instant::now() + Duration::from_micros(random.random_range(0..20_000));
+            while std::time::Instant::now() < until {
+                std::hint::spin_loop();
+            }
+            stop.store(true, Ordering::SeqCst);
+            daemon.kill();
+        });
+        created.push(mailbox);
+    }
+    let daemon = Daemon::start(&config);
+    let mut client = daemon.client();
+    for mailbox in &created {
+        assert_eq!(client.ask(mailbox), "DUNNO", "{mailbox}");
+    }
+}
