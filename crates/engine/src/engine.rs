@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use callahead_cache::{
 };
 use callahead_callout::{Ask, Outcome, Report, Request};
 use callahead_smtp::{AddressLiteral, Domain, EnhancedCode, Recipient};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::answer::{answer, reason};
 use crate::clock::Clock;
@@ -33,6 +34,8 @@ const MAX_ALERTS: usize = 10_000;
 const REFRESH_EVERY: Duration = Duration::from_secs(60);
 /// Refreshes that are remembered.
 const MAX_REFRESHES: usize = 10_000;
+/// How long a callout waits for another one's random local part in the same domain, before it asks one of its own.
+const PROBE_WAIT: Duration = Duration::from_secs(5);
 
 /// What the engine is made of.
 pub struct Parts {
@@ -121,7 +124,9 @@ struct Inner {
     directory: ArcSwap<Directory>,
     settings: ArcSwap<Settings>,
     observer: Arc<dyn Observer>,
-    flights: Flights,
+    flights: Flights<Recipient>,
+    /// Of them, those that ask a random local part.
+    probes: Flights<Domain>,
     held: HoldDowns,
     clients: Clients,
     counters: Counters,
@@ -158,6 +163,7 @@ impl Engine {
             settings: ArcSwap::from_pointee(settings),
             observer,
             flights: Flights::new(settings.flights),
+            probes: Flights::new(settings.flights),
             held: HoldDowns::new(settings.hold_downs),
             clients: Clients::new(settings.clients),
             counters: Counters::default(),
@@ -351,7 +357,7 @@ impl Engine {
                 }
                 Boarding::Started(start) => {
                     self.inner.counters.flights.fetch_add(1, Ordering::Relaxed);
-                    self.fly(recipient, domain, case, start, false)
+                    self.fly(recipient, domain, case, start, if question.live { Why::Live } else { Why::Question })
                 }
             };
             let arrived = timeout_at(deadline, arrival.wait_for(Option::is_some)).await;
@@ -376,25 +382,43 @@ impl Engine {
     }
 
     /// Starts a callout as a task of its own.
-    fn fly(
-        &self,
-        recipient: &Recipient,
-        domain: &Arc<DomainConfig>,
-        case: &Case,
-        start: Start,
-        background: bool,
-    ) -> Arrival {
+    fn fly(&self, recipient: &Recipient, domain: &Arc<DomainConfig>, case: &Case, start: Start, why: Why) -> Arrival {
         let Start { id, landing, arrival } = start;
         let engine = self.clone();
         let (recipient, domain) = (recipient.clone(), Arc::clone(domain));
-        let (epoch, probe) = (case.lookup.epoch, case.wants_probe());
+        let (epoch, floor, probe) = (case.lookup.epoch, case.lookup.floor, case.wants_probe());
         tokio::spawn(async move {
             // Ends the flight on every way out, a panic's included, so that nobody joins one that will not arrive.
-            let _ending = Ending { engine: engine.clone(), recipient: recipient.clone(), id };
-            let request = Request { recipient: recipient.clone(), route: Arc::clone(&domain.route), probe, background };
-            let report = engine.inner.callouts.ask(request).await;
+            let _ending = Ending { flights: &engine.inner.flights, whose: recipient.clone(), id };
+            let background = why == Why::Refresh;
+            let route = Arc::clone(&domain.route);
+            let mut request = Request { recipient: recipient.clone(), route, probe, background };
+            // One random local part for a domain, however many of its recipients are asked for at the same time.
+            let probes = &engine.inner.probes;
+            let (mut probing, mut told) = (None, None);
+            match probe.then(|| probes.board(recipient.domain(), floor, epoch, why != Why::Live)) {
+                Some(Boarding::Started(Start { id, landing, .. })) => {
+                    probing = Some((landing, Ending { flights: probes, whose: recipient.domain().clone(), id }));
+                }
+                Some(Boarding::Joined(mut arrival)) => {
+                    if let Ok(Ok(flown)) = timeout(PROBE_WAIT, arrival.wait_for(Option::is_some)).await {
+                        told.clone_from(&flown);
+                    }
+                }
+                Some(Boarding::Full) | None => {}
+            }
+            let report = match told.as_deref().map(|flown| &flown.report) {
+                Some(report) if speaks_of_domain(&report.outcome) => report.clone(),
+                told => {
+                    request.probe = probe && told.is_none_or(|report| !report.not_accept_all);
+                    engine.inner.callouts.ask(request).await
+                }
+            };
             let at = engine.inner.clock.now();
             let flown = Arc::new(Flown { report, at, background });
+            if let Some((landing, _)) = &probing {
+                landing.send_replace(Some(Arc::clone(&flown)));
+            }
             engine.hold_down(&recipient, &domain.policy, epoch, &flown);
             landing.send_replace(Some(Arc::clone(&flown)));
             engine.alert(&recipient, &domain.policy, &flown);
@@ -457,7 +481,7 @@ impl Engine {
             self.inner.flights.board(recipient, case.lookup.floor, case.lookup.epoch, true)
         {
             self.inner.counters.refreshes.fetch_add(1, Ordering::Relaxed);
-            self.fly(recipient, domain, case, start, true);
+            self.fly(recipient, domain, case, start, Why::Refresh);
         }
     }
 
@@ -518,15 +542,24 @@ fn is_bare_local_part(address: &[u8]) -> bool {
     std::str::from_utf8(address).is_ok_and(|text| Recipient::new(text, nowhere).is_ok())
 }
 
-struct Ending {
-    engine: Engine,
-    recipient: Recipient,
+/// Why a callout is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    Question,
+    /// Whatever is known or being asked.
+    Live,
+    Refresh,
+}
+
+struct Ending<'a, K: Clone + Eq + Hash> {
+    flights: &'a Flights<K>,
+    whose: K,
     id: u64,
 }
 
-impl Drop for Ending {
+impl<K: Clone + Eq + Hash> Drop for Ending<'_, K> {
     fn drop(&mut self) {
-        self.engine.inner.flights.end(&self.recipient, self.id);
+        self.flights.end(&self.whose, self.id);
     }
 }
 
@@ -715,6 +748,11 @@ fn kept_until(policy: &Policy, report: &Report, at: Timestamp) -> Option<Timesta
         _ => return None,
     };
     Some(at.after(ttl))
+}
+
+/// Whether it is the same for every recipient of the domain.
+fn speaks_of_domain(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::AcceptsAll(_) | Outcome::NullSenderRefused(_) | Outcome::NullMx)
 }
 
 fn learned(outcome: &Outcome) -> Learned {

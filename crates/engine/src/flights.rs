@@ -1,14 +1,14 @@
-//! Flights: one callout for a recipient, however many wait for it.
+//! Flights: one callout for a recipient, however many wait for it, and one random local part for a domain.
 //!
 //! A flight carries the epoch of the lookup that started it. A question joins it only while no clear of its recipient is newer,
 //! so an answer from before a clear goes to those who asked before the clear, and to nobody else.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use callahead_cache::{Epoch, Timestamp};
 use callahead_callout::Report;
-use callahead_smtp::Recipient;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -30,16 +30,16 @@ struct Flight {
     arrival: Arrival,
 }
 
-/// The flights under way, and those whose answer is not on disk yet.
+/// The flights under way, and those whose answer is not on disk yet; by recipient, or by domain.
 #[derive(Debug)]
-pub(crate) struct Flights {
-    all: Mutex<Table>,
+pub(crate) struct Flights<K> {
+    all: Mutex<Table<K>>,
     max: usize,
 }
 
-#[derive(Debug, Default)]
-struct Table {
-    flights: HashMap<Recipient, Flight>,
+#[derive(Debug)]
+struct Table<K> {
+    flights: HashMap<K, Flight>,
     under_way: usize,
     last_id: u64,
 }
@@ -59,19 +59,19 @@ pub(crate) enum Boarding {
     Full,
 }
 
-impl Flights {
+impl<K: Clone + Eq + Hash> Flights<K> {
     pub(crate) fn new(max: usize) -> Self {
-        Self { all: Mutex::default(), max }
+        Self { all: Mutex::new(Table { flights: HashMap::new(), under_way: 0, last_id: 0 }), max }
     }
 
-    fn all(&self) -> MutexGuard<'_, Table> {
+    fn all(&self) -> MutexGuard<'_, Table<K>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Joins the recipient's flight, if it may be joined, or starts one under this epoch.
-    pub(crate) fn board(&self, recipient: &Recipient, floor: Epoch, epoch: Epoch, join: bool) -> Boarding {
+    /// Joins the flight of a recipient or domain, if it may be joined, or starts one under this epoch.
+    pub(crate) fn board(&self, whose: &K, floor: Epoch, epoch: Epoch, join: bool) -> Boarding {
         let mut all = self.all();
-        if let Some(flight) = all.flights.get(recipient)
+        if let Some(flight) = all.flights.get(whose)
             && join
             && flight.epoch >= floor
         {
@@ -85,27 +85,27 @@ impl Flights {
         all.last_id += 1;
         let id = all.last_id;
         // One that was there goes on for those who wait for it; it is only not found any more.
-        all.flights.insert(recipient.clone(), Flight { id, epoch, arrival: arrival.clone() });
+        all.flights.insert(whose.clone(), Flight { id, epoch, arrival: arrival.clone() });
         Boarding::Started(Start { id, landing, arrival })
     }
 
-    /// What the recipient's flight has brought already, if a question of this floor may have it.
-    pub(crate) fn landed(&self, recipient: &Recipient, floor: Epoch) -> Option<Arc<Flown>> {
+    /// What its flight has brought already, if a question of this floor may have it.
+    pub(crate) fn landed(&self, whose: &K, floor: Epoch) -> Option<Arc<Flown>> {
         let all = self.all();
-        let flight = all.flights.get(recipient).filter(|flight| flight.epoch >= floor)?;
+        let flight = all.flights.get(whose).filter(|flight| flight.epoch >= floor)?;
         flight.arrival.borrow().clone()
     }
 
-    pub(crate) fn is_under_way(&self, recipient: &Recipient) -> bool {
-        self.all().flights.contains_key(recipient)
+    pub(crate) fn is_under_way(&self, whose: &K) -> bool {
+        self.all().flights.contains_key(whose)
     }
 
     /// The flight is over and what it brought is kept.
-    pub(crate) fn end(&self, recipient: &Recipient, id: u64) {
+    pub(crate) fn end(&self, whose: &K, id: u64) {
         let mut all = self.all();
         all.under_way -= 1;
-        if all.flights.get(recipient).is_some_and(|flight| flight.id == id) {
-            all.flights.remove(recipient);
+        if all.flights.get(whose).is_some_and(|flight| flight.id == id) {
+            all.flights.remove(whose);
         }
     }
 

@@ -32,6 +32,68 @@ async fn a_hundred_questions_for_the_same_new_recipient_are_one_callout() {
     assert_eq!(bench.engine.stats().joined, 99);
 }
 
+/// Asks for this many recipients of one domain at the same time, and lets the destination answer the first of them.
+async fn all_at_once(bench: &Bench, count: usize) -> Vec<String> {
+    let asked: Vec<_> = (0..count)
+        .map(|n| {
+            let engine = bench.engine.clone();
+            tokio::spawn(async move {
+                let recipient = format!("user{n}@one.example");
+                engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await
+            })
+        })
+        .collect();
+    bench.settle().await;
+    assert_eq!(bench.callouts(), 1, "the others wait for what the random local part brings");
+    bench.script.go.notify_one();
+    let mut decisions = Vec::new();
+    for decision in asked {
+        decisions.push(short(&decision.await.unwrap()));
+    }
+    decisions
+}
+
+#[tokio::test(start_paused = true)]
+async fn fifty_new_recipients_of_an_accept_all_domain_are_one_callout() {
+    let bench = Bench::new();
+    bench.acts([Act::Wait(accepts_all())]);
+    assert_eq!(all_at_once(&bench, 50).await, vec!["9 valid callout accept"; 50]);
+    assert_eq!(bench.callouts(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn fifty_new_recipients_of_a_domain_ask_one_random_local_part() {
+    let bench = Bench::new();
+    bench.acts([Act::WaitProbed(accepted()), Act::Say(rejected(), true)]);
+    let decisions = all_at_once(&bench, 50).await;
+    assert_eq!(decisions.iter().filter(|d| *d == "11 invalid callout reject 550 5.1.1").count(), 49, "{decisions:?}");
+    assert_eq!(bench.callouts(), 50);
+    assert_eq!(bench.script.requests.lock().unwrap().iter().filter(|request| request.probe).count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_random_local_part_that_is_not_answered_holds_the_others_up_for_five_seconds_only() {
+    let bench = Bench::new();
+    bench.acts([Act::Never, Act::Say(accepted(), true)]);
+    let engine = bench.engine.clone();
+    tokio::spawn(async move { engine.decide(Question::new(ANNA.as_bytes(), Listener::Policy)).await });
+    bench.settle().await;
+    let began = tokio::time::Instant::now();
+    assert_eq!(short(&bench.ask("ben@one.example").await), "10 valid callout accept");
+    assert_eq!(began.elapsed().as_secs(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_random_local_part_brought_from_before_a_clear_counts_for_nobody_after_it() {
+    let bench = Bench::new();
+    bench.acts([Act::Wait(accepts_all()), Act::Say(rejected(), true)]);
+    let engine = bench.engine.clone();
+    tokio::spawn(async move { engine.decide(Question::new(ANNA.as_bytes(), Listener::Policy)).await });
+    bench.settle().await;
+    bench.clear(Scope::Domain("one.example".parse().unwrap())).await;
+    assert_eq!(short(&bench.ask("ben@one.example").await), "11 invalid callout reject 550 5.1.1");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_clear_during_a_flight_answers_those_who_waited_and_is_not_undone_by_it() {
     for scope in [Scope::Recipient(ANNA.parse().unwrap()), Scope::Domain("one.example".parse().unwrap()), Scope::All] {

@@ -23,6 +23,8 @@ pub enum Act {
     Say(Outcome, bool),
     /// Waits until `Script::go`, then says.
     Wait(Outcome),
+    /// Likewise, and the random local part is refused.
+    WaitProbed(Outcome),
     Never,
 }
 
@@ -48,6 +50,10 @@ impl Ask for Script {
                 Act::Wait(outcome) => {
                     self.go.notified().await;
                     (outcome, false)
+                }
+                Act::WaitProbed(outcome) => {
+                    self.go.notified().await;
+                    (outcome, probed)
                 }
                 Act::Never => std::future::pending().await,
             };
