@@ -284,7 +284,9 @@ pub fn run() -> ExitCode {
         Command::Cache(command) => with_runtime(cache_command::run(command)),
         Command::Config(command) => config_command::run(command),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "callahead", &mut std::io::stdout());
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "callahead", &mut text);
+            output::print(&String::from_utf8_lossy(&text));
             Ok(DONE)
         }
         Command::Man { dir } => man(dir),
@@ -305,7 +307,11 @@ fn with_runtime(run: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result
 fn man(dir: Option<PathBuf>) -> anyhow::Result<u8> {
     use anyhow::Context as _;
     match dir {
-        None => clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?,
+        None => {
+            let mut text = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut text)?;
+            output::print(&String::from_utf8_lossy(&text));
+        }
         Some(dir) => clap_mangen::generate_to(Cli::command(), &dir)
             .with_context(|| format!("the manual pages can't be written into {}", dir.display()))?,
     }
