@@ -64,6 +64,10 @@ pub(crate) trait Protocol: Send + Sync + 'static {
     fn next(reader: &mut Self::Reader) -> Result<Option<Self::Request>, Self::Error>;
     fn buffered(reader: &Self::Reader) -> usize;
     fn has_partial(reader: &Self::Reader) -> bool;
+    /// Whether the client has said that it is done. Most protocols have no word for it: the client closes.
+    fn is_over(_reader: &Self::Reader) -> bool {
+        false
+    }
     fn reply(&self, request: Self::Request) -> Replying;
 }
 
@@ -272,6 +276,9 @@ impl<P: Protocol, S: AsyncRead + AsyncWrite + Unpin> Connection<P, S> {
                 Ok(false) => {}
                 Err(end) => return end,
             }
+            if P::is_over(&self.reader) {
+                return End::Closed;
+            }
             let may_read = P::buffered(&self.reader) < READ_AHEAD;
             let waits = !self.pending.is_empty();
             tokio::select! {
@@ -326,8 +333,11 @@ impl<P: Protocol, S: AsyncRead + AsyncWrite + Unpin> Connection<P, S> {
         })
         .await;
         while let Some(Pending::Ready(reply)) = self.pending.pop_front_if(|one| matches!(one, Pending::Ready(_))) {
+            // Of some things that a protocol says nobody wants to hear an answer.
+            if !reply.is_empty() {
+                count(&self.counters.requests);
+            }
             self.output.extend_from_slice(&reply);
-            count(&self.counters.requests);
         }
         let writes = !self.output.is_empty();
         if writes {
