@@ -31,12 +31,17 @@ mount -t tmpfs -o mode=1777 tmpfs "$place/root/tmp"
 cat /etc/resolv.conf >"$place/resolv.conf"
 rm -f "$place/root/etc/resolv.conf"
 cp "$place/resolv.conf" "$place/root/etc/resolv.conf"
+# Sendmail waits a minute for a host name with a dot in it.
+host=$(uname -n)
+printf '127.0.0.1 localhost\n127.0.1.1 %s.example %s\n' "$host" "$host" >"$place/hosts"
+rm -f "$place/root/etc/hosts"
+cp "$place/hosts" "$place/root/etc/hosts"
 printf '#!/bin/sh\nexit 101\n' >"$place/root/usr/sbin/policy-rc.d"
 chmod 755 "$place/root/usr/sbin/policy-rc.d"
 install="chroot $place/root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $package"
 $install || { chroot "$place/root" apt-get update -q && $install; }
 cd "$place/upper"
-rm -rf var/cache/apt var/lib/apt/lists
+rm -rf var/cache/apt var/lib/apt/lists etc/hosts
 tar --xattrs --xattrs-include='trusted.overlay.*' -cpf "$layer.new" .
 mv "$layer.new" "$layer"
 "#;

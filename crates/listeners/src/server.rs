@@ -13,13 +13,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use callahead_engine::Answer;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::listen::Bound;
+use crate::listen::{Bound, Stream};
 
 /// What one listener allows its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,8 @@ pub struct Counters {
 /// A protocol: how its requests are read, and what is replied.
 pub(crate) trait Protocol: Send + Sync + 'static {
     const NAME: &'static str;
+    /// Whether the client sends things that get no answer. They are acknowledged at once then; see [`Stream::acknowledge`].
+    const HAS_QUIET_STEPS: bool = false;
     type Reader: Default + Send;
     type Request: Send;
     type Error: std::fmt::Display + Send;
@@ -200,10 +202,10 @@ fn count(counter: &AtomicU64) {
 
 // === one connection ===
 
-struct Connection<P: Protocol, S> {
+struct Connection<P: Protocol> {
     protocol: Arc<P>,
     peer: String,
-    stream: S,
+    stream: Stream,
     limits: Limits,
     counters: Arc<Counters>,
     reader: P::Reader,
@@ -231,7 +233,7 @@ enum End {
     Broken,
 }
 
-impl<P: Protocol, S: AsyncRead + AsyncWrite + Unpin> Connection<P, S> {
+impl<P: Protocol> Connection<P> {
     async fn run(mut self, shutdown: CancellationToken) {
         let end = match self.talk(&shutdown).await {
             // What was asked before is still answered.
@@ -290,7 +292,12 @@ impl<P: Protocol, S: AsyncRead + AsyncWrite + Unpin> Connection<P, S> {
                 () = first_ready(&mut self.pending), if waits => {}
                 read = self.stream.read(&mut chunk), if may_read => match read {
                     Ok(0) => return End::Closed,
-                    Ok(length) => P::push(&mut self.reader, &chunk[..length]),
+                    Ok(length) => {
+                        P::push(&mut self.reader, &chunk[..length]);
+                        if P::HAS_QUIET_STEPS {
+                            self.stream.acknowledge();
+                        }
+                    }
                     Err(_) => return End::Broken,
                 },
                 // Only whole requests count: bytes that trickle in don't hold a connection open.

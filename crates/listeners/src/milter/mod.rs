@@ -77,6 +77,7 @@ struct Milter {
 
 impl Protocol for Milter {
     const NAME: &'static str = "milter";
+    const HAS_QUIET_STEPS: bool = true;
     type Reader = Session;
     type Request = Event;
     type Error = MilterError;
