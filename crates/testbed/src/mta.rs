@@ -311,6 +311,14 @@ impl Sent {
 /// # Errors
 /// When the package is not there ("run cargo xtask test"), or it can't be run.
 pub fn swaks(server: SocketAddr, sender: &str, recipient: &str) -> io::Result<Sent> {
+    swaks_with(server, sender, recipient, &[])
+}
+
+/// Like [`swaks`], with further options of swaks.
+///
+/// # Errors
+/// As [`swaks`].
+pub fn swaks_with(server: SocketAddr, sender: &str, recipient: &str, more: &[&str]) -> io::Result<Sent> {
     let dir = root::shared_dir()?;
     let (ip, port) = (server.ip().to_string(), server.port().to_string());
     let words = [
@@ -328,6 +336,7 @@ pub fn swaks(server: SocketAddr, sender: &str, recipient: &str) -> io::Result<Se
         "--timeout",
         "60s",
     ];
+    let words = [&words, more].concat();
     let output = root::command("swaks", dir.path(), &words)?.stdin(Stdio::null()).output()?;
     let mut transcript = String::from_utf8_lossy(&output.stdout).into_owned();
     transcript.push_str(&String::from_utf8_lossy(&output.stderr));
