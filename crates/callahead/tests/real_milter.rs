@@ -125,6 +125,22 @@ fn real_sendmail_with_the_milter_keeps_out_who_does_not_exist() {
     keeps_out_who_does_not_exist(Kind::Sendmail);
 }
 
+/// Sendmail takes `user%domain@its.own.name` for `user@domain`, and so passes by who looks at the domain that is written there.
+#[test]
+fn real_sendmail_is_not_led_around_the_milter_by_the_percent_hack() {
+    let destination = Mta::destination(Kind::Exim, &Mailboxes::new(DOMAIN, &["anna"])).unwrap();
+    let daemon = Daemon::start(DOMAIN, destination.address());
+    let mta = front(Kind::Sendmail, &daemon, destination.address());
+    for (host, client) in [("sendmail.example", "127.0.0.1"), ("[127.0.0.1]", "127.0.0.2")] {
+        let ask = |local_part: &str| {
+            let recipient = format!("{local_part}%{DOMAIN}@{host}");
+            swaks_with(mta.address(), "someone@sender.example", &recipient, &["--local-interface", client]).unwrap()
+        };
+        accepted(&ask("anna"));
+        answered(&ask("dora"), "550 5.1.1 ");
+    }
+}
+
 #[test]
 fn real_postfix_with_the_milter_keeps_out_who_does_not_exist() {
     keeps_out_who_does_not_exist(Kind::Postfix);

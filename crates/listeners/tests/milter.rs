@@ -66,6 +66,24 @@ async fn each_answer_of_the_table_has_its_reply() {
 }
 
 #[tokio::test]
+async fn an_address_that_leads_to_another_is_judged_by_that_one() {
+    let bench = Bench::tcp(Kind::Milter, Limits::default()).await;
+    let mut mta = at_rcpt(&bench, "192.0.2.9").await;
+    for (recipient, resolved, reply) in [
+        ("bad%example.com@front.example", "bad@example.com", "y550 5.1.1 "),
+        ("good%example.com@front.example", "good@example.com", "c"),
+        ("user@elsewhere.example", "user@elsewhere.example", "c"),
+        ("user@front.example", "user", "c"),
+        // One of ours stays what it is, whatever becomes of it behind it.
+        ("bad@example.com", "good@example.com", "y550 5.1.1 "),
+    ] {
+        mta.send(packet('D', format!("R{{rcpt_addr}}\0{resolved}\0"))).await;
+        let given = rcpt(&mut mta, recipient).await;
+        assert!(given.starts_with(reply), "{recipient}: {given}");
+    }
+}
+
+#[tokio::test]
 async fn a_session_goes_on_after_rejections_and_through_several_messages_and_clients() {
     let bench = Bench::unix(Kind::Milter, milter::limits()).await;
     let mut mta = at_rcpt(&bench, "192.0.2.9").await;
@@ -115,6 +133,21 @@ async fn packets_that_come_byte_by_byte_are_answered() {
     assert!(mta.packet().await.starts_with('O'));
     assert!(mta.packet().await.starts_with("y550 5.1.1 "));
     assert_eq!(mta.packet().await, "a");
+}
+
+#[tokio::test]
+async fn an_mta_that_writes_small_does_not_wait_for_acknowledgements() {
+    // Sendmail writes macros and command one after the other and leaves Nagle's algorithm on: the second would wait for
+    // the 40 ms after which the first is acknowledged, once for each recipient.
+    let bench = Bench::tcp(Kind::Milter, Limits::default()).await;
+    let mut mta = at_rcpt(&bench, "192.0.2.9").await;
+    assert_eq!(rcpt(&mut mta, "good@example.com").await, "c");
+    let began = std::time::Instant::now();
+    for _ in 0..50 {
+        mta.send(packet('D', "Ri\0QUEUE1\0")).await;
+        assert_eq!(rcpt(&mut mta, "good@example.com").await, "c");
+    }
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?} for 50 recipients", began.elapsed());
 }
 
 #[tokio::test]

@@ -7,7 +7,8 @@
 //! | --- | --- |
 //! | OPTNEG | versions 2 to 6; every step is left out that is not needed here, see [`negotiate`](Agreement) |
 //! | CONNECT, MAIL | remembered for the questions; no reply, where the MTA can do without |
-//! | RCPT, accepted or no opinion | "continue": other recipients and other filters go their way |
+//! | RCPT, accepted | "continue": other recipients and other filters go their way |
+//! | RCPT, no opinion | likewise, unless the MTA says that it makes another address of it (Sendmail's percent hack): then that one is asked for |
 //! | RCPT, rejected | the table's reply, such as `550 5.1.1 ...` |
 //! | RCPT, deferred | the table's reply, such as `451 4.4.1 ...` |
 //! | DATA | "accept": the message's content does not come here |
@@ -115,7 +116,18 @@ impl Protocol for Milter {
 }
 
 async fn reply(engine: &Engine, ask: &Ask) -> Reply {
-    let recipient = address::quoted(&ask.recipient);
+    let answer = answer(engine, ask, &ask.recipient).await;
+    // An address of nobody here may still lead to somebody here.
+    match &ask.resolved {
+        Some(resolved) if answer.action == Action::None && !resolved.eq_ignore_ascii_case(&ask.recipient) => {
+            said(&self::answer(engine, ask, resolved).await)
+        }
+        _ => said(&answer),
+    }
+}
+
+async fn answer(engine: &Engine, ask: &Ask, recipient: &[u8]) -> Answer {
+    let recipient = address::quoted(recipient);
     let decision = engine
         .decide(Question {
             recipient: &recipient,
@@ -132,7 +144,7 @@ async fn reply(engine: &Engine, ask: &Ask) -> Reply {
         row = decision.row,
         "milter question answered"
     );
-    said(&decision.answer)
+    decision.answer
 }
 
 /// The engine's answer in the protocol's words.

@@ -39,7 +39,7 @@ const MACROS: [(u32, &str); 7] = [
     (0, "{client_addr}"), // CONNECT
     (1, ""),              // HELO
     (2, "i"),             // MAIL
-    (3, "i"),             // RCPT: Postfix has a queue id only once a recipient was accepted
+    (3, "i {rcpt_addr}"), // RCPT: Postfix has a queue id only once a recipient was accepted
     (4, ""),              // DATA
     (5, ""),              // end of message
     (6, ""),              // end of headers

@@ -12,6 +12,9 @@ use super::packet::{Command, Packet, PacketReader, string};
 pub struct Ask {
     /// As it came, without angle brackets and parameters.
     pub recipient: Vec<u8>,
+    /// What the MTA makes of it, where it says so (the macro `{rcpt_addr}`) and that has a domain: Sendmail's
+    /// `user@example.com` for `<user%example.com@its.own.name>`, or what its virtusertable has.
+    pub resolved: Option<Vec<u8>>,
     /// The SMTP client; absent where the MTA gave no IP address.
     pub client: Option<IpAddr>,
     /// The SMTP client's name as the MTA knows it, such as `mail.example.org` or `[192.0.2.1]`.
@@ -57,6 +60,8 @@ pub struct Session {
     client_name: Option<String>,
     sender: Option<String>,
     queue_id: Option<String>,
+    /// The macro `{rcpt_addr}`, which comes before RCPT.
+    resolved: Option<Vec<u8>>,
     over: bool,
     failed: Option<MilterError>,
 }
@@ -126,6 +131,7 @@ impl Session {
                 let (path, _) = string(data).ok_or(MilterError::CutOff("RCPT"))?;
                 return Ok(Event::Ask(Ask {
                     recipient: mailbox(path).to_vec(),
+                    resolved: self.resolved.take(),
                     client: self.client,
                     client_name: self.client_name.clone(),
                     sender: self.sender.clone(),
@@ -181,6 +187,8 @@ impl Session {
         match stage {
             Some(Command::Connect) => self.client_macro = None,
             Some(Command::Mail) => self.queue_id = None,
+            // These may have come for a recipient that the MTA refused then.
+            Some(Command::Rcpt) => self.resolved = None,
             _ => {}
         }
         while !rest.is_empty() {
@@ -192,6 +200,9 @@ impl Session {
                 (Some(Command::Mail | Command::Rcpt), b"i" | b"{i}") => {
                     self.queue_id = Some(String::from_utf8_lossy(value).into_owned()).filter(|id| !id.is_empty());
                 }
+                (Some(Command::Rcpt), b"{rcpt_addr}") => {
+                    self.resolved = Some(value.to_vec()).filter(|address| address.contains(&b'@'));
+                }
                 _ => {}
             }
         }
@@ -201,6 +212,7 @@ impl Session {
     fn forget_message(&mut self) {
         self.sender = None;
         self.queue_id = None;
+        self.resolved = None;
     }
 
     fn forget_client(&mut self) {

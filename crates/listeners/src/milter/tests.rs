@@ -134,7 +134,7 @@ fn each_step_has_its_reply_unless_it_was_agreed_that_it_has_none() {
 #[test]
 fn the_answer_to_the_negotiation_asks_for_no_action_and_lists_the_macros() {
     let Event::Reply(reply) = events(&[modern()]).remove(0) else { panic!() };
-    let lists = b"\0\0\0\0{client_addr}\0\0\0\0\x01\0\0\0\0\x02i\0\0\0\0\x03i\0\0\0\0\x04\0\0\0\0\x05\0\0\0\0\x06\0";
+    let lists = b"\0\0\0\0{client_addr}\0\0\0\0\x01\0\0\0\0\x02i\0\0\0\0\x03i {rcpt_addr}\0\0\0\0\x04\0\0\0\0\x05\0\0\0\0\x06\0";
     let expected = [b"\0\0\0\x06\0\0\0\0\0\0\x51\x72", &lists[..]].concat();
     assert_eq!(reply.encode(), packet(b'O', expected));
     let Event::Reply(reply) = events(&[optneg(2, 0x3f, 0x7f)]).remove(0) else { panic!() };
@@ -163,6 +163,7 @@ fn a_question_has_the_recipient_the_client_and_the_sender() {
         asked,
         Ask {
             recipient: b"anna@example.com".to_vec(),
+            resolved: None,
             client: Some("192.0.2.7".parse().unwrap()),
             client_name: Some("mail.sender.example".into()),
             sender: Some("s@sender.example".into()),
@@ -221,6 +222,18 @@ fn nothing_of_one_message_or_client_is_left_for_the_next() {
         assert_eq!((asked.client, asked.sender, asked.queue_id), (None, None, None));
         assert_ne!(asked.client_name.as_deref(), Some("one.example"));
     }
+}
+
+#[test]
+fn what_the_mta_makes_of_a_recipient_is_for_that_one_only() {
+    let macros = |value: &str| packet(b'D', format!("R{{rcpt_addr}}\0{value}\0"));
+    let rcpt = packet(b'R', "<a%b.example@mx.example>\0");
+    let resolved = |packets: &[Vec<u8>]| ask(packets).resolved.map(|address| String::from_utf8(address).unwrap());
+    assert_eq!(resolved(&[macros("a@b.example"), rcpt.clone()]).as_deref(), Some("a@b.example"));
+    assert_eq!(resolved(&[macros("a"), rcpt.clone()]), None, "a mailbox of the MTA's own");
+    assert_eq!(resolved(&[macros("a@b.example"), rcpt.clone(), rcpt.clone()]), None);
+    assert_eq!(resolved(&[macros("a@b.example"), packet(b'D', "R"), rcpt.clone()]), None, "of one that was refused");
+    assert_eq!(resolved(&[macros("a@b.example"), packet(b'A', ""), rcpt]), None);
 }
 
 #[test]
