@@ -271,3 +271,27 @@ fn real_sendmail_outlives_a_restart_of_callahead() {
 fn real_postfix_outlives_a_restart_of_callahead() {
     outlives_a_restart_of_callahead(Kind::Postfix);
 }
+
+/// What the READMEs tell to set is what the files say that the tests above run with.
+#[test]
+fn the_readmes_of_the_milter_examples_set_what_their_files_say() {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let readme = include_str!("../../../examples/postfix-milter/README.md");
+    // A line that begins with a space goes on where the one before it ended, as in main.cf.
+    let lines: Vec<_> = POSTFIX.lines().filter(|line| !line.starts_with('#')).collect();
+    let written: Vec<_> = lines.join("\n").replace("\n ", " ").lines().map(words).collect();
+    let steps = readme.split("## Undo").next().unwrap();
+    let commands: Vec<_> = steps
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("postconf -e '")?.strip_suffix('\''))
+        .map(words)
+        .collect();
+    assert_eq!(commands.len(), 3, "{commands:?}");
+    for command in commands {
+        assert!(written.contains(&command), "{command:?} is in the README, but not in the file: {written:?}");
+    }
+    let readme = include_str!("../../../examples/sendmail/README.md");
+    let commands: Vec<_> = readme.lines().map(str::trim).filter(|line| line.ends_with(")dnl")).collect();
+    let written: Vec<_> = SENDMAIL.lines().filter(|line| line.ends_with(")dnl")).collect();
+    assert_eq!(commands, written);
+}

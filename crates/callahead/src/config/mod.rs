@@ -194,9 +194,7 @@ impl Config {
                     }
                 }
             });
-            for later in ["gateway"] {
-                listen.refuse(later, "is not in this version yet");
-            }
+            listen.refuse("gateway", "is not in this version yet");
         });
         top.section("resolver", |resolver| {
             resolver.set("servers", &mut config.resolver, |value| strings(value)?.into_iter().map(server).collect());
