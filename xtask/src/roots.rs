@@ -1,6 +1,6 @@
 //! Debian packages for tests, without installing them on the machine.
 //!
-//! `postfix`, `exim4-daemon-heavy` and `opensmtpd` exclude each other, and none of them should take over the machine of
+//! `postfix`, `exim4-daemon-heavy`, `opensmtpd` and `sendmail-bin` exclude each other, and none of them should take over the machine of
 //! somebody who only wants to run tests. So each is installed once into an overlay over `/`, by the package manager itself
 //! in a mount namespace of its own, and what that changed is kept as `target/mta/PACKAGE.tar`. The tests unpack it into a
 //! fresh overlay of their own (`testbed::mta`). A tar and not the overlay's folder, because an overlay can neither have its
@@ -14,8 +14,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
 
-/// What the tests need: three servers and a client.
-const PACKAGES: [&str; 4] = ["postfix", "exim4-daemon-heavy", "opensmtpd", "swaks"];
+/// What the tests need: four servers and a client.
+const PACKAGES: [&str; 5] = ["postfix", "exim4-daemon-heavy", "opensmtpd", "sendmail-bin", "swaks"];
 
 /// `$1` an empty folder, `$2` the tar file to write, `$3` the package. Runs in the namespace; what it mounts goes with that.
 const INSTALL: &str = r#"
@@ -31,12 +31,17 @@ mount -t tmpfs -o mode=1777 tmpfs "$place/root/tmp"
 cat /etc/resolv.conf >"$place/resolv.conf"
 rm -f "$place/root/etc/resolv.conf"
 cp "$place/resolv.conf" "$place/root/etc/resolv.conf"
+# Sendmail waits a minute for a host name with a dot in it.
+host=$(uname -n)
+printf '127.0.0.1 localhost\n127.0.1.1 %s.example %s\n' "$host" "$host" >"$place/hosts"
+rm -f "$place/root/etc/hosts"
+cp "$place/hosts" "$place/root/etc/hosts"
 printf '#!/bin/sh\nexit 101\n' >"$place/root/usr/sbin/policy-rc.d"
 chmod 755 "$place/root/usr/sbin/policy-rc.d"
 install="chroot $place/root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $package"
 $install || { chroot "$place/root" apt-get update -q && $install; }
 cd "$place/upper"
-rm -rf var/cache/apt var/lib/apt/lists
+rm -rf var/cache/apt var/lib/apt/lists etc/hosts
 tar --xattrs --xattrs-include='trusted.overlay.*' -cpf "$layer.new" .
 mv "$layer.new" "$layer"
 "#;

@@ -99,6 +99,7 @@ impl Server {
         for (name, listens, mode) in [
             ("policy", &config.listen.policy, MODE_EVERYONE),
             ("socketmap", &config.listen.socketmap, MODE_EVERYONE),
+            ("milter", &config.listen.milter, MODE_EVERYONE),
             ("http", &config.listen.http, MODE_EVERYONE),
             ("admin", &config.listen.admin, MODE_GROUP),
         ] {
@@ -127,6 +128,10 @@ impl Server {
             match name {
                 "policy" => drop(tasks.spawn(callahead_listeners::policy::serve(here, engine, limits, stop))),
                 "socketmap" => drop(tasks.spawn(callahead_listeners::socketmap::serve(here, engine, limits, stop))),
+                "milter" => {
+                    let limits = callahead_listeners::milter::limits();
+                    drop(tasks.spawn(callahead_listeners::milter::serve(here, engine, limits, stop)));
+                }
                 "http" => drop(tasks.spawn(serve_http(here, http_router(state.clone()), HttpLimits::default(), stop))),
                 _ => drop(tasks.spawn(serve_http(here, admin_router(state.clone()), HttpLimits::default(), stop))),
             }

@@ -104,9 +104,10 @@ fn what_config_init_writes_is_the_defaults() {
     assert_eq!(
         config.listen.policy.len()
             + config.listen.socketmap.len()
+            + config.listen.milter.len()
             + config.listen.http.len()
             + config.listen.admin.len(),
-        4
+        5
     );
     config.listen = Default::default();
     assert_eq!(config, Config::default());
@@ -114,7 +115,7 @@ fn what_config_init_writes_is_the_defaults() {
 
 #[test]
 fn config_init_names_every_key_and_config_show_writes_what_is_read_back() {
-    let text = "node = \"mx.example\"\n[listen]\npolicy = [\"127.0.0.1:10040\", \"unix:/run/p.sock\"]\n[harvest]\nlimit = 0\n[defaults]\n\
+    let text = "node = \"mx.example\"\n[listen]\npolicy = [\"127.0.0.1:10040\", \"unix:/run/p.sock\"]\nmilter = [\"unix:/run/m.sock\"]\n[harvest]\nlimit = 0\n[defaults]\n\
                 reject_code = 450\ninvalid_ttl = \"90m\"\ntls = \"required\"\n[[domain]]\nname = \"*.b\u{fc}cher.example\"\n\
                 route = [\"mail.example:2525\", \"mx\", \"[2001:db8::1]:26\"]\nvalid = [\"sales\", \"\\\"a b\\\"\"]\ninvalid = [\"Old\"]\n\
                 callouts = \"observe\"\nlocal_part_case = \"keep\"\npass_reply_text = true\ntls = \"off\"\n";

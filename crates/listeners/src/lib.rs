@@ -1,6 +1,6 @@
-//! Where questions come in: the policy protocol and socket maps, over TCP and Unix sockets.
+//! Where questions come in: the policy protocol, socket maps and the milter protocol, over TCP and Unix sockets.
 //!
-//! Each protocol is two things: a `RequestReader` (bytes in, requests out; no socket, no clock) and what each
+//! Each protocol is two things: a `RequestReader` or `Session` (bytes in, requests out; no socket, no clock) and what each
 //! verdict is in that protocol's words. The loop around them is the same for all, in `server`: it bounds connections, idle
 //! time and pipelining, keeps answers in the order of their requests, and when it is told to stop it answers what
 //! was asked before it closes.
@@ -16,6 +16,7 @@
 
 mod address;
 mod listen;
+pub mod milter;
 pub mod policy;
 mod server;
 pub mod socketmap;

@@ -13,13 +13,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use callahead_engine::Answer;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::listen::Bound;
+use crate::listen::{Bound, Stream};
 
 /// What one listener allows its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,8 @@ pub struct Counters {
 /// A protocol: how its requests are read, and what is replied.
 pub(crate) trait Protocol: Send + Sync + 'static {
     const NAME: &'static str;
+    /// Whether the client sends things that get no answer. They are acknowledged at once then; see [`Stream::acknowledge`].
+    const HAS_QUIET_STEPS: bool = false;
     type Reader: Default + Send;
     type Request: Send;
     type Error: std::fmt::Display + Send;
@@ -64,6 +66,10 @@ pub(crate) trait Protocol: Send + Sync + 'static {
     fn next(reader: &mut Self::Reader) -> Result<Option<Self::Request>, Self::Error>;
     fn buffered(reader: &Self::Reader) -> usize;
     fn has_partial(reader: &Self::Reader) -> bool;
+    /// Whether the client has said that it is done. Most protocols have no word for it: the client closes.
+    fn is_over(_reader: &Self::Reader) -> bool {
+        false
+    }
     fn reply(&self, request: Self::Request) -> Replying;
 }
 
@@ -196,10 +202,10 @@ fn count(counter: &AtomicU64) {
 
 // === one connection ===
 
-struct Connection<P: Protocol, S> {
+struct Connection<P: Protocol> {
     protocol: Arc<P>,
     peer: String,
-    stream: S,
+    stream: Stream,
     limits: Limits,
     counters: Arc<Counters>,
     reader: P::Reader,
@@ -227,7 +233,7 @@ enum End {
     Broken,
 }
 
-impl<P: Protocol, S: AsyncRead + AsyncWrite + Unpin> Connection<P, S> {
+impl<P: Protocol> Connection<P> {
     async fn run(mut self, shutdown: CancellationToken) {
         let end = match self.talk(&shutdown).await {
             // What was asked before is still answered.
@@ -272,6 +278,9 @@ impl<P: Protocol, S: AsyncRead + AsyncWrite + Unpin> Connection<P, S> {
                 Ok(false) => {}
                 Err(end) => return end,
             }
+            if P::is_over(&self.reader) {
+                return End::Closed;
+            }
             let may_read = P::buffered(&self.reader) < READ_AHEAD;
             let waits = !self.pending.is_empty();
             tokio::select! {
@@ -283,7 +292,12 @@ impl<P: Protocol, S: AsyncRead + AsyncWrite + Unpin> Connection<P, S> {
                 () = first_ready(&mut self.pending), if waits => {}
                 read = self.stream.read(&mut chunk), if may_read => match read {
                     Ok(0) => return End::Closed,
-                    Ok(length) => P::push(&mut self.reader, &chunk[..length]),
+                    Ok(length) => {
+                        P::push(&mut self.reader, &chunk[..length]);
+                        if P::HAS_QUIET_STEPS {
+                            self.stream.acknowledge();
+                        }
+                    }
                     Err(_) => return End::Broken,
                 },
                 // Only whole requests count: bytes that trickle in don't hold a connection open.
@@ -326,8 +340,11 @@ impl<P: Protocol, S: AsyncRead + AsyncWrite + Unpin> Connection<P, S> {
         })
         .await;
         while let Some(Pending::Ready(reply)) = self.pending.pop_front_if(|one| matches!(one, Pending::Ready(_))) {
+            // Of some things that a protocol says nobody wants to hear an answer.
+            if !reply.is_empty() {
+                count(&self.counters.requests);
+            }
             self.output.extend_from_slice(&reply);
-            count(&self.counters.requests);
         }
         let writes = !self.output.is_empty();
         if writes {

@@ -1,4 +1,5 @@
-//! Real mail servers, as Debian ships them, for tests: Postfix, Exim and OpenSMTPD beside each other on one machine.
+//! Real mail servers, as Debian ships them, for tests: Postfix, Exim, OpenSMTPD and Sendmail beside each other on one
+//! machine.
 //!
 //! Their Debian packages conflict, and a test has no business with the host's `/etc`. So each server runs in a *root of
 //! its own*: an overlay over the host's `/`, with what `apt-get install` of the one package changed laid on top, in mount
@@ -27,6 +28,8 @@ use tempfile::TempDir;
 
 /// How long a server may take until it greets.
 const START_WITHIN: Duration = Duration::from_secs(30);
+/// How long a server may take from the order to reload until it no longer answers by the configuration before.
+const RELOAD_PAUSE: Duration = Duration::from_millis(500);
 /// How often a server is started again because its port was taken by somebody else in between.
 const TRIES: u32 = 3;
 
@@ -39,6 +42,8 @@ pub enum Kind {
     Exim,
     /// Debian's `opensmtpd`.
     OpenSmtpd,
+    /// Debian's `sendmail-bin`.
+    Sendmail,
 }
 
 /// What a destination holds.
@@ -57,8 +62,13 @@ pub fn postfix_base(port: u16) -> (&'static str, String) {
     (config::POSTFIX_MAIN, config::postfix_master(port))
 }
 
+/// The `sendmail.mc` of a Sendmail in such a root that relays everything to `destination`, before a test's own lines.
+pub fn sendmail_base(port: u16, destination: SocketAddr) -> String {
+    config::sendmail_front(port, destination)
+}
+
 /// The files that a front is started with. File names are those below the server's own folder in `/etc`:
-/// `main.cf` and `master.cf` for Postfix, `exim4.conf` for Exim, `smtpd.conf` for OpenSMTPD.
+/// `main.cf` and `master.cf` for Postfix, `exim4.conf` for Exim, `smtpd.conf` for OpenSMTPD, `sendmail.mc` for Sendmail.
 pub type Files = Vec<(&'static str, String)>;
 
 /// A running server. Dropping it ends it.
@@ -80,6 +90,7 @@ impl Kind {
             Self::Postfix => "postfix",
             Self::Exim => "exim4-daemon-heavy",
             Self::OpenSmtpd => "opensmtpd",
+            Self::Sendmail => "sendmail-bin",
         }
     }
 
@@ -92,6 +103,24 @@ impl Kind {
                            exim4 -bdf -q1h"
             }
             Self::OpenSmtpd => "cp /instance/smtpd.conf /etc/smtpd.conf && chmod 644 /etc/smtpd.conf && smtpd -d",
+            // The host's name has to have a dot in it, or it waits a minute for a better one. `-X` writes the dialogues down.
+            Self::Sendmail => {
+                "mkdir -p /var/run/sendmail/mta /var/run/sendmail/stampdir && \
+                 printf '127.0.0.1 localhost\\n127.0.1.1 sendmail.example %s\\n' \"$(uname -n)\" >/etc/hosts && \
+                 cp /instance/sendmail.mc /etc/mail/ && m4 /etc/mail/sendmail.mc >/etc/mail/sendmail.cf && \
+                 touch /instance/mailboxes && makemap hash /etc/mail/virtusertable </instance/mailboxes && \
+                 echo 'nobody: /dev/null' >/etc/mail/aliases && newaliases && \
+                 /usr/sbin/sendmail -bD -q1h -X /instance/dialogues"
+            }
+        }
+    }
+
+    /// The shell command that makes it read its configuration again, for those that tests do it with.
+    fn reload(self) -> Option<&'static str> {
+        match self {
+            Self::Postfix => Some("postfix reload"),
+            Self::Sendmail => Some("kill -HUP \"$(head -n 1 /var/run/sendmail/mta/sendmail.pid)\""),
+            Self::Exim | Self::OpenSmtpd => None,
         }
     }
 }
@@ -150,6 +179,30 @@ impl Mta {
         fs::write(self.dir.path().join("mailboxes"), config::exim_mailboxes(boxes))
     }
 
+    /// Has it read its configuration again, as an administrator does, and waits until it answers after that.
+    ///
+    /// # Errors
+    /// When it can't be told, does not do it, or does not greet afterwards; for others than Postfix and Sendmail.
+    pub fn reload(&mut self) -> io::Result<()> {
+        if self.kind.reload().is_none() {
+            return Err(io::Error::other(format!("{:?} is not reloaded in tests", self.kind)));
+        }
+        let done = self.dir.path().join("reloaded");
+        let _ = fs::remove_file(&done);
+        let stdin = self.child.stdin.as_mut().ok_or_else(|| io::Error::other("the server has ended"))?;
+        io::Write::write_all(stdin, b"reload\n")?;
+        let until = Instant::now() + START_WITHIN;
+        while !done.exists() {
+            if Instant::now() > until {
+                return Err(io::Error::other(format!("{:?} was not reloaded; its log:\n{}", self.kind, self.log())));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // The one before it may still greet: wait out the moment in which nobody listens.
+        std::thread::sleep(RELOAD_PAUSE);
+        self.wait_for_greeting()
+    }
+
     /// Everything that it has logged.
     pub fn log(&self) -> String {
         log_in(&self.dir)
@@ -185,7 +238,12 @@ impl Mta {
         }
         // The shell that is the namespace's first process lives as long as its standard input, and everything in
         // the namespace as long as the shell.
-        let script = format!("({}) </dev/null >/instance/console.log 2>&1 & cat >/dev/null", kind.commands());
+        let script = format!(
+            "({}) </dev/null >/instance/console.log 2>&1 &
+             while read -r word; do ({}) </dev/null >>/instance/console.log 2>&1 && touch /instance/reloaded; done",
+            kind.commands(),
+            kind.reload().unwrap_or("false")
+        );
         let mut command = root::command(kind.package(), dir.path(), &["/bin/sh", "-c", &script])?;
         let output = fs::File::create(dir.path().join("root.log"))?;
         let child = command.stdin(Stdio::piped()).stdout(output.try_clone()?).stderr(output).spawn()?;
@@ -253,6 +311,14 @@ impl Sent {
 /// # Errors
 /// When the package is not there ("run cargo xtask test"), or it can't be run.
 pub fn swaks(server: SocketAddr, sender: &str, recipient: &str) -> io::Result<Sent> {
+    swaks_with(server, sender, recipient, &[])
+}
+
+/// Like [`swaks`], with further options of swaks.
+///
+/// # Errors
+/// As [`swaks`].
+pub fn swaks_with(server: SocketAddr, sender: &str, recipient: &str, more: &[&str]) -> io::Result<Sent> {
     let dir = root::shared_dir()?;
     let (ip, port) = (server.ip().to_string(), server.port().to_string());
     let words = [
@@ -270,6 +336,7 @@ pub fn swaks(server: SocketAddr, sender: &str, recipient: &str) -> io::Result<Se
         "--timeout",
         "60s",
     ];
+    let words = [&words, more].concat();
     let output = root::command("swaks", dir.path(), &words)?.stdin(Stdio::null()).output()?;
     let mut transcript = String::from_utf8_lossy(&output.stdout).into_owned();
     transcript.push_str(&String::from_utf8_lossy(&output.stderr));
@@ -299,7 +366,7 @@ fn greets(address: SocketAddr) -> bool {
 }
 
 fn log_in(dir: &TempDir) -> String {
-    let names = ["root.log", "console.log", "mail.log", "mainlog", "rejectlog", "paniclog"];
+    let names = ["root.log", "console.log", "mail.log", "mainlog", "rejectlog", "paniclog", "dialogues"];
     let paths = names.iter().map(|name| dir.path().join(name)).filter(|path: &PathBuf| path.exists());
     paths.filter_map(|path| fs::read(path).ok()).map(|log| String::from_utf8_lossy(&log).into_owned()).collect()
 }

@@ -29,3 +29,18 @@ fn real_exim_accepts_its_mailboxes_only() {
 fn real_opensmtpd_accepts_its_mailboxes_only() {
     accepts_its_mailboxes_only(Kind::OpenSmtpd);
 }
+
+#[test]
+fn real_sendmail_accepts_its_mailboxes_only() {
+    accepts_its_mailboxes_only(Kind::Sendmail);
+}
+
+#[test]
+fn real_postfix_and_sendmail_answer_after_a_reload() {
+    for kind in [Kind::Postfix, Kind::Sendmail] {
+        let mut mta = Mta::destination(kind, &Mailboxes::new("real.example", &["anna"])).unwrap();
+        mta.reload().unwrap();
+        let sent = swaks(mta.address(), "someone@sender.example", "anna@real.example").unwrap();
+        assert_eq!(sent.code, Some(0), "{}", sent.transcript);
+    }
+}

@@ -58,6 +58,8 @@ pub struct ListenConfig {
     pub policy: Vec<Listen>,
     /// Socketmaps.
     pub socketmap: Vec<Listen>,
+    /// The milter protocol.
+    pub milter: Vec<Listen>,
     /// Metrics and health.
     pub http: Vec<Listen>,
     /// The CLI's own way in.
@@ -181,6 +183,7 @@ impl Config {
             };
             listen.set("policy", &mut config.listen.policy, addresses);
             listen.set("socketmap", &mut config.listen.socketmap, addresses);
+            listen.set("milter", &mut config.listen.milter, addresses);
             listen.set("http", &mut config.listen.http, addresses);
             listen.set("admin", &mut config.listen.admin, |value| {
                 let listens = addresses(value)?;
@@ -191,9 +194,7 @@ impl Config {
                     }
                 }
             });
-            for later in ["milter", "gateway"] {
-                listen.refuse(later, "is not in this version yet");
-            }
+            listen.refuse("gateway", "is not in this version yet");
         });
         top.section("resolver", |resolver| {
             resolver.set("servers", &mut config.resolver, |value| strings(value)?.into_iter().map(server).collect());

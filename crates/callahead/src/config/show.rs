@@ -18,6 +18,7 @@ impl Config {
         for (key, listens) in [
             ("policy", &self.listen.policy),
             ("socketmap", &self.listen.socketmap),
+            ("milter", &self.listen.milter),
             ("http", &self.listen.http),
             ("admin", &self.listen.admin),
         ] {

@@ -3,6 +3,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,48 +18,57 @@ pub struct Daemon {
     dir: TempDir,
     pub policy: SocketAddr,
     pub socketmap: SocketAddr,
+    pub milter: SocketAddr,
 }
 
 impl Daemon {
-    /// Starts it for one domain with one destination.
+    /// Starts it for one domain with one destination. There is no limit for clients that guess recipients: asking for
+    /// missing ones is what most tests do.
     pub fn start(domain: &str, destination: SocketAddr) -> Self {
+        Self::start_with(domain, destination, "[harvest]\nlimit = 0\n")
+    }
+
+    /// Starts it with these sections (TOML) in its configuration.
+    pub fn start_with(domain: &str, destination: SocketAddr, sections: &str) -> Self {
         let dir = TempDir::with_prefix("callahead-real-").unwrap();
         let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let (policy, socketmap) = (at(free_port().unwrap()), at(free_port().unwrap()));
+        let milter = at(free_port().unwrap());
         let folder = dir.path().display();
-        // No limit for guessing clients: asking for missing recipients is what these tests do.
         let config = format!(
             "node = \"filter.example\"
 data_dir = \"{folder}/data\"
 [listen]
 policy = [\"{policy}\"]
 socketmap = [\"{socketmap}\"]
+milter = [\"{milter}\"]
 admin = [\"unix:{folder}/admin.sock\"]
-[harvest]
-limit = 0
-[[domain]]
+{sections}[[domain]]
 name = \"{domain}\"
 route = [\"{destination}\"]
 "
         );
         std::fs::write(dir.path().join("callahead.toml"), config).unwrap();
-        let log = std::fs::File::create(dir.path().join("log")).unwrap();
-        let child = Command::new(BINARY)
-            .args(["serve", "--log-format", "human", "--config"])
-            .arg(dir.path().join("callahead.toml"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut daemon = Self { child, dir, policy, socketmap };
+        let child = serve(dir.path());
+        let mut daemon = Self { child, dir, policy, socketmap, milter };
+        daemon.wait_until_it_listens();
+        daemon
+    }
+
+    /// Starts it again after [`Daemon::stop`], at the same addresses and with what it knew.
+    pub fn start_again(&mut self) {
+        self.child = serve(self.dir.path());
+        self.wait_until_it_listens();
+    }
+
+    fn wait_until_it_listens(&mut self) {
+        let places = [self.policy, self.socketmap, self.milter];
         let until = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(policy).is_err() || TcpStream::connect(socketmap).is_err() {
-            assert!(daemon.child.try_wait().unwrap().is_none(), "the daemon ended:\n{}", daemon.log());
-            assert!(Instant::now() < until, "the daemon does not listen:\n{}", daemon.log());
+        while places.iter().any(|place| TcpStream::connect(place).is_err()) {
+            assert!(self.child.try_wait().unwrap().is_none(), "the daemon ended:\n{}", self.log());
+            assert!(Instant::now() < until, "the daemon does not listen:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
-        daemon
     }
 
     /// Runs another command of the binary with this daemon's configuration.
@@ -82,6 +92,18 @@ route = [\"{destination}\"]
         assert!(Command::new("/bin/kill").args(["-TERM", &id]).status().unwrap().success());
         assert!(self.child.wait().unwrap().success(), "{}", self.log());
     }
+}
+
+fn serve(folder: &Path) -> Child {
+    let log = std::fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
+    Command::new(BINARY)
+        .args(["serve", "--log-format", "human", "--config"])
+        .arg(folder.join("callahead.toml"))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
 }
 
 impl Drop for Daemon {

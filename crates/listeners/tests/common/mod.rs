@@ -8,7 +8,7 @@ use std::time::Duration;
 use callahead_cache::{Cache, Options, Timestamp};
 use callahead_callout::{Ask, BoxFuture, Hop, Outcome, Report, Request, Route, TlsPolicy, Transcript};
 use callahead_engine::{Callouts, Directory, DomainConfig, Engine, LogObserver, Parts, Policy, Settings, TestClock};
-use callahead_listeners::{Bound, Counters, Limits, Listen, MODE_EVERYONE, Stream, policy, socketmap};
+use callahead_listeners::{Bound, Counters, Limits, Listen, MODE_EVERYONE, Stream, milter, policy, socketmap};
 use callahead_smtp::{EnhancedCode, Reply};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -71,6 +71,7 @@ pub struct Bench {
 pub enum Kind {
     Policy,
     Socketmap,
+    Milter,
 }
 
 fn domain(name: &str, policy: Policy) -> DomainConfig {
@@ -126,6 +127,7 @@ impl Bench {
         let serving = match kind {
             Kind::Policy => tokio::spawn(policy::serve(bound, engine.clone(), limits, shutdown.clone())),
             Kind::Socketmap => tokio::spawn(socketmap::serve(bound, engine.clone(), limits, shutdown.clone())),
+            Kind::Milter => tokio::spawn(milter::serve(bound, engine.clone(), limits, shutdown.clone())),
         };
         Self { at, engine, script, counters, shutdown, serving, folder }
     }
@@ -169,6 +171,14 @@ impl Client {
         String::from_utf8(content).unwrap()
     }
 
+    /// One reply of the milter protocol: its command and its data, as text.
+    pub async fn packet(&mut self) -> String {
+        let length = self.0.read_u32().await.expect("a reply");
+        let mut packet = vec![0; usize::try_from(length).unwrap()];
+        self.0.read_exact(&mut packet).await.unwrap();
+        String::from_utf8_lossy(&packet).trim_end_matches('\0').to_owned()
+    }
+
     /// Everything until the listener closes.
     pub async fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
@@ -183,6 +193,13 @@ pub fn rcpt(recipient: &str) -> String {
         "request=smtpd_access_policy\nprotocol_state=RCPT\nsender=s@elsewhere.example\nrecipient={recipient}\n\
          client_address=192.0.2.9\ninstance=1.2.3\n\n"
     )
+}
+
+/// A packet of the milter protocol.
+pub fn packet(command: char, data: impl AsRef<[u8]>) -> Vec<u8> {
+    let data = data.as_ref();
+    let length = u32::try_from(data.len() + 1).unwrap();
+    [&length.to_be_bytes()[..], &[u8::try_from(command).unwrap()], data].concat()
 }
 
 pub fn lookup(map: &str, key: &str) -> String {

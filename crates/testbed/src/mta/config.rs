@@ -1,6 +1,8 @@
 //! Destinations' configurations: as little as a server needs to hold mailboxes, and its own defaults for the rest, above
 //! all for how it treats clients that ask and never send.
 
+use std::net::SocketAddr;
+
 use super::{Files, Kind, Mailboxes};
 
 pub(super) fn destination(kind: Kind, boxes: &Mailboxes, port: u16) -> Files {
@@ -8,6 +10,7 @@ pub(super) fn destination(kind: Kind, boxes: &Mailboxes, port: u16) -> Files {
         Kind::Postfix => postfix(boxes, port),
         Kind::Exim => exim(boxes, port),
         Kind::OpenSmtpd => opensmtpd(boxes, port),
+        Kind::Sendmail => sendmail(boxes, port),
     }
 }
 
@@ -112,4 +115,39 @@ match from any for domain \"{}\" action throw
         boxes.local_parts.iter().map(|part| format!("{part}@{} nobody\n", boxes.domain)).collect()
     };
     vec![("smtpd.conf", config), ("mailboxes", list)]
+}
+
+/// Nothing of it needs DNS, and Debian's throttles for clients are left out.
+fn sendmail_common(port: u16) -> String {
+    format!(
+        "include(`/usr/share/sendmail/cf/m4/cf.m4')dnl
+OSTYPE(`debian')dnl
+DOMAIN(`debian-mta')dnl
+undefine(`confHOST_STATUS_DIRECTORY')dnl
+define(`confSERVICE_SWITCH_FILE', `/etc/mail/service.switch-nodns')dnl
+define(`confTO_IDENT', `0')dnl
+FEATURE(`nocanonify')dnl
+FEATURE(`accept_unresolvable_domains')dnl
+FEATURE(`no_default_msa')dnl
+DAEMON_OPTIONS(`Family=inet, Name=MTA, Port={port}, Addr=127.0.0.1')dnl
+"
+    )
+}
+
+pub(super) fn sendmail_front(port: u16, destination: SocketAddr) -> String {
+    let common = sendmail_common(port);
+    let (ip, port) = (destination.ip(), destination.port());
+    format!("{common}define(`SMART_HOST', `relay:[{ip}]')dnl\ndefine(`RELAY_MAILER_ARGS', `TCP $h {port}')dnl\n")
+}
+
+fn sendmail(boxes: &Mailboxes, port: u16) -> Files {
+    let domain = &boxes.domain;
+    let config = format!(
+        "{}VIRTUSER_DOMAIN(`{domain}')dnl\nFEATURE(`virtusertable')dnl\nMAILER(`local')dnl\nMAILER(`smtp')dnl\n",
+        sendmail_common(port)
+    );
+    let others = if boxes.accept_all { "nobody" } else { "error:5.1.1:550 User unknown" };
+    let mut list: String = boxes.local_parts.iter().map(|part| format!("{part}@{domain} nobody\n")).collect();
+    list.push_str(&format!("@{domain} {others}\n"));
+    vec![("sendmail.mc", config), ("mailboxes", list)]
 }

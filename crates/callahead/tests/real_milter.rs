@@ -1,0 +1,297 @@
+//! Real Sendmail and Postfix with Callahead as their milter, set up by the files in `examples/` as they are shipped, with swaks as
+//! the sender. `cargo xtask test` installs them, see `callahead_testbed::mta`.
+#![allow(clippy::unwrap_used)]
+
+mod real;
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use callahead_testbed::mta::{Files, Kind, Mailboxes, Mta, Sent, postfix_base, sendmail_base, swaks, swaks_with};
+use callahead_testbed::{Destination, Script};
+use real::Daemon;
+
+const SENDMAIL: &str = include_str!("../../../examples/sendmail/callahead.mc");
+const POSTFIX: &str = include_str!("../../../examples/postfix-milter/milter.cf");
+
+/// The domain in the examples.
+const DOMAIN: &str = "example.com";
+
+/// A front set up by its example, with the daemon's port instead of the usual one.
+fn front(kind: Kind, daemon: &Daemon, destination: SocketAddr) -> Mta {
+    let port = daemon.milter.port();
+    let files = |listen| -> Files {
+        if kind == Kind::Sendmail {
+            let example = SENDMAIL.replace("inet:10042@127.0.0.1", &format!("inet:{port}@127.0.0.1"));
+            assert_ne!(example, SENDMAIL);
+            return vec![("sendmail.mc", sendmail_base(listen, destination) + &example + "MAILER(`smtp')dnl\n")];
+        }
+        let example = POSTFIX.replace("{ inet:127.0.0.1:10042", &format!("{{ inet:127.0.0.1:{port}"));
+        assert_ne!(example, POSTFIX);
+        let (main, master) = postfix_base(listen);
+        // swaks comes from 127.0.0.1, and must not count as one of our own clients.
+        let rest = format!(
+            "myhostname = front.example\nmynetworks = 192.0.2.0/24\nrelay_transport = relay:[127.0.0.1]:{}\n",
+            destination.port()
+        );
+        vec![("main.cf", format!("{main}{rest}{example}")), ("master.cf", master)]
+    };
+    Mta::front(kind, &files).unwrap()
+}
+
+fn send(mta: &Mta, local_part: &str) -> Sent {
+    swaks(mta.address(), "someone@sender.example", &format!("{local_part}@{DOMAIN}")).unwrap()
+}
+
+fn send_from(mta: &Mta, client: &str, local_part: &str) -> Sent {
+    let recipient = format!("{local_part}@{DOMAIN}");
+    swaks_with(mta.address(), "someone@sender.example", &recipient, &["--local-interface", client]).unwrap()
+}
+
+#[track_caller]
+fn accepted(sent: &Sent) {
+    assert_eq!(sent.code, Some(0), "{}", sent.transcript);
+}
+
+#[track_caller]
+fn answered(sent: &Sent, reply: &str) {
+    assert!(sent.rcpt_reply().starts_with(reply), "not {reply:?}: {}", sent.transcript);
+    assert!(!sent.transcript.contains("DATA"), "{}", sent.transcript);
+}
+
+/// The story of a front: an existing recipient, a missing one, both at once, one that is created and cleared, a reload,
+/// and the destination and Callahead gone.
+fn keeps_out_who_does_not_exist(kind: Kind) {
+    let mut destination = Mta::destination(Kind::Exim, &Mailboxes::new(DOMAIN, &["anna", "Ben"])).unwrap();
+    let mut daemon = Daemon::start(DOMAIN, destination.address());
+    let mut mta = front(kind, &daemon, destination.address());
+
+    accepted(&send(&mta, "anna"));
+    let delivered = destination.log_with("=> :blackhole: <anna@example.com>");
+    assert!(delivered.contains("<= someone@sender.example"), "the message did not reach the destination:\n{delivered}");
+
+    // Twice: from the destination, and from the cache.
+    for _ in 0..2 {
+        answered(&send(&mta, "dora"), "550 5.1.1 ");
+    }
+
+    // One of two is refused, and the message goes to the other.
+    let both = swaks(mta.address(), "two@sender.example", "dora@example.com,Ben@example.com").unwrap();
+    accepted(&both);
+    assert!(both.transcript.contains("550 5.1.1 "), "{}", both.transcript);
+    let delivered = destination.log_with("=> :blackhole: <Ben@example.com>");
+    assert!(delivered.contains("<= two@sender.example"), "the message did not reach the destination:\n{delivered}");
+    assert!(!delivered.contains("=> :blackhole: <dora@"), "{delivered}");
+
+    // The mailbox is created; the cache has to be told.
+    destination.create_mailbox("dora").unwrap();
+    answered(&send(&mta, "dora"), "550 5.1.1 ");
+    let clear = daemon.run(&["cache", "clear", "--recipient", "dora@example.com"]);
+    assert!(clear.status.success(), "{}", String::from_utf8_lossy(&clear.stderr));
+    accepted(&send(&mta, "dora"));
+
+    // Not one of our domains: no opinion. Sendmail relays for 127.0.0.1, Postfix does not.
+    let relay = swaks(mta.address(), "someone@sender.example", "x@elsewhere.example").unwrap();
+    match kind {
+        Kind::Sendmail => assert!(relay.rcpt_reply().starts_with("250 "), "{}", relay.transcript),
+        _ => assert!(relay.rcpt_reply().contains("Relay access denied"), "{}", relay.transcript),
+    }
+
+    mta.reload().unwrap();
+    accepted(&send(&mta, "anna"));
+    answered(&send(&mta, "emil"), "550 5.1.1 ");
+
+    drop(destination);
+    // Who is known goes on, who is not is put off.
+    accepted(&send(&mta, "anna"));
+    answered(&send(&mta, "emma"), "451 4.4.");
+
+    daemon.stop();
+    // Without Callahead everybody is put off, and nobody is refused for good.
+    for local_part in ["anna", "dora", "emil"] {
+        let put_off = send(&mta, local_part);
+        assert!(put_off.code != Some(0) && !put_off.transcript.contains("<** 5"), "{}", put_off.transcript);
+        assert!(put_off.transcript.contains("<** 45"), "{}", put_off.transcript);
+    }
+    daemon.start_again();
+    accepted(&send(&mta, "anna"));
+    answered(&send(&mta, "emil"), "550 5.1.1 ");
+    assert!(!daemon.log().contains("what came is no request"), "{}", daemon.log());
+}
+
+#[test]
+fn real_sendmail_with_the_milter_keeps_out_who_does_not_exist() {
+    keeps_out_who_does_not_exist(Kind::Sendmail);
+}
+
+/// Sendmail takes `user%domain@its.own.name` for `user@domain`, and so passes by who looks at the domain that is written there.
+#[test]
+fn real_sendmail_is_not_led_around_the_milter_by_the_percent_hack() {
+    let destination = Mta::destination(Kind::Exim, &Mailboxes::new(DOMAIN, &["anna"])).unwrap();
+    let daemon = Daemon::start(DOMAIN, destination.address());
+    let mta = front(Kind::Sendmail, &daemon, destination.address());
+    for (host, client) in [("sendmail.example", "127.0.0.1"), ("[127.0.0.1]", "127.0.0.2")] {
+        let ask = |local_part: &str| {
+            let recipient = format!("{local_part}%{DOMAIN}@{host}");
+            swaks_with(mta.address(), "someone@sender.example", &recipient, &["--local-interface", client]).unwrap()
+        };
+        accepted(&ask("anna"));
+        answered(&ask("dora"), "550 5.1.1 ");
+    }
+}
+
+#[test]
+fn real_postfix_with_the_milter_keeps_out_who_does_not_exist() {
+    keeps_out_who_does_not_exist(Kind::Postfix);
+}
+
+/// Protection against guessing is by the SMTP client's address, and not by the MTA's.
+fn slows_down_who_guesses(kind: Kind) {
+    let destination = Mta::destination(Kind::Exim, &Mailboxes::new(DOMAIN, &["anna"])).unwrap();
+    let daemon = Daemon::start_with(DOMAIN, destination.address(), "[harvest]\nlimit = 3\n");
+    let mta = front(kind, &daemon, destination.address());
+    for n in 0..4 {
+        answered(&send_from(&mta, "127.0.0.2", &format!("guess{n}")), "550 5.1.1 ");
+    }
+    answered(&send_from(&mta, "127.0.0.2", "guess4"), "451 4.7.1 ");
+    answered(&send_from(&mta, "127.0.0.3", "guess4"), "550 5.1.1 ");
+    accepted(&send_from(&mta, "127.0.0.3", "anna"));
+    accepted(&send_from(&mta, "127.0.0.2", "anna"));
+    assert!(daemon.log().contains("127.0.0.2"), "{}", daemon.log());
+}
+
+#[test]
+fn real_sendmail_passes_on_the_client_that_guesses() {
+    slows_down_who_guesses(Kind::Sendmail);
+}
+
+#[test]
+fn real_postfix_passes_on_the_client_that_guesses() {
+    slows_down_who_guesses(Kind::Postfix);
+}
+
+/// A destination's words with percent signs in them: Sendmail uses replies as format strings.
+fn says_percent_signs(kind: Kind) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut script = Script::with_mailboxes(["anna@example.com"]);
+    let replies = [("full", "452 4.2.2 100% full"), ("gone", "550 5.1.1 100% gone, %s %n %d%")];
+    script.rcpt_replies = replies.iter().map(|(who, reply)| (format!("{who}@{DOMAIN}"), (*reply).to_owned())).collect();
+    let destination = Destination::new(script);
+    let listening = runtime.block_on(destination.listen()).unwrap();
+    let daemon = Daemon::start_with(DOMAIN, listening.address(), "[defaults]\npass_reply_text = true\n");
+    let mta = front(kind, &daemon, listening.address());
+    let full = send(&mta, "full");
+    answered(&full, "451 4.4.0 ");
+    assert!(full.rcpt_reply().ends_with("said: 100% full"), "{}", full.transcript);
+    let gone = send(&mta, "gone");
+    answered(&gone, "550 5.1.1 ");
+    assert!(gone.rcpt_reply().ends_with("said: 100% gone, %s %n %d%"), "{}", gone.transcript);
+}
+
+#[test]
+fn real_sendmail_says_percent_signs() {
+    says_percent_signs(Kind::Sendmail);
+}
+
+#[test]
+fn real_postfix_says_percent_signs() {
+    says_percent_signs(Kind::Postfix);
+}
+
+/// An SMTP session that goes on while other things happen.
+struct Smtp(BufReader<TcpStream>);
+
+impl Smtp {
+    fn connect(mta: &Mta) -> Self {
+        let stream = TcpStream::connect(mta.address()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut smtp = Self(BufReader::new(stream));
+        assert!(smtp.reply().starts_with("220"));
+        assert!(smtp.say("EHLO client.example").starts_with("250"));
+        smtp
+    }
+
+    fn reply(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            assert!(self.0.read_line(&mut line).unwrap() > 0, "the session was closed");
+            if line.as_bytes().get(3) != Some(&b'-') {
+                return line;
+            }
+        }
+    }
+
+    fn say(&mut self, line: &str) -> String {
+        self.0.get_mut().write_all(format!("{line}\r\n").as_bytes()).unwrap();
+        self.reply()
+    }
+}
+
+/// Sessions that are open while Callahead is started again: the one that sends its message does not notice, the one that
+/// asks is put off, and the next one is answered.
+fn outlives_a_restart_of_callahead(kind: Kind) {
+    let destination = Mta::destination(Kind::Exim, &Mailboxes::new(DOMAIN, &["anna"])).unwrap();
+    let mut daemon = Daemon::start(DOMAIN, destination.address());
+    let mta = front(kind, &daemon, destination.address());
+    let (mut sending, mut asking) = (Smtp::connect(&mta), Smtp::connect(&mta));
+    for smtp in [&mut sending, &mut asking] {
+        assert!(smtp.say("MAIL FROM:<long@sender.example>").starts_with("250"));
+        assert!(smtp.say("RCPT TO:<anna@example.com>").starts_with("250"));
+        assert!(smtp.say("RCPT TO:<dora@example.com>").starts_with("550 5.1.1 "));
+    }
+    assert!(sending.say("DATA").starts_with("354"));
+
+    daemon.stop();
+    daemon.start_again();
+
+    let sent = sending.say("Subject: long\r\n\r\ntext\r\n.");
+    assert!(sent.starts_with("250"), "{sent}");
+    let delivered = destination.log_with("=> :blackhole: <anna@example.com>");
+    assert!(delivered.contains("<= long@sender.example"), "the message did not reach the destination:\n{delivered}");
+    for recipient in ["anna", "dora"] {
+        let reply = asking.say(&format!("RCPT TO:<{recipient}@example.com>"));
+        assert!(reply.starts_with("45"), "{reply}");
+    }
+    let mut next = Smtp::connect(&mta);
+    assert!(next.say("MAIL FROM:<next@sender.example>").starts_with("250"));
+    assert!(next.say("RCPT TO:<anna@example.com>").starts_with("250"));
+    assert!(next.say("RCPT TO:<dora@example.com>").starts_with("550 5.1.1 "));
+    for mut smtp in [sending, asking, next] {
+        assert!(smtp.say("QUIT").starts_with("221"));
+    }
+}
+
+#[test]
+fn real_sendmail_outlives_a_restart_of_callahead() {
+    outlives_a_restart_of_callahead(Kind::Sendmail);
+}
+
+#[test]
+fn real_postfix_outlives_a_restart_of_callahead() {
+    outlives_a_restart_of_callahead(Kind::Postfix);
+}
+
+/// What the READMEs tell to set is what the files say that the tests above run with.
+#[test]
+fn the_readmes_of_the_milter_examples_set_what_their_files_say() {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let readme = include_str!("../../../examples/postfix-milter/README.md");
+    // A line that begins with a space goes on where the one before it ended, as in main.cf.
+    let lines: Vec<_> = POSTFIX.lines().filter(|line| !line.starts_with('#')).collect();
+    let written: Vec<_> = lines.join("\n").replace("\n ", " ").lines().map(words).collect();
+    let steps = readme.split("## Undo").next().unwrap();
+    let commands: Vec<_> = steps
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("postconf -e '")?.strip_suffix('\''))
+        .map(words)
+        .collect();
+    assert_eq!(commands.len(), 3, "{commands:?}");
+    for command in commands {
+        assert!(written.contains(&command), "{command:?} is in the README, but not in the file: {written:?}");
+    }
+    let readme = include_str!("../../../examples/sendmail/README.md");
+    let commands: Vec<_> = readme.lines().map(str::trim).filter(|line| line.ends_with(")dnl")).collect();
+    let written: Vec<_> = SENDMAIL.lines().filter(|line| line.ends_with(")dnl")).collect();
+    assert_eq!(commands, written);
+}
