@@ -17,6 +17,8 @@ pub enum Listener {
     Policy,
     /// A socketmap.
     Socketmap,
+    /// The gateway.
+    Gateway,
     /// HTTP.
     Http,
     /// The admin socket.
@@ -140,6 +142,7 @@ impl Listener {
         match self {
             Self::Policy => "policy",
             Self::Socketmap => "socketmap",
+            Self::Gateway => "gateway",
             Self::Http => "http",
             Self::Admin => "admin",
             Self::Cli => "cli",
