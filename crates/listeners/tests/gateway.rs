@@ -26,7 +26,7 @@ async fn a_message_goes_to_the_destination_with_its_sender_its_parameters_and_on
     assert_eq!(arrived.mail, "<sender@elsewhere.example> SIZE=1000 BODY=8BITMIME");
     assert_eq!(arrived.recipients, ["<anna@one.example>", "<anna@also.example>"]);
     assert_eq!(without_trace(arrived), b"Subject: x\r\n\r\n.\r\n.two\r\n\xe4\r\n");
-    let trace = String::from_utf8_lossy(&arrived.content[..arrived.content.len() - 29]).into_owned();
+    let trace = String::from_utf8_lossy(&arrived.content).into_owned();
     assert!(
         trace.contains("\tby filter.example with ESMTP id ")
             && trace.contains(";\r\n\tFri, 15 Jan 2027 08:00:00 +0000\r\n")
@@ -115,11 +115,8 @@ async fn the_engines_answer_and_the_destinations_come_to_the_sender_as_they_are(
     assert_eq!(reply, "552 5.2.2 The recipient's server refuses this recipient");
     client.expect("DATA", "554 5.5.1").await;
     client.expect("RSET", "250").await;
-    destination.script().rcpt_replies.insert("anna@spoken.example".into(), "451 4.2.1 come back later".into());
-    world.engine.cache().flush().await.unwrap();
     client.expect("MAIL FROM:<sender@elsewhere.example>", "250").await;
-    // Once from the callout; then, known from before, from the destination itself with its words.
-    destination.script().rcpt_replies.remove("anna@spoken.example");
+    // Once by a callout; then, known from before, from the destination itself with its words.
     client.expect("RCPT TO:<anna@spoken.example>", "250").await;
     destination.script().rcpt_replies.insert("anna@spoken.example".into(), "451 4.2.1 come back later".into());
     client.expect("RSET", "250").await;

@@ -452,14 +452,6 @@ impl Session {
             }
             return Some(Event::Failed(reply));
         }
-        // `BDAT 0 LAST` brings no octets, and a message that ended with a bare CR before it ends here.
-        if last
-            && let Some(transaction) = &mut self.transaction
-            && let Err(unfit) = transaction.guard.end()
-        {
-            self.state = State::Chunk { left: 0, last, refused: Some(unfit_reply(unfit)) };
-            return Some(Event::Unfit(unfit));
-        }
         self.state = State::Waiting(Wait::ChunkEnd { last });
         Some(Event::ChunkEnd { last })
     }
@@ -630,6 +622,15 @@ impl Session {
         if size > room.saturating_mul(2) {
             // Not worth swallowing.
             return self.end(&say(521, (5, 3, 4), "The chunk is larger than any message here; closing"));
+        }
+        // `BDAT 0 LAST` brings no octets to look at, and ends what the chunks before it left open.
+        if refusal.is_none()
+            && (size, last) == (0, true)
+            && let Some(transaction) = &mut self.transaction
+            && let Err(unfit) = transaction.guard.end()
+        {
+            self.state = State::Chunk { left: 0, last, refused: Some(unfit_reply(unfit)) };
+            return Some(Event::Unfit(unfit));
         }
         // The octets come all the same (RFC 3030 2), and are swallowed.
         match refusal {
