@@ -115,7 +115,15 @@ impl Destination {
     /// # Errors
     /// When no socket is to be had.
     pub async fn listen_on(&self, ip: IpAddr) -> io::Result<Listening> {
-        let listener = TcpListener::bind((ip, 0)).await?;
+        self.listen_at(SocketAddr::new(ip, 0)).await
+    }
+
+    /// Listens on an address and port: again on one that it had before, say, as a server that was restarted.
+    ///
+    /// # Errors
+    /// When it is taken.
+    pub async fn listen_at(&self, address: SocketAddr) -> io::Result<Listening> {
+        let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let destination = self.clone();
         let task = tokio::spawn(async move {

@@ -270,6 +270,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                 match self.begin_message(false).await {
                     Ok(()) => self.session.data_goes(),
                     Err(reply) => {
+                        self.abandon();
                         self.finished(&Finished { reply: reply.clone(), said: None });
                         self.session.answer(&reply);
                     }

@@ -389,15 +389,17 @@ impl Session {
     /// Content through the guard: what the loop is told of it, if anything.
     fn pass(&mut self, content: Vec<u8>, ended: bool, refused: bool) -> Option<Event> {
         let transaction = self.transaction.as_deref_mut()?;
+        let room = usize::try_from(self.terms.message_size.saturating_sub(transaction.octets)).unwrap_or(usize::MAX);
         transaction.octets = transaction.octets.saturating_add(content.len() as u64);
         if refused {
             return None;
         }
-        let fit = transaction.guard.check(&content).and_then(|()| if ended { transaction.guard.end() } else { Ok(()) });
-        let fit = fit.and_then(|()| match transaction.octets > self.terms.message_size {
-            true => Err(Unfit::TooLarge),
-            false => Ok(()),
-        });
+        let within = &content[..content.len().min(room)];
+        let fit = match transaction.guard.check(within) {
+            Ok(()) if within.len() < content.len() => Err(Unfit::TooLarge),
+            Ok(()) if ended => transaction.guard.end(),
+            checked => checked,
+        };
         match fit {
             Ok(()) if content.is_empty() => None,
             Ok(()) => Some(Event::Content(content)),
