@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use callahead_engine::{LogObserver, Observer};
+use callahead_listeners::gateway::Gateway;
 use callahead_listeners::{Bound, Limits, Listen, MODE_EVERYONE, MODE_GROUP};
 use callahead_web::{HttpLimits, ListenerStatus, Metrics, Readiness, State, admin_router, http_router, serve_http};
 use sd_notify::NotifyState;
@@ -18,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{DONE, ServeArgs, USAGE};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::node::Node;
 use crate::output;
 
@@ -26,6 +27,9 @@ use crate::output;
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Pauses between two batches of a sweep, so that writes get through.
 const SWEEP_PAUSE: Duration = Duration::from_millis(20);
+
+/// How often the gateway's certificate is looked at, for whether it has changed.
+const CERTIFICATE_EVERY: Duration = Duration::from_secs(10);
 
 /// A running daemon.
 pub struct Server {
@@ -37,6 +41,7 @@ pub struct Server {
     shutdown: CancellationToken,
     tasks: JoinSet<()>,
     config: Config,
+    gateway: Option<Gateway>,
 }
 
 /// Runs until it is told to stop.
@@ -95,11 +100,16 @@ impl Server {
         let metrics = Arc::new(Metrics::default());
         let observer = Arc::new(Both(observer, Arc::clone(&metrics)));
         let node = Node::new(&config, &config.data_dir.join("cache"), observer)?;
+        let gateway = match config.listen.gateway.is_empty() {
+            true => None,
+            false => Some(Gateway::new(node.engine.clone(), node.callouts.clone(), config.gateway_settings()?)),
+        };
         let mut bound: Vec<(&'static str, Bound)> = Vec::new();
         for (name, listens, mode) in [
             ("policy", &config.listen.policy, MODE_EVERYONE),
             ("socketmap", &config.listen.socketmap, MODE_EVERYONE),
             ("milter", &config.listen.milter, MODE_EVERYONE),
+            ("gateway", &config.listen.gateway, MODE_EVERYONE),
             ("http", &config.listen.http, MODE_EVERYONE),
             ("admin", &config.listen.admin, MODE_GROUP),
         ] {
@@ -132,13 +142,21 @@ impl Server {
                     let limits = callahead_listeners::milter::limits();
                     drop(tasks.spawn(callahead_listeners::milter::serve(here, engine, limits, stop)));
                 }
+                "gateway" => {
+                    if let Some(gateway) = &gateway {
+                        tasks.spawn(gateway.clone().serve(here, stop));
+                    }
+                }
                 "http" => drop(tasks.spawn(serve_http(here, http_router(state.clone()), HttpLimits::default(), stop))),
                 _ => drop(tasks.spawn(serve_http(here, admin_router(state.clone()), HttpLimits::default(), stop))),
             }
         }
         readiness.set_started();
         tasks.spawn(sweep(node.clone(), shutdown.clone()));
-        Ok(Self { node, addresses, readiness, shutdown, tasks, config })
+        if let Some(gateway) = gateway.clone() {
+            tasks.spawn(refresh_certificate(gateway, shutdown.clone()));
+        }
+        Ok(Self { node, addresses, readiness, shutdown, tasks, config, gateway })
     }
 
     /// The first place that a listener has.
@@ -148,8 +166,14 @@ impl Server {
 
     /// Reads the configuration again: applies it whole, or says why not and changes nothing.
     pub fn reload(&mut self, path: &Path) {
-        match Config::load(path) {
-            Ok(config) => {
+        let loaded = Config::load(path).and_then(|config| {
+            // The node's name stays that of the start, as the log says.
+            let here = Config { node: self.config.node.clone(), ..config.clone() };
+            let settings = here.gateway_settings().map_err(|error| ConfigError(vec![error.to_string()]))?;
+            Ok((config, settings))
+        });
+        match loaded {
+            Ok((config, gateway_settings)) => {
                 for (key, changed) in [
                     ("node", config.node != self.config.node),
                     ("data_dir", config.data_dir != self.config.data_dir),
@@ -165,6 +189,9 @@ impl Server {
                 // The name in EHLO stays that of the start, as the log says.
                 let config = Config { node: self.config.node.clone(), ..config };
                 self.node.callouts.reconfigure(config.callout_settings());
+                if let Some(gateway) = &self.gateway {
+                    gateway.reconfigure(gateway_settings);
+                }
                 tracing::info!(domains = config.domains.len(), "the configuration was read again and is in force");
                 self.readiness.set_reloaded(None);
                 self.config = config;
@@ -224,6 +251,16 @@ async fn sweep(node: Node, shutdown: CancellationToken) {
             tokio::time::sleep(SWEEP_PAUSE).await;
         }
         tracing::debug!(removed, "swept the cache");
+    }
+}
+
+/// Reads the gateway's certificate again when its files have changed.
+async fn refresh_certificate(gateway: Gateway, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(CERTIFICATE_EVERY) => gateway.refresh_tls(),
+        }
     }
 }
 

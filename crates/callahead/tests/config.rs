@@ -45,8 +45,25 @@ fn each_mistake_is_one_sentence_with_file_line_and_key() {
             "callahead.toml:2: listen.admin: \"127.0.0.1:1\" is no Unix socket: who may use it is told by the file's permissions",
         ),
         (
-            "[listen]\ngateway = [\"127.0.0.1:2525\"]",
-            "callahead.toml:2: listen.gateway is not in this version yet; take the line out",
+            "[listen]\ngateway = [\"unix:/run/g.sock\"]",
+            "callahead.toml:2: listen.gateway: \"unix:/run/g.sock\" is no TCP address: mail comes in from clients with addresses",
+        ),
+        (
+            "[gateway]\ntls_key = \"/k\"",
+            "callahead.toml:2: gateway.tls_key is of no use without \"tls_certificate\"; give both",
+        ),
+        (
+            "[gateway]\ntrusted = [\"localhost\"]",
+            "callahead.toml:2: gateway.trusted: \"localhost\" is no network: write it as \"192.0.2.0/24\" or \"2001:db8::/32\"",
+        ),
+        ("[gateway]\nrecipients = 99", "callahead.toml:2: gateway.recipients: must be a number from 100 to 100000"),
+        (
+            "[gateway]\nmesage_size = 1",
+            "callahead.toml:2: there is no key \"mesage_size\" in [gateway]; did you mean \"message_size\"?",
+        ),
+        (
+            "[[domain]]\nname = \"a.example\"\nroute = [\"mx\"]\nrelay = []",
+            "callahead.toml:4: domain.relay: is empty: name at least one host, or \"mx\"",
         ),
         (
             "[resolver]\nservers = [\"dns.example\"]",
@@ -115,9 +132,11 @@ fn what_config_init_writes_is_the_defaults() {
 
 #[test]
 fn config_init_names_every_key_and_config_show_writes_what_is_read_back() {
-    let text = "node = \"mx.example\"\n[listen]\npolicy = [\"127.0.0.1:10040\", \"unix:/run/p.sock\"]\nmilter = [\"unix:/run/m.sock\"]\n[harvest]\nlimit = 0\n[defaults]\n\
+    let text = "node = \"mx.example\"\n[listen]\npolicy = [\"127.0.0.1:10040\", \"unix:/run/p.sock\"]\nmilter = [\"unix:/run/m.sock\"]\n[harvest]\nlimit = 0\n\
+                [gateway]\ntls_certificate = \"/c.pem\"\ntls_key = \"/k.pem\"\ntrusted = [\"10.0.0.0/8\", \"::1\"]\nproxy_protocol = true\n\
+                dsn = true\nmessage_size = 70000\nreply_timeout = \"2m\"\n[defaults]\n\
                 reject_code = 450\ninvalid_ttl = \"90m\"\ntls = \"required\"\n[[domain]]\nname = \"*.b\u{fc}cher.example\"\n\
-                route = [\"mail.example:2525\", \"mx\", \"[2001:db8::1]:26\"]\nvalid = [\"sales\", \"\\\"a b\\\"\"]\ninvalid = [\"Old\"]\n\
+                route = [\"mail.example:2525\", \"mx\", \"[2001:db8::1]:26\"]\nrelay = [\"127.0.0.1:11332\"]\nvalid = [\"sales\", \"\\\"a b\\\"\"]\ninvalid = [\"Old\"]\n\
                 callouts = \"observe\"\nlocal_part_case = \"keep\"\npass_reply_text = true\ntls = \"off\"\n";
     let config = Config::parse(text, "x").unwrap();
     let shown = config.to_toml();

@@ -48,7 +48,7 @@ pub(crate) async fn ask(
     transcript: &mut Transcript,
 ) -> Result<Found, Broken> {
     let smtputf8 = recipient.needs_smtputf8();
-    if smtputf8 && !session.smtputf8 {
+    if smtputf8 && !session.offers.smtputf8 {
         return Ok(Found { outcome: Outcome::NeedsSmtpUtf8, not_accept_all: false, reusable: true });
     }
     let mut commands: Vec<(Of, Step, Command<'_>)> = Vec::with_capacity(6);
@@ -63,7 +63,7 @@ pub(crate) async fn ask(
     commands.push((Of::Recipient, Step::Mail, Command::MailFromNull { smtputf8 }));
     commands.push((Of::Recipient, Step::Rcpt, Command::RcptTo(recipient)));
 
-    let pipelined = pipeline && session.pipelining;
+    let pipelined = pipeline && session.offers.pipelining;
     session.uses += 1;
     let broken = |trouble: Trouble, answered: usize| {
         let short = matches!(trouble.failure, Failure::Timeout(_)) && answered > 0;

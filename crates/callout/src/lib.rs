@@ -11,11 +11,15 @@
 //! What comes back is an [`Outcome`]. Only [`Outcome::Rejected`] and [`Outcome::NullMx`] speak against a recipient; every
 //! fault ends in [`Outcome::Unreachable`], which says nothing of it.
 //!
+//! Whoever relays mail gets a session of its own by [`Callouts::connect`], by the same way: hops, MX, addresses, STARTTLS, EHLO.
+//! What is said in it from MAIL on is the caller's affair ([`ClientSession`]).
+//!
 //! Time is `tokio::time`; the network is behind [`Dial`] and [`Resolve`]; random local parts come from a [`Probe`]. So tests run
 //! under simulated time over a network in memory.
 
 mod breaker;
 mod callouts;
+mod client;
 mod dial;
 mod dialogue;
 mod outcome;
@@ -27,14 +31,17 @@ mod session;
 mod settings;
 mod tls;
 mod transcript;
+mod way;
 
 pub use callouts::{Callouts, Totals};
+pub use client::{ClientSession, ConnectError};
 pub use dial::{BoxStream, Dial, Stream, TcpDialer};
 pub use outcome::{Ask, BoxFuture, Failure, HostFailure, Outcome, Report, Request, Step};
 pub use pool::DestinationStatus;
 pub use probe::{PersonProbe, Probe};
 pub use resolve::{DnsResolver, MxAnswer, Resolve, ResolveError};
 pub use route::{Hop, Host, Route, RouteError, TlsPolicy};
+pub use session::Offers;
 pub use settings::Settings;
 pub use tls::{TlsClient, TlsError};
 pub use transcript::{Transcript, TranscriptLine, Who};

@@ -88,6 +88,10 @@ pub enum Step {
     Mail,
     /// RCPT TO.
     Rcpt,
+    /// DATA or BDAT, which only a relay says.
+    Data,
+    /// The message, and the reply to its end.
+    Message,
 }
 
 /// The ways in which a host can fail to answer. None of them says anything of a recipient.
@@ -183,6 +187,8 @@ impl fmt::Display for Step {
             Self::Rset => "RSET",
             Self::Mail => "MAIL FROM",
             Self::Rcpt => "RCPT TO",
+            Self::Data => "DATA",
+            Self::Message => "the message's end",
         })
     }
 }

@@ -30,6 +30,37 @@ impl From<Failure> for Trouble {
     }
 }
 
+/// What a server offered in its reply to EHLO (RFC 5321 4.1.1.1); nothing after HELO.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offers {
+    /// Commands may leave together (RFC 2920).
+    pub pipelining: bool,
+    /// Addresses and headers in UTF-8 (RFC 6531).
+    pub smtputf8: bool,
+    /// Content beyond ASCII (RFC 6152).
+    pub eight_bit_mime: bool,
+    /// BDAT (RFC 3030).
+    pub chunking: bool,
+    /// Delivery status notifications (RFC 3461).
+    pub dsn: bool,
+    /// The size of a message is declared in MAIL (RFC 1870).
+    pub size: bool,
+}
+
+impl Offers {
+    /// Takes one line of the reply.
+    fn read(&mut self, line: &str) {
+        let keyword = line.split(' ').next().unwrap_or_default();
+        let is = |name: &str| keyword.eq_ignore_ascii_case(name);
+        self.pipelining |= is("PIPELINING");
+        self.smtputf8 |= is("SMTPUTF8");
+        self.eight_bit_mime |= is("8BITMIME");
+        self.chunking |= is("CHUNKING");
+        self.dsn |= is("DSN");
+        self.size |= is("SIZE");
+    }
+}
+
 /// Questions in a session with Exim. It drops a session after 10 commands that carry no mail
 /// (`smtp_accept_max_nonmail`), and the RSET before each question is one, for the random local part too.
 const EXIM_USES: u32 = 8;
@@ -39,8 +70,7 @@ pub(crate) struct Session {
     stream: BoxStream,
     reader: ReplyReader,
     /// What EHLO offered.
-    pub(crate) pipelining: bool,
-    pub(crate) smtputf8: bool,
+    pub(crate) offers: Offers,
     /// Questions answered, and recipients refused.
     pub(crate) uses: u32,
     /// Questions at most, as far as the host's greeting tells.
@@ -169,8 +199,7 @@ impl Session {
         Self {
             stream,
             reader: ReplyReader::new(settings.replies),
-            pipelining: false,
-            smtputf8: false,
+            offers: Offers::default(),
             uses: 0,
             most_uses: u32::MAX,
             opened: Instant::now(),
@@ -186,10 +215,8 @@ impl Session {
             let mut starttls = false;
             // The first line is the host's name.
             for line in reply.lines().skip(1) {
-                let keyword = line.split(' ').next().unwrap_or_default();
-                self.pipelining |= keyword.eq_ignore_ascii_case("PIPELINING");
-                self.smtputf8 |= keyword.eq_ignore_ascii_case("SMTPUTF8");
-                starttls |= keyword.eq_ignore_ascii_case("STARTTLS");
+                starttls |= line.split(' ').next().is_some_and(|keyword| keyword.eq_ignore_ascii_case("STARTTLS"));
+                self.offers.read(line);
             }
             return Ok(starttls);
         }
@@ -239,6 +266,12 @@ impl Session {
             Ok(Err(_)) => Err(Failure::Closed(step).into()),
             Err(_) => Err(Failure::Timeout(step).into()),
         }
+    }
+
+    /// Writes octets as they are, and sees them off.
+    pub(crate) async fn write(&mut self, octets: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(octets).await?;
+        self.stream.flush().await
     }
 
     /// Reads one reply. A 421 is the session's end, wherever it comes (RFC 5321 4.2.3).

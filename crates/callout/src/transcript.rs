@@ -43,6 +43,11 @@ impl Transcript {
         Self { start: Instant::now(), octets: 0, lines: Vec::new() }
     }
 
+    /// One that keeps nothing.
+    pub(crate) fn none() -> Self {
+        Self { octets: Self::MAX_OCTETS + 1, ..Self::start() }
+    }
+
     /// The lines, in order.
     pub fn lines(&self) -> &[TranscriptLine] {
         &self.lines
@@ -59,6 +64,9 @@ impl Transcript {
 
     /// Writes down octets that came or went, line by line.
     pub(crate) fn said(&mut self, who: Who, octets: &[u8]) {
+        if self.octets > Self::MAX_OCTETS {
+            return;
+        }
         for line in octets.split_inclusive(|octet| *octet == b'\n') {
             let line = line.strip_suffix(b"\n").unwrap_or(line);
             self.push(who, line.strip_suffix(b"\r").unwrap_or(line).to_vec());

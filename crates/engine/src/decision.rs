@@ -19,6 +19,8 @@ pub enum Listener {
     Socketmap,
     /// The milter protocol.
     Milter,
+    /// The gateway.
+    Gateway,
     /// HTTP.
     Http,
     /// The admin socket.
@@ -143,6 +145,7 @@ impl Listener {
             Self::Policy => "policy",
             Self::Socketmap => "socketmap",
             Self::Milter => "milter",
+            Self::Gateway => "gateway",
             Self::Http => "http",
             Self::Admin => "admin",
             Self::Cli => "cli",

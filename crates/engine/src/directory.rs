@@ -14,6 +14,8 @@ pub struct DomainConfig {
     pub name: String,
     /// Where its destination is.
     pub route: Arc<Route>,
+    /// Where the gateway sends its mail; `None` is the route. A content filter, say, that stands before the destination.
+    pub relay: Option<Arc<Route>>,
     /// What is answered when.
     pub policy: Policy,
     /// Local parts that exist, in lower case: compared without regard to case, since accepting is the safe side.
@@ -118,6 +120,7 @@ impl DomainConfig {
         Self {
             name: name.to_ascii_lowercase(),
             route: Arc::new(route),
+            relay: None,
             policy: Policy::default(),
             valid: HashSet::new(),
             invalid: HashSet::new(),

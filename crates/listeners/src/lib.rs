@@ -1,6 +1,7 @@
-//! Where questions come in: the policy protocol, socket maps and the milter protocol, over TCP and Unix sockets.
+//! Where questions come in: the policy protocol, socket maps and the milter protocol, over TCP and Unix sockets; and the gateway,
+//! where mail does.
 //!
-//! Each protocol is two things: a `RequestReader` or `Session` (bytes in, requests out; no socket, no clock) and what each
+//! Each question protocol is two things: a `RequestReader` or `Session` (bytes in, requests out; no socket, no clock) and what each
 //! verdict is in that protocol's words. The loop around them is the same for all, in `server`: it bounds connections, idle
 //! time and pipelining, keeps answers in the order of their requests, and when it is told to stop it answers what
 //! was asked before it closes.
@@ -10,11 +11,12 @@
 //!
 //! # Trust
 //!
-//! Clients are the MTA's processes, on the same host or a network of one's own: there is no authentication. Still, nothing
+//! The gateway has its own account of it ([`gateway`]). Elsewhere clients are the MTA's processes, on the same host or a network of one's own: there is no authentication. Still, nothing
 //! that they send is trusted: it is bounded by the `MAX_` constants and [`Limits`], and what can't be read closes
 //! its connection, which MTAs take for a temporary failure. It is never a rejection.
 
 mod address;
+pub mod gateway;
 mod listen;
 pub mod milter;
 pub mod policy;

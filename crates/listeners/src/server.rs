@@ -50,8 +50,12 @@ pub struct Counters {
     pub malformed: AtomicU64,
     /// Connections closed because no request came, or its answer was not read, in time.
     pub timed_out: AtomicU64,
-    /// Requests answered.
+    /// Requests answered; in the gateway, commands.
     pub requests: AtomicU64,
+    /// Messages that a recipients' server accepted; the gateway's only.
+    pub messages_relayed: AtomicU64,
+    /// Messages that were begun and not accepted, whoever refused them; the gateway's only.
+    pub messages_refused: AtomicU64,
 }
 
 /// A protocol: how its requests are read, and what is replied.

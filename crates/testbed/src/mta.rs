@@ -20,7 +20,7 @@ mod root;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -165,6 +165,11 @@ impl Mta {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// The folder that the server sees as `/instance`: its configuration, its logs, and whatever a front's configuration puts there.
+    pub fn folder(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Creates a mailbox in an Exim destination, which looks at its list for every recipient.
@@ -338,6 +343,19 @@ pub fn swaks_with(server: SocketAddr, sender: &str, recipient: &str, more: &[&st
     ];
     let words = [&words, more].concat();
     let output = root::command("swaks", dir.path(), &words)?.stdin(Stdio::null()).output()?;
+    let mut transcript = String::from_utf8_lossy(&output.stdout).into_owned();
+    transcript.push_str(&String::from_utf8_lossy(&output.stderr));
+    Ok(Sent { code: output.status.code(), transcript })
+}
+
+/// Runs a program of a package in a root of its own, and gives its exit code and all that it said: `smtp-source` of `postfix`, say,
+/// which sends as many messages as it is told to.
+///
+/// # Errors
+/// When the package is not there ("run cargo xtask test"), or it can't be run.
+pub fn run(package: &str, words: &[&str]) -> io::Result<Sent> {
+    let dir = root::shared_dir()?;
+    let output = root::command(package, dir.path(), words)?.stdin(Stdio::null()).output()?;
     let mut transcript = String::from_utf8_lossy(&output.stdout).into_owned();
     transcript.push_str(&String::from_utf8_lossy(&output.stderr));
     Ok(Sent { code: output.status.code(), transcript })

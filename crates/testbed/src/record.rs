@@ -27,6 +27,21 @@ pub struct SessionRecord {
     pub tls: bool,
 }
 
+/// A message that was taken whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// MAIL, without `MAIL FROM:`.
+    pub mail: String,
+    /// Each RCPT that was accepted, without `RCPT TO:`.
+    pub recipients: Vec<String>,
+    /// The content, without dots put on.
+    pub content: Vec<u8>,
+    /// It came by BDAT.
+    pub chunked: bool,
+    /// The session that it came in.
+    pub session: usize,
+}
+
 /// All that a destination was told. Sessions beyond [`Record::MAX_SESSIONS`] are counted and not kept.
 #[derive(Clone, Debug, Default)]
 pub struct Record {
@@ -38,6 +53,8 @@ pub struct Record {
     pub mail: usize,
     /// RCPT commands.
     pub rcpt: usize,
+    /// Messages that were taken whole, whatever was replied after that.
+    pub messages: Vec<Message>,
     /// The most sessions at one time.
     pub most_at_once: usize,
     pub(crate) open: usize,

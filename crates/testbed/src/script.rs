@@ -23,10 +23,14 @@ pub enum Step {
     Rset,
     /// `QUIT`.
     Quit,
+    /// `DATA`, or the command of a chunk: only for a destination that takes messages.
+    Data,
+    /// The end of a message, or of a chunk: only for a destination that takes messages.
+    Message,
 }
 
 impl Step {
-    /// All steps, in the order of a dialogue.
+    /// All steps of a callout, in the order of its dialogue.
     pub const ALL: [Self; 8] =
         [Self::Greeting, Self::Ehlo, Self::Helo, Self::StartTls, Self::Mail, Self::Rcpt, Self::Rset, Self::Quit];
 }
@@ -97,6 +101,14 @@ pub struct Script {
     pub max_connections: Option<u32>,
     /// Waited before every reply, the greeting included: a round trip.
     pub reply_delay: Duration,
+    /// Messages are taken. Else DATA and BDAT are offences, as is any sender but the null one: callouts say neither.
+    pub takes_messages: bool,
+    /// The connection is closed once so many octets of a message have come.
+    pub close_within_message: Option<usize>,
+    /// Waited before each piece of a message is read.
+    pub read_pause: Duration,
+    /// Bare CR, bare LF and LF `.` LF end lines and messages here, as in servers that can be smuggled to.
+    pub lenient_lines: bool,
 }
 
 impl Default for Script {
@@ -117,6 +129,10 @@ impl Default for Script {
             drop_after_uses: None,
             max_connections: None,
             reply_delay: Duration::ZERO,
+            takes_messages: false,
+            close_within_message: None,
+            read_pause: Duration::ZERO,
+            lenient_lines: false,
         }
     }
 }
@@ -130,6 +146,13 @@ impl Script {
     /// A destination that accepts every recipient.
     pub fn accept_all() -> Self {
         Self { accept_all: true, ..Self::default() }
+    }
+
+    /// A destination that takes messages for these mailboxes, and offers CHUNKING and DSN besides the rest.
+    pub fn taking_messages<'a>(addresses: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut script = Self { takes_messages: true, ..Self::with_mailboxes(addresses) };
+        script.extensions.extend(["CHUNKING", "DSN"].map(String::from));
+        script
     }
 
     /// With this fault at this step, for ever.

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::record::{Ended, Record, SessionRecord};
 use crate::script::{Fault, Script, Step, Tls};
+use crate::take::Taking;
 
 /// The longest line of input that is read.
 const MAX_LINE: usize = 65_536;
@@ -36,30 +37,31 @@ pub struct Listening {
     task: JoinHandle<()>,
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// What becomes of the session after a step.
 #[derive(PartialEq, Eq)]
-enum Next {
+pub(crate) enum Next {
     Go,
     /// No more replies; what comes is read and written down.
     Mute,
     Close,
 }
 
-struct Session {
-    destination: Destination,
-    stream: Box<dyn Stream>,
-    number: usize,
-    input: Vec<u8>,
+pub(crate) struct Session {
+    pub(crate) destination: Destination,
+    pub(crate) stream: Box<dyn Stream>,
+    pub(crate) number: usize,
+    pub(crate) input: Vec<u8>,
     output: Vec<u8>,
-    mail: bool,
+    pub(crate) mail: bool,
     mails: u32,
     refused: u32,
     greeted: bool,
     tls: bool,
     mute: bool,
+    pub(crate) taking: Taking,
 }
 
 impl Destination {
@@ -96,7 +98,7 @@ impl Destination {
         self.record().assert_polite();
     }
 
-    fn recorder(&self) -> MutexGuard<'_, Record> {
+    pub(crate) fn recorder(&self) -> MutexGuard<'_, Record> {
         self.shared.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -113,7 +115,15 @@ impl Destination {
     /// # Errors
     /// When no socket is to be had.
     pub async fn listen_on(&self, ip: IpAddr) -> io::Result<Listening> {
-        let listener = TcpListener::bind((ip, 0)).await?;
+        self.listen_at(SocketAddr::new(ip, 0)).await
+    }
+
+    /// Listens on an address and port: again on one that it had before, say, as a server that was restarted.
+    ///
+    /// # Errors
+    /// When it is taken.
+    pub async fn listen_at(&self, address: SocketAddr) -> io::Result<Listening> {
+        let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let destination = self.clone();
         let task = tokio::spawn(async move {
@@ -163,6 +173,7 @@ impl Destination {
             greeted: false,
             tls: false,
             mute: false,
+            taking: Taking::default(),
         };
         let ended = session.converse(too_many).await;
         session.note(|record| record.ended = ended);
@@ -177,7 +188,7 @@ impl Session {
         }
     }
 
-    fn offence(&self, what: String) {
+    pub(crate) fn offence(&self, what: String) {
         self.note(|record| record.offences.push(what));
     }
 
@@ -220,7 +231,8 @@ impl Session {
                     self.offence(format!("a bare CR, LF or NUL in {:?}", String::from_utf8_lossy(&line)));
                 }
                 let pipelining = self.destination.script().extensions.iter().any(|e| e == "PIPELINING");
-                if !self.input.is_empty() && !pipelining && !self.mute {
+                let chunk = line.len() > 5 && line[..5].eq_ignore_ascii_case(b"BDAT ");
+                if !self.input.is_empty() && !pipelining && !self.mute && !chunk {
                     self.offence(format!("{:?} was followed by another command", String::from_utf8_lossy(&line)));
                 }
                 if self.destination.script().broken_pipelining {
@@ -241,7 +253,7 @@ impl Session {
         }
     }
 
-    async fn flush(&mut self) -> io::Result<()> {
+    pub(crate) async fn flush(&mut self) -> io::Result<()> {
         if self.output.is_empty() {
             return Ok(());
         }
@@ -291,6 +303,7 @@ impl Session {
             "RCPT" => self.rcpt(line).await,
             "RSET" => {
                 self.mail = false;
+                self.taking = Taking::default();
                 self.reply(Step::Rset, "250 2.0.0 Ok").await
             }
             "QUIT" => {
@@ -300,6 +313,8 @@ impl Session {
             }
             "NOOP" => self.say("250 2.0.0 Ok"),
             "VRFY" => self.say("252 2.0.0 Ask by RCPT"),
+            "DATA" if self.destination.script().takes_messages => self.data().await,
+            "BDAT" if self.destination.script().takes_messages => self.bdat(line).await,
             "DATA" | "BDAT" => {
                 self.offence(format!("{verb} was said"));
                 self.say("554 5.5.1 No message is taken here")
@@ -328,10 +343,12 @@ impl Session {
         if limit.is_some_and(|limit| self.mails > limit) {
             return self.close_with("421 4.7.0 too many transactions").await;
         }
-        if !line.starts_with("MAIL FROM:<>") {
+        let takes = self.destination.script().takes_messages;
+        self.taking = Taking::new(line.get(10..).unwrap_or_default());
+        if !takes && !line.starts_with("MAIL FROM:<>") {
             self.offence(format!("{line:?} is no null sender"));
         }
-        if let Some(reply) = null {
+        if let Some(reply) = null.filter(|_| line.starts_with("MAIL FROM:<>")) {
             return self.say(&reply);
         }
         // A faulty step leaves the transaction closed, as a server that refused MAIL does; slowness is no refusal.
@@ -349,7 +366,12 @@ impl Session {
             // No offence: a pipelined group goes on after a refused MAIL.
             return self.say("503 5.5.1 Error: need MAIL command");
         }
-        let Some(address) = line.strip_prefix("RCPT TO:<").and_then(|rest| rest.strip_suffix('>')) else {
+        let takes = self.destination.script().takes_messages;
+        let path = line.strip_prefix("RCPT TO:<").and_then(|rest| match takes {
+            true => rest.rsplit_once('>').map(|(path, _)| path),
+            false => rest.strip_suffix('>'),
+        });
+        let Some(address) = path else {
             self.offence(format!("{line:?} is malformed"));
             return self.say("501 5.1.3 Bad recipient address syntax");
         };
@@ -372,6 +394,12 @@ impl Session {
             if limit.is_some_and(|limit| self.refused > limit) {
                 return self.close_with("421 4.7.0 destination.example Error: too many errors").await;
             }
+        }
+        if takes
+            && reply.starts_with('2')
+            && self.destination.script().faults.get(&Step::Rcpt).is_none_or(|f| f.1 == Some(0))
+        {
+            self.taking.recipients.push(line.get(8..).unwrap_or_default().to_owned());
         }
         self.reply(Step::Rcpt, &reply).await
     }
@@ -426,20 +454,20 @@ impl Session {
         }
     }
 
-    fn say(&mut self, reply: &str) -> io::Result<Next> {
+    pub(crate) fn say(&mut self, reply: &str) -> io::Result<Next> {
         self.output.extend(reply.as_bytes());
         self.output.extend(b"\r\n");
         Ok(Next::Go)
     }
 
-    async fn close_with(&mut self, reply: &str) -> io::Result<Next> {
+    pub(crate) async fn close_with(&mut self, reply: &str) -> io::Result<Next> {
         self.say(reply)?;
         self.flush().await?;
         Ok(Next::Close)
     }
 
     /// The proper reply, or the fault that is due.
-    async fn reply(&mut self, step: Step, proper: &str) -> io::Result<Next> {
+    pub(crate) async fn reply(&mut self, step: Step, proper: &str) -> io::Result<Next> {
         let fault = self.destination.script().due(step);
         let Some(fault) = fault else { return self.say(proper) };
         match fault {

@@ -6,8 +6,15 @@ use callahead_engine::{Alert, AlertKind, Decision, Listener, Observer, Question,
 
 use crate::histogram::Histogram;
 
-pub(crate) const LISTENERS: [Listener; 6] =
-    [Listener::Policy, Listener::Socketmap, Listener::Milter, Listener::Http, Listener::Admin, Listener::Cli];
+pub(crate) const LISTENERS: [Listener; 7] = [
+    Listener::Policy,
+    Listener::Socketmap,
+    Listener::Milter,
+    Listener::Gateway,
+    Listener::Http,
+    Listener::Admin,
+    Listener::Cli,
+];
 /// `None` is row 1, which has no verdict.
 pub(crate) const VERDICTS: [Option<Verdict>; 5] =
     [Some(Verdict::Valid), Some(Verdict::Invalid), Some(Verdict::Unknown), Some(Verdict::NotOurs), None];

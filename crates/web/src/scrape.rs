@@ -206,6 +206,12 @@ impl Scrape {
         of("listener_timed_out", "Connections closed because nothing came in time", Counter, |of| {
             of.timed_out.load(Ordering::Relaxed)
         })?;
-        of("listener_requests", "Requests answered", Counter, |of| of.requests.load(Ordering::Relaxed))
+        of("listener_requests", "Requests answered", Counter, |of| of.requests.load(Ordering::Relaxed))?;
+        of("gateway_messages_relayed", "Messages that a recipients' server accepted", Counter, |of| {
+            of.messages_relayed.load(Ordering::Relaxed)
+        })?;
+        of("gateway_messages_refused", "Messages that were begun and not accepted", Counter, |of| {
+            of.messages_refused.load(Ordering::Relaxed)
+        })
     }
 }

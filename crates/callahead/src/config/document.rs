@@ -79,11 +79,13 @@ impl<'a, 'p> Section<'a, 'p> {
         }
     }
 
-    /// A key that is agreed but can't be used.
-    pub(super) fn refuse(&mut self, key: &'static str, why: &str) {
-        self.known.push(key);
-        if let Some((at, _)) = self.find(key) {
-            self.problems.add(at, format!("{} {why}; take the line out", self.key(key)));
+    /// Two keys of which neither is of use without the other.
+    pub(super) fn both_or_none(&self, one: &'static str, other: &'static str) {
+        for (here, missing) in [(one, other), (other, one)] {
+            if let (Some((at, _)), None) = (self.find(here), self.find(missing)) {
+                let sentence = format!("{} is of no use without {missing:?}; give both", self.key(here));
+                self.problems.add(at, sentence);
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 //! of them are told at once. Nothing is applied of a file that has one.
 
 mod document;
+mod gateway;
 mod init;
 mod show;
 mod units;
@@ -22,6 +23,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use document::{Problems, Section, strings, text};
+pub use gateway::GatewayConfig;
 pub use init::INIT;
 pub use units::{format_duration, parse_duration};
 
@@ -43,6 +45,8 @@ pub struct Config {
     pub callout: CalloutConfig,
     /// When a client counts as one that guesses addresses.
     pub harvest: Harvest,
+    /// What the gateway allows.
+    pub gateway: GatewayConfig,
     /// What holds for domains that do not say otherwise.
     pub defaults: Policy,
     /// The TLS policy of routes that do not say otherwise.
@@ -60,6 +64,8 @@ pub struct ListenConfig {
     pub socketmap: Vec<Listen>,
     /// The milter protocol.
     pub milter: Vec<Listen>,
+    /// The gateway; TCP only.
+    pub gateway: Vec<Listen>,
     /// Metrics and health.
     pub http: Vec<Listen>,
     /// The CLI's own way in.
@@ -114,6 +120,7 @@ impl Default for Config {
             resolver: Vec::new(),
             callout: CalloutConfig::default(),
             harvest: Harvest::default(),
+            gateway: GatewayConfig::default(),
             defaults: Policy::default(),
             tls: TlsPolicy::default(),
             domains: Vec::new(),
@@ -194,7 +201,15 @@ impl Config {
                     }
                 }
             });
-            listen.refuse("gateway", "is not in this version yet");
+            listen.set("gateway", &mut config.listen.gateway, |value| {
+                let listens = addresses(value)?;
+                match listens.iter().find(|listen| matches!(listen, Listen::Unix(_))) {
+                    None => Ok(listens),
+                    Some(unix) => {
+                        Err(format!("\"{unix}\" is no TCP address: mail comes in from clients with addresses"))
+                    }
+                }
+            });
         });
         top.section("resolver", |resolver| {
             resolver.set("servers", &mut config.resolver, |value| strings(value)?.into_iter().map(server).collect());
@@ -213,6 +228,7 @@ impl Config {
             let (minute, day) = (Duration::from_secs(60), Duration::from_secs(86_400));
             harvest.set("window", &mut config.harvest.window, duration(minute, day));
         });
+        top.section("gateway", |section| gateway::read(section, &mut config.gateway));
         top.section("defaults", |defaults| policy(defaults, &mut config.defaults, &mut config.tls));
         let (defaults, tls) = (config.defaults.clone(), config.tls);
         top.sections("domain", |section| {
@@ -247,15 +263,10 @@ fn domain(section: &mut Section<'_, '_>, defaults: &Policy, tls: TlsPolicy) -> O
         Ok(format!("{star}{domain}"))
     });
     section.once("name", &name, "the domain");
-    let mut hops = Vec::new();
+    let (mut hops, mut relay) = (Vec::new(), Vec::new());
     section.need("route");
-    section.set("route", &mut hops, |value| {
-        let hops: Vec<Hop> = strings(value)?
-            .into_iter()
-            .map(|text| text.parse::<Hop>().map_err(|error| error.to_string()))
-            .collect::<Result<_, _>>()?;
-        if hops.is_empty() { Err("is empty: name at least one host, or \"mx\"".into()) } else { Ok(hops) }
-    });
+    section.set("route", &mut hops, hops_of);
+    section.set("relay", &mut relay, hops_of);
     let (mut policy_here, mut tls) = (defaults.clone(), tls);
     policy(section, &mut policy_here, &mut tls);
     let fold = policy_here.fold_local_part;
@@ -277,7 +288,17 @@ fn domain(section: &mut Section<'_, '_>, defaults: &Policy, tls: TlsPolicy) -> O
     if name.is_empty() || hops.is_empty() {
         return None;
     }
-    Some(DomainConfig { name, route: Arc::new(Route { hops, tls }), policy: policy_here, valid, invalid })
+    let relay = (!relay.is_empty()).then(|| Arc::new(Route { hops: relay, tls }));
+    Some(DomainConfig { name, route: Arc::new(Route { hops, tls }), relay, policy: policy_here, valid, invalid })
+}
+
+/// The hops of a route.
+fn hops_of(value: &DeValue<'_>) -> Result<Vec<Hop>, String> {
+    let hops: Vec<Hop> = strings(value)?
+        .into_iter()
+        .map(|text| text.parse::<Hop>().map_err(|error| error.to_string()))
+        .collect::<Result<_, _>>()?;
+    if hops.is_empty() { Err("is empty: name at least one host, or \"mx\"".into()) } else { Ok(hops) }
 }
 
 /// The keys that `[defaults]` and `[[domain]]` share.

@@ -6,7 +6,7 @@ use callahead_callout::TlsPolicy;
 use callahead_engine::{AcceptOrDefer, Callouts, Policy, RejectOrDefer};
 use callahead_listeners::Listen;
 
-use super::{Config, format_duration};
+use super::{Config, GatewayConfig, format_duration};
 
 impl Config {
     /// The whole configuration with all defaults filled in.
@@ -19,6 +19,7 @@ impl Config {
             ("policy", &self.listen.policy),
             ("socketmap", &self.listen.socketmap),
             ("milter", &self.listen.milter),
+            ("gateway", &self.listen.gateway),
             ("http", &self.listen.http),
             ("admin", &self.listen.admin),
         ] {
@@ -35,12 +36,16 @@ impl Config {
         out.push_str("\n[harvest]\n");
         line(&mut out, "limit", self.harvest.limit.to_string());
         line(&mut out, "window", quoted(&format_duration(self.harvest.window)));
+        gateway(&mut out, &self.gateway);
         out.push_str("\n[defaults]\n");
         policy(&mut out, &self.defaults, self.tls);
         for domain in &self.domains {
             out.push_str("\n[[domain]]\n");
             line(&mut out, "name", quoted(&domain.name));
             line(&mut out, "route", list(domain.route.hops.iter().map(ToString::to_string)));
+            if let Some(relay) = &domain.relay {
+                line(&mut out, "relay", list(relay.hops.iter().map(ToString::to_string)));
+            }
             for (key, set) in [("valid", &domain.valid), ("invalid", &domain.invalid)] {
                 let mut locals: Vec<String> = set.iter().cloned().collect();
                 locals.sort();
@@ -49,6 +54,33 @@ impl Config {
             policy(&mut out, &domain.policy, domain.route.tls);
         }
         out
+    }
+}
+
+fn gateway(out: &mut String, gateway: &GatewayConfig) {
+    out.push_str("\n[gateway]\n");
+    for (key, file) in [("tls_certificate", &gateway.tls_certificate), ("tls_key", &gateway.tls_key)] {
+        if let Some(file) = file {
+            line(out, key, quoted(&file.display().to_string()));
+        }
+    }
+    line(out, "trusted", list(gateway.trusted.iter().map(ToString::to_string)));
+    line(out, "proxy_protocol", gateway.proxy_protocol.to_string());
+    line(out, "dsn", gateway.dsn.to_string());
+    line(out, "connections", gateway.connections.to_string());
+    line(out, "connections_per_client", gateway.connections_per_client.to_string());
+    line(out, "commands", gateway.commands.to_string());
+    line(out, "errors", gateway.errors.to_string());
+    line(out, "recipients", gateway.recipients.to_string());
+    line(out, "message_size", gateway.message_size.to_string());
+    for (key, timeout) in [
+        ("command_timeout", gateway.command_timeout),
+        ("data_timeout", gateway.data_timeout),
+        ("session_timeout", gateway.session_timeout),
+        ("destination_timeout", gateway.destination_timeout),
+        ("reply_timeout", gateway.reply_timeout),
+    ] {
+        line(out, key, quoted(&format_duration(timeout)));
     }
 }
 

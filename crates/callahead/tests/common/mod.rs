@@ -1,6 +1,8 @@
 //! The real program: a daemon that ends with its test, and commands.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, missing_docs)]
 
+pub mod mail;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -37,17 +39,23 @@ pub struct Daemon {
     pub socketmap: SocketAddr,
     pub http: SocketAddr,
     pub admin: PathBuf,
+    pub gateway: Option<SocketAddr>,
     /// Read all the time: a daemon whose log nobody reads stands still.
     log: Receiver<String>,
 }
 
 /// Writes a configuration with these domains (TOML) into a folder.
 pub fn configure(dir: &TempDir, domains: &str) -> PathBuf {
+    configure_with(dir, "", domains)
+}
+
+/// With more in `[listen]`.
+pub fn configure_with(dir: &TempDir, listen: &str, domains: &str) -> PathBuf {
     let path = dir.path().join("callahead.toml");
     let folder = dir.path().display();
     let text = format!(
         "node = \"filter.example\"\ndata_dir = \"{folder}/data\"\n[listen]\npolicy = [\"127.0.0.1:0\"]\nsocketmap = [\"127.0.0.1:0\"]\n\
-         http = [\"127.0.0.1:0\"]\nadmin = [\"unix:{folder}/admin.sock\"]\n[resolver]\nservers = [\"127.0.0.1:9\"]\n{domains}"
+         http = [\"127.0.0.1:0\"]\nadmin = [\"unix:{folder}/admin.sock\"]\n{listen}\n[resolver]\nservers = [\"127.0.0.1:9\"]\n{domains}"
     );
     std::fs::write(&path, text).unwrap();
     path
@@ -85,7 +93,8 @@ impl Daemon {
         }
         let tcp = |name: &str| places[name].parse().unwrap();
         let admin = PathBuf::from(places["admin"].strip_prefix("unix:").unwrap());
-        Self { policy: tcp("policy"), socketmap: tcp("socketmap"), http: tcp("http"), admin, child, log }
+        let gateway = places.get("gateway").map(|place| place.parse().unwrap());
+        Self { gateway, policy: tcp("policy"), socketmap: tcp("socketmap"), http: tcp("http"), admin, child, log }
     }
 
     pub fn signal(&self, name: &str) {

@@ -78,6 +78,7 @@ fn domain(name: &str, policy: Policy) -> DomainConfig {
     DomainConfig {
         name: name.into(),
         route: Arc::new(Route { hops: vec![Hop::Mx], tls: TlsPolicy::Opportunistic }),
+        relay: None,
         policy,
         valid: ["listed".to_owned()].into(),
         invalid: ["gone".to_owned()].into(),

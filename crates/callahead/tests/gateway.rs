@@ -1,0 +1,207 @@
+//! The gateway of the real program: what arrives, octet by octet, and what signals, `kill -9` and 10,000 idle clients do to it.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use callahead_testbed::{Destination, Listening, Message, Script};
+use common::mail::{MailClient, awkward_messages};
+use common::*;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// Destinations live in a runtime of the test's own.
+struct World {
+    _runtime: Runtime,
+    dir: TempDir,
+    destination: Destination,
+    listening: Listening,
+}
+
+impl World {
+    fn new() -> Self {
+        let runtime = Runtime::new().unwrap();
+        let destination = Destination::new(Script::taking_messages(["anna@one.example", "ben@one.example"]));
+        let listening = runtime.block_on(destination.listen()).unwrap();
+        Self { _runtime: runtime, dir: TempDir::new().unwrap(), destination, listening }
+    }
+
+    fn daemon(&self, gateway: &str) -> Daemon {
+        let domains = domain("one.example", self.listening.address());
+        let rest = format!("[gateway]\n{gateway}\n{domains}");
+        Daemon::start(&configure_with(&self.dir, "gateway = [\"127.0.0.1:0\"]", &rest))
+    }
+}
+
+/// What arrived, behind our Received line.
+fn content(message: &Message) -> &[u8] {
+    let text = message.content.as_slice();
+    assert!(text.starts_with(b"Received: from client.example ([127.0.0.1])\r\n\tby filter.example with ESMTP id "));
+    let lines = text.iter().enumerate().filter(|(_, octet)| **octet == b'\n').map(|(at, _)| at + 1);
+    &text[lines.take(3).last().unwrap()..]
+}
+
+#[test]
+fn awkward_messages_arrive_octet_by_octet_by_data_and_by_bdat() {
+    let world = World::new();
+    let mut daemon = world.daemon("");
+    let mut client = MailClient::connect(daemon.gateway.unwrap());
+    let mut sent = Vec::new();
+    for (name, message) in awkward_messages() {
+        let by_data = message.is_empty() || message.ends_with(b"\r\n");
+        for chunk in [None, Some(1 << 20), Some(7)] {
+            if (chunk.is_none() && !by_data) || (chunk == Some(7) && message.len() > 1000) {
+                continue;
+            }
+            client.envelope("anna@one.example");
+            let reply = match chunk {
+                None => client.data(&message),
+                Some(chunk) => client.bdat(&message, chunk),
+            };
+            assert!(reply.starts_with("250 2.0.0"), "{name}, {chunk:?}: {reply}");
+            sent.push((name, chunk, message.clone()));
+        }
+    }
+    client.expect("QUIT", "221");
+    let event = daemon.until("message relayed");
+    assert_eq!(event["recipients"], "anna@one.example");
+    assert!(event["reply"].as_str().unwrap().starts_with("250 2.0.0") && event["ms"].is_number(), "{event}");
+    let arrived = world.destination.record().messages;
+    assert_eq!(arrived.len(), sent.len());
+    for ((name, chunk, message), arrived) in sent.iter().zip(&arrived) {
+        assert!(content(arrived) == message, "{name}, {chunk:?} arrived otherwise");
+        assert_eq!(arrived.chunked, chunk.is_some());
+    }
+    let metrics = daemon.get("/metrics");
+    let relayed = format!(
+        "callahead_gateway_messages_relayed_total{{listener=\"gateway\",at=\"{}\"}} {}",
+        daemon.gateway.unwrap(),
+        sent.len()
+    );
+    assert!(metrics.contains(&relayed), "{metrics}");
+    assert!(metrics.contains("callahead_decisions_total{listener=\"gateway\""), "{metrics}");
+}
+
+#[test]
+fn sigterm_lets_a_message_under_way_arrive_and_tells_the_others_to_come_again() {
+    let world = World::new();
+    let daemon = world.daemon("");
+    let mut idle = MailClient::connect(daemon.gateway.unwrap());
+    let mut busy = MailClient::connect(daemon.gateway.unwrap());
+    busy.envelope("anna@one.example");
+    busy.expect("DATA", "354");
+    busy.send("half of it\r\n");
+    daemon.signal("TERM");
+    assert!(idle.reply().starts_with("421 4.3.2"));
+    busy.send("the other half\r\n.\r\n");
+    assert!(busy.reply().starts_with("250 2.0.0"));
+    assert!(busy.reply().starts_with("421 4.3.2"));
+    let (code, log) = daemon.end();
+    assert_eq!(code, 0, "{log}");
+    let arrived = world.destination.record().messages;
+    assert_eq!(arrived.len(), 1);
+    assert_eq!(content(&arrived[0]), b"half of it\r\nthe other half\r\n");
+    world.destination.assert_polite();
+}
+
+#[test]
+fn kill_9_within_a_message_delivers_nothing_and_at_the_next_try_it_arrives_once() {
+    let world = World::new();
+    for sent in ["", "half of it\r\n", "all but the dot\r\n."] {
+        let daemon = world.daemon("");
+        let mut client = MailClient::connect(daemon.gateway.unwrap());
+        client.envelope("anna@one.example");
+        client.expect("DATA", "354");
+        client.send(sent);
+        std::thread::sleep(Duration::from_millis(50));
+        daemon.kill();
+        assert_eq!(client.reply(), "");
+    }
+    let daemon = world.daemon("");
+    let mut client = MailClient::connect(daemon.gateway.unwrap());
+    client.envelope("anna@one.example");
+    assert!(client.data(b"all of it\r\n").starts_with("250"));
+    let arrived = world.destination.record().messages;
+    assert_eq!(arrived.len(), 1, "{}", world.destination.record().dialogue());
+}
+
+#[test]
+fn a_reload_changes_what_the_gateway_allows_and_a_mistake_changes_nothing() {
+    let world = World::new();
+    let mut daemon = world.daemon("");
+    let path = world.dir.path().join("callahead.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    for (section, size) in [
+        ("[gateway]\nmessage_size = 70000\n", 70_000),
+        ("[gateway]\ntls_certificate = \"/nowhere\"\ntls_key = \"/nowhere\"\n", 70_000),
+    ] {
+        std::fs::write(&path, text.replace("[gateway]\n", section)).unwrap();
+        daemon.signal("HUP");
+        let said = if section.contains("nowhere") { "nothing was changed" } else { "is in force" };
+        daemon.until(said);
+        let mut client = MailClient::connect(daemon.gateway.unwrap());
+        assert!(client.say("EHLO x").contains(&format!("SIZE {size}\n")));
+    }
+}
+
+/// Resident memory of a process in kB.
+fn resident(id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// So many clients past their EHLO that say nothing more: the daemon's resident memory with them, in kB, and without.
+fn idle(count: usize) -> (u64, u64) {
+    use std::io::{Read as _, Write as _};
+    let world = World::new();
+    let daemon = world.daemon("trusted = [\"127.0.0.0/8\"]\nconnections = 20000");
+    let address = daemon.gateway.unwrap();
+    drop(MailClient::connect(address));
+    let before = resident(daemon.child.id());
+    let mut clients: Vec<TcpStream> = Vec::new();
+    for _ in 0..count {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(b"EHLO client.example\r\n").unwrap();
+        clients.push(stream);
+    }
+    for stream in &mut clients {
+        let mut said = Vec::new();
+        let mut chunk = [0; 512];
+        while !said.ends_with(b"250 CHUNKING\r\n") {
+            let length = stream.read(&mut chunk).unwrap();
+            assert!(length > 0, "{}", String::from_utf8_lossy(&said));
+            said.extend_from_slice(&chunk[..length]);
+        }
+    }
+    let with = resident(daemon.child.id());
+    // All of them are still served.
+    for stream in clients.iter_mut().step_by(97) {
+        stream.write_all(b"NOOP\r\n").unwrap();
+        let mut reply = [0; 14];
+        stream.read_exact(&mut reply).unwrap();
+        assert_eq!(&reply, b"250 2.0.0 Ok\r\n");
+    }
+    (with, before)
+}
+
+#[test]
+fn idle_clients_take_little_memory() {
+    let (with, before) = idle(1000);
+    // 10,000 of them shall take 150 MB at most.
+    assert!(with - before < 15_000, "{before} kB before, {with} kB with 1,000 clients");
+}
+
+/// `cargo test --release -p callahead --test gateway -- --ignored --nocapture ten_thousand`, with `ulimit -n 20000`.
+#[test]
+#[ignore = "needs 10,000 file descriptors in two processes"]
+fn ten_thousand_idle_clients_take_150_mb_at_most() {
+    use std::io::Write as _;
+    let began = Instant::now();
+    let (with, before) = idle(10_000);
+    let took = began.elapsed().as_secs_f64();
+    writeln!(std::io::stderr(), "{before} kB before, {with} kB with 10,000 idle clients, {took:.1} s").unwrap();
+    assert!(with < 150_000, "{before} kB before, {with} kB with 10,000 clients");
+}

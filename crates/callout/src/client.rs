@@ -1,0 +1,161 @@
+//! A session for whoever relays mail: opened by the same way as a callout's, and said in it is what the caller writes.
+//!
+//! [`Callouts::connect`] goes through a route's hops until a host has greeted, answered EHLO, and encrypted where the route
+//! says so. The session belongs to the caller alone: it is not in the pool, and it does not count against a callout's
+//! bounds. Commands and content are the caller's octets; replies are read by the same reader, with the same limits, as a callout's.
+//!
+//! A session that is dropped closes its connection without a word. That is what has to happen in the middle of a message that
+//! shall not be delivered; everywhere else it is ended by [`ClientSession::quit`].
+
+use std::fmt;
+use std::time::Duration;
+
+use callahead_smtp::{Domain, Reply};
+use tokio::time::{Instant, timeout_at};
+
+use crate::callouts::{Callouts, Key};
+use crate::outcome::{Failure, HostFailure, Step};
+use crate::route::{Hop, HostPort, Route};
+use crate::session::{Offers, Session};
+use crate::transcript::Transcript;
+
+/// An open session, greeted and past EHLO.
+pub struct ClientSession {
+    session: Session,
+    destination: String,
+    quit_timeout: Duration,
+}
+
+/// Why no session could be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// The domain's null MX (RFC 7505), and the route is nothing but the MX.
+    #[error("the domain has a null MX: it takes no mail")]
+    NullMx,
+    /// No host of the route could be used: what each did.
+    #[error("no host could be used: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Unreachable(Vec<HostFailure>),
+}
+
+impl Callouts {
+    /// Opens a session with the first host of a route that can be used. `domain` is the recipient's, for a hop that is its MX.
+    ///
+    /// A host that failed before is left alone by the circuit breaker that callouts have too.
+    ///
+    /// # Errors
+    /// When there is no such host before the deadline.
+    pub async fn connect(
+        &self,
+        route: &Route,
+        domain: &Domain,
+        deadline: Instant,
+    ) -> Result<ClientSession, ConnectError> {
+        let settings = self.inner.settings();
+        let mut transcript = Transcript::none();
+        let mut failures = Vec::new();
+        for (at, hop) in route.hops.iter().enumerate() {
+            let more_hops = at + 1 < route.hops.len();
+            let hosts = match hop {
+                Hop::Host { host, port } => vec![(host.clone(), *port)],
+                Hop::Mx => match self.inner.exchangers(domain, &settings, deadline, &mut transcript).await {
+                    Ok(None) if route.hops.len() == 1 => return Err(ConnectError::NullMx),
+                    Ok(hosts) => hosts.unwrap_or_default(),
+                    Err(failure) => {
+                        failures.push(failure);
+                        continue;
+                    }
+                },
+            };
+            let count = hosts.len();
+            for (nth, (host, port)) in hosts.into_iter().enumerate() {
+                let key = Key { host, port, tls: route.tls };
+                let last = !more_hops && nth + 1 == count;
+                let left = deadline.saturating_duration_since(Instant::now());
+                let until = if last { deadline } else { Instant::now() + left / 2 };
+                let pool = self.inner.pool(&key);
+                let failed = |failure, reply| HostFailure { host: pool.name.clone(), failure, reply };
+                let admission = match pool.admit() {
+                    Ok(admission) => admission,
+                    Err(failure) => {
+                        failures.push(failed(failure, None));
+                        continue;
+                    }
+                };
+                match self.inner.open(&key, &pool, &settings, until, &mut transcript).await {
+                    Ok(session) => {
+                        admission.succeeded();
+                        let destination = HostPort(&key.host, key.port).to_string();
+                        return Ok(ClientSession { session, destination, quit_timeout: settings.quit_timeout });
+                    }
+                    Err(trouble) => {
+                        let failure = failed(trouble.failure, trouble.reply);
+                        // The DNS failed, not the host.
+                        if !matches!(failure.failure, Failure::Resolve(_)) {
+                            admission.failed(&failure, &settings);
+                        }
+                        failures.push(failure);
+                    }
+                }
+            }
+        }
+        Err(ConnectError::Unreachable(failures))
+    }
+}
+
+impl ClientSession {
+    /// What the host offered in its reply to EHLO.
+    pub fn offers(&self) -> Offers {
+        self.session.offers
+    }
+
+    /// `host:port`, as the route or the MX names it.
+    pub fn destination(&self) -> &str {
+        &self.destination
+    }
+
+    /// Writes commands, each with its CRLF.
+    ///
+    /// # Errors
+    /// When the host has said something unasked, has gone, or does not take them in time.
+    pub async fn send(&mut self, step: Step, commands: &[u8], deadline: Instant) -> Result<(), Failure> {
+        let sent = self.session.send(step, commands, deadline, &mut Transcript::none()).await;
+        sent.map_err(|trouble| trouble.failure)
+    }
+
+    /// Reads one reply.
+    ///
+    /// # Errors
+    /// When there is none in time, or none that is one. A 421 is such an error, since it is the session's end (RFC 5321 4.2.3).
+    pub async fn reply(&mut self, step: Step, deadline: Instant) -> Result<Reply, Failure> {
+        let reply = self.session.reply(step, deadline, &mut Transcript::none()).await;
+        reply.map_err(|trouble| trouble.failure)
+    }
+
+    /// Writes a part of a message. Nothing is kept of it.
+    ///
+    /// # Errors
+    /// When the host has gone, or does not take it in time.
+    pub async fn write(&mut self, content: &[u8], deadline: Instant) -> Result<(), Failure> {
+        match timeout_at(deadline, self.session.write(content)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Failure::Closed(Step::Message)),
+            Err(_) => Err(Failure::Timeout(Step::Message)),
+        }
+    }
+
+    /// Whether it is as it was left: neither closed nor told anything meanwhile. Does not wait.
+    pub async fn is_quiet(&mut self) -> bool {
+        self.session.is_quiet().await
+    }
+
+    /// Ends it: QUIT, and a wait for the reply of at most 2 s.
+    pub async fn quit(self) {
+        self.session.quit(self.quit_timeout, None).await;
+    }
+}
+
+impl fmt::Debug for ClientSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientSession").field("destination", &self.destination).finish_non_exhaustive()
+    }
+}

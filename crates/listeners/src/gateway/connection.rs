@@ -1,0 +1,527 @@
+//! The loop around a session: a socket, the time, and what the session's events ask for.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use callahead_engine::{Action, Listener, Question};
+use callahead_smtp::{Recipient, Reply};
+use rand::RngExt as _;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use super::clients::Counted;
+use super::command::{Rcpt, say};
+use super::relay::{Finished, Patience, Relay};
+use super::session::{Event, Session};
+use super::{InForce, Inner, proxy, trace};
+use crate::server::Counters;
+
+/// Octets read at once, from a client.
+const CHUNK: usize = 16 * 1024;
+/// For the PROXY header, which is sent with the connection.
+const PROXY_WITHIN: Duration = Duration::from_secs(10);
+/// For a TLS handshake.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(60);
+/// How long a session with a server is kept while its client says nothing.
+const LINK_IDLE: Duration = Duration::from_secs(10);
+/// Recipients of a message that its log event names.
+const RECIPIENTS_LOGGED: usize = 20;
+
+/// Why a connection ends.
+enum End {
+    /// All is said.
+    Closed,
+    /// The client is gone.
+    Gone,
+}
+
+/// A connection, encrypted or not.
+enum Wire<S> {
+    Plain(S),
+    Tls(Box<TlsStream<S>>),
+    /// Between the two.
+    Neither,
+}
+
+struct Connection<'a, S> {
+    inner: &'a Inner,
+    in_force: Arc<InForce>,
+    counters: &'a Counters,
+    shutdown: CancellationToken,
+    wire: Wire<S>,
+    session: Session,
+    /// Made when it is first needed.
+    relay: Option<Box<Relay>>,
+    message: Option<Box<Message>>,
+    ends_at: Instant,
+    _counted: Option<Counted>,
+}
+
+/// A message as its log event tells of it.
+struct Message {
+    id: String,
+    began: Instant,
+    chunks_begun: bool,
+    recipients: Vec<String>,
+    count: usize,
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve<S>(inner: &Inner, stream: S, peer: IpAddr, counters: &Counters, shutdown: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let in_force = inner.in_force.load_full();
+    let settings = &in_force.settings;
+    let mut wire = Wire::Plain(stream);
+    let (mut client, mut first) = (peer, Vec::new());
+    if settings.proxy_protocol {
+        let header = match settings.trusts(peer) {
+            true => timeout(PROXY_WITHIN, proxy_header(&mut wire)).await.ok().flatten(),
+            false => None,
+        };
+        let Some((header, rest)) = header else {
+            count(&counters.malformed);
+            tracing::warn!(
+                listener = "gateway",
+                client = %peer,
+                "closed: proxy_protocol is on, and no PROXY header came from a network in gateway.trusted"
+            );
+            return;
+        };
+        client = header.client.unwrap_or(peer);
+        first = rest;
+    }
+    let trusted = settings.trusts(client);
+    let counted = match trusted {
+        true => None,
+        false => match inner.clients.admit(client, settings.connections_per_client) {
+            Some(counted) => Some(counted),
+            None => {
+                count(&counters.refused);
+                let refusal = wire.write_all(b"421 4.7.0 Too many connections from your address; try again later\r\n");
+                let _ = timeout(PROXY_WITHIN, refusal).await;
+                return;
+            }
+        },
+    };
+    let mut session = Session::new(Arc::clone(&in_force.terms), client, trusted);
+    session.push(&first);
+    drop(first);
+    let connection = Connection {
+        inner,
+        counters,
+        shutdown,
+        wire,
+        session,
+        relay: None,
+        message: None,
+        ends_at: Instant::now() + settings.session_timeout,
+        in_force,
+        _counted: counted,
+    };
+    connection.run().await;
+}
+
+/// Reads a PROXY header; gives it with what came behind it.
+async fn proxy_header<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>) -> Option<(proxy::Header, Vec<u8>)> {
+    let mut octets = Vec::new();
+    loop {
+        match proxy::read(&octets) {
+            Ok(Some(header)) => {
+                octets.drain(..header.length);
+                return Some((header, octets));
+            }
+            Ok(None) => {}
+            Err(proxy::NoHeader) => return None,
+        }
+        if receive(wire, &mut |received| octets.extend_from_slice(received)).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+/// Waits for octets, and hands them on. The buffer lives on the stack while there is something to read, and nowhere while there is not.
+async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
+    wire: &mut Wire<S>,
+    take: &mut (dyn FnMut(&[u8]) + Send),
+) -> io::Result<usize> {
+    poll_fn(|context| {
+        let mut chunk = [0; CHUNK];
+        let mut buffer = ReadBuf::new(&mut chunk);
+        ready!(Pin::new(&mut *wire).poll_read(context, &mut buffer))?;
+        let received = buffer.filled();
+        take(received);
+        Poll::Ready(Ok(received.len()))
+    })
+    .await
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
+    async fn run(mut self) {
+        let end = loop {
+            let said = self.session.commands();
+            let event = self.session.next();
+            self.counters.requests.fetch_add(u64::from(self.session.commands() - said), Ordering::Relaxed);
+            let went_on = match event {
+                Some(event) => Box::pin(self.handle(event)).await,
+                None => self.wait().await,
+            };
+            if let Err(end) = went_on {
+                break end;
+            }
+        };
+        // Within a message this closes the server's connection without the message's end.
+        self.relay = None;
+        if matches!(end, End::Closed) {
+            let _ = self.flush().await;
+            let _ = timeout(self.in_force.settings.data_timeout, self.wire.shutdown()).await;
+        }
+    }
+
+    /// Sends what there is to say, and waits for the client.
+    async fn wait(&mut self) -> Result<(), End> {
+        self.flush().await?;
+        self.session.rest();
+        let settings = &self.in_force.settings;
+        let patience = if self.session.in_content() { settings.data_timeout } else { settings.command_timeout };
+        let mut until = (Instant::now() + patience).min(self.ends_at);
+        // A server should not wait for our client's next thought.
+        let link_until = Instant::now() + LINK_IDLE;
+        let mut link_idle = self.relay.as_ref().is_some_and(|relay| relay.is_idle()) && !self.session.in_transaction();
+        loop {
+            let session = &mut self.session;
+            let stops = !session.in_transaction();
+            let now_until = if link_idle { until.min(link_until) } else { until };
+            let mut take = |received: &[u8]| session.push(received);
+            tokio::select! {
+                biased;
+                received = timeout_at(now_until, receive(&mut self.wire, &mut take)) => match received {
+                    Ok(Ok(1..)) => return Ok(()),
+                    Ok(_) => return Err(End::Gone),
+                    Err(_) if link_idle && Instant::now() < until => {
+                        if let Some(relay) = &mut self.relay {
+                            relay.end();
+                        }
+                        link_idle = false;
+                        continue;
+                    }
+                    Err(_) => {}
+                },
+                () = self.shutdown.cancelled(), if stops => {
+                    self.session.close(&say(421, (4, 3, 2), "The service is stopping; try again later"));
+                    return Err(End::Closed);
+                }
+            }
+            count(&self.counters.timed_out);
+            until = Instant::now();
+            let text = if until >= self.ends_at {
+                "The session has gone on for too long; closing"
+            } else {
+                "Nothing came in time; closing"
+            };
+            self.session.close(&say(421, (4, 4, 2), text));
+            self.log_unfinished("the client took too long");
+            return Err(End::Closed);
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), End> {
+        if !self.session.has_output() {
+            return Ok(());
+        }
+        let output = self.session.take_output();
+        let written = timeout(self.in_force.settings.data_timeout, async {
+            self.wire.write_all(&output).await?;
+            self.wire.flush().await
+        });
+        match written.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(End::Gone),
+            Err(_) => {
+                count(&self.counters.timed_out);
+                Err(End::Gone)
+            }
+        }
+    }
+
+    async fn handle(&mut self, event: Event) -> Result<(), End> {
+        match event {
+            Event::Recipient(rcpt) => {
+                self.flush().await?;
+                let reply = self.recipient(&rcpt).await;
+                self.session.answer(&reply);
+            }
+            Event::Data => {
+                self.flush().await?;
+                match self.begin_message(false).await {
+                    Ok(()) => self.session.data_goes(),
+                    Err(reply) => {
+                        self.abandon();
+                        self.finished(&Finished { reply: reply.clone(), said: None });
+                        self.session.answer(&reply);
+                    }
+                }
+            }
+            Event::Chunk { size, last } => {
+                let begun = match self.message.as_ref().is_some_and(|message| message.chunks_begun) {
+                    true => Ok(()),
+                    false => self.begin_message(true).await,
+                };
+                let begun = match (begun, &mut self.relay) {
+                    (Ok(()), Some(relay)) => relay.begin_chunk(size, last).await,
+                    (begun, _) => begun,
+                };
+                match begun {
+                    Ok(()) => self.session.chunk_goes(),
+                    Err(reply) => self.session.fail(reply),
+                }
+            }
+            Event::Content(content) => {
+                if let Some(relay) = &mut self.relay
+                    && let Err(reply) = relay.content(&content).await
+                {
+                    self.session.fail(reply);
+                }
+            }
+            Event::Unfit(unfit) => {
+                tracing::debug!(client = %self.session.client().address, ?unfit, "a message is not relayed");
+                self.abandon();
+            }
+            Event::ChunkEnd { last: false } => {
+                let reply = match &mut self.relay {
+                    Some(relay) => relay.end_chunk().await,
+                    None => return Err(End::Gone),
+                };
+                if !reply.is_positive() {
+                    self.finished(&Finished { reply: reply.clone(), said: None });
+                }
+                self.session.answer(&reply);
+            }
+            Event::End | Event::ChunkEnd { last: true } => {
+                let Some(relay) = &mut self.relay else { return Err(End::Gone) };
+                let finished = relay.finish().await;
+                self.finished(&finished);
+                self.session.answer(&finished.reply);
+            }
+            Event::Failed(reply) => {
+                self.abandon();
+                self.finished(&Finished { reply, said: None });
+            }
+            Event::Reset => {
+                self.message = None;
+                if let Some(relay) = &mut self.relay {
+                    relay.reset();
+                }
+            }
+            Event::StartTls => self.start_tls().await?,
+            Event::Close => return Err(End::Closed),
+        }
+        Ok(())
+    }
+
+    async fn recipient(&mut self, rcpt: &Rcpt) -> Reply {
+        let Some(mail) = self.session.mail().cloned() else { return say(503, (5, 5, 1), "RCPT comes behind MAIL") };
+        let question = Question {
+            client: Some(self.session.client().address.to_canonical()),
+            sender: Some(mail.sender.as_str()),
+            ..Question::new(&rcpt.address, Listener::Gateway)
+        };
+        let decision = self.inner.engine.decide(question).await;
+        let denied = || say(550, (5, 7, 1), "Relaying denied: that domain's mail is not taken here");
+        let answer = &decision.answer;
+        match (answer.action, answer.code) {
+            (Action::Accept, _) => {}
+            (Action::None, _) => return denied(),
+            (_, Some(code)) => return Reply::new(code, answer.enhanced, &answer.text),
+            (_, None) => return say(451, (4, 3, 0), "The recipient can't be verified now; try again later"),
+        }
+        let directory = self.inner.engine.directory();
+        let Ok(recipient) = Recipient::parse(&rcpt.address) else { return denied() };
+        let Some(domain) = directory.find(recipient.domain()) else { return denied() };
+        let settings = &self.in_force.settings;
+        let relay = self.relay.get_or_insert_with(|| {
+            let patience = Patience { step: settings.destination_timeout, end: settings.reply_timeout };
+            Box::new(Relay::new(self.inner.callouts.clone(), patience, self.inner.ending.clone()))
+        });
+        let reply = relay.recipient(&mail, rcpt, &recipient, domain).await;
+        if reply.is_positive() {
+            let message = self.message.get_or_insert_with(Box::default);
+            message.count += 1;
+            if message.recipients.len() < RECIPIENTS_LOGGED {
+                message.recipients.push(decision.recipient);
+            }
+        } else {
+            tracing::info!(
+                target: "callahead::message",
+                client = %self.session.client().address,
+                sender = mail.sender.as_str(),
+                recipient = decision.recipient,
+                reply = %reply,
+                "the recipient's server did not accept it"
+            );
+        }
+        reply
+    }
+
+    async fn begin_message(&mut self, chunked: bool) -> Result<(), Reply> {
+        let lost = || say(451, (4, 4, 2), "The connection to the recipient's server was lost; try again later");
+        let message = self.message.get_or_insert_with(Box::default);
+        message.began = Instant::now();
+        message.chunks_begun = chunked;
+        let smtputf8 = self.session.mail().is_some_and(|mail| mail.smtputf8);
+        let node = &self.in_force.settings.node;
+        let trace = trace::received(self.session.client(), node, smtputf8, &message.id, self.inner.engine.now().0);
+        match &mut self.relay {
+            Some(relay) => relay.begin_message(chunked, &trace).await,
+            None => Err(lost()),
+        }
+    }
+
+    fn abandon(&mut self) {
+        if let Some(relay) = &mut self.relay {
+            relay.abandon();
+        }
+    }
+
+    async fn start_tls(&mut self) -> Result<(), End> {
+        self.flush().await?;
+        let Some(tls) = &self.in_force.settings.tls else { return Err(End::Gone) };
+        let acceptor = TlsAcceptor::from(tls.config());
+        let Wire::Plain(stream) = std::mem::replace(&mut self.wire, Wire::Neither) else { return Err(End::Gone) };
+        match timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => {
+                self.wire = Wire::Tls(Box::new(stream));
+                self.session.encrypted();
+                if let Some(relay) = &mut self.relay {
+                    relay.reset();
+                }
+                self.message = None;
+                Ok(())
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(client = %self.session.client().address, %error, "a TLS handshake failed");
+                Err(End::Gone)
+            }
+            Err(_) => {
+                count(&self.counters.timed_out);
+                Err(End::Gone)
+            }
+        }
+    }
+
+    // === the log ===
+
+    /// A message came to its end: one event, and counted.
+    fn finished(&mut self, finished: &Finished) {
+        let Some(message) = self.message.take() else { return };
+        let relayed = finished.reply.is_positive();
+        count(if relayed { &self.counters.messages_relayed } else { &self.counters.messages_refused });
+        let client = self.session.client();
+        tracing::info!(
+            target: "callahead::message",
+            id = message.id,
+            client = %client.address,
+            helo = client.helo.as_deref(),
+            encrypted = client.encrypted,
+            sender = self.session.mail().map(|mail| mail.sender.as_str()),
+            recipients = message.recipients.join(" "),
+            recipient_count = message.count,
+            size = self.session.octets(),
+            destination = self.relay.as_ref().and_then(|relay| relay.destination()),
+            reply = %finished.reply,
+            said = finished.said.as_ref().map(ToString::to_string),
+            ms = (message.began.elapsed().as_secs_f64() * 1e6).round() / 1e3,
+            "{}",
+            if relayed { "message relayed" } else { "message not relayed" }
+        );
+    }
+
+    /// A message that will not come to its end.
+    fn log_unfinished(&mut self, why: &str) {
+        if self.session.octets() == 0 {
+            return;
+        }
+        if let Some(message) = self.message.take() {
+            count(&self.counters.messages_refused);
+            tracing::info!(
+                target: "callahead::message",
+                id = message.id,
+                client = %self.session.client().address,
+                recipients = message.recipients.join(" "),
+                size = self.session.octets(),
+                "message not relayed: {why}"
+            );
+        }
+    }
+}
+
+impl<S> Drop for Connection<'_, S> {
+    fn drop(&mut self) {
+        if self.session.octets() > 0 && self.message.take().is_some() {
+            count(&self.counters.messages_refused);
+            tracing::info!(
+                target: "callahead::message",
+                client = %self.session.client().address,
+                size = self.session.octets(),
+                "message not relayed: the connection ended within it"
+            );
+        }
+    }
+}
+
+impl Default for Message {
+    fn default() -> Self {
+        let id = format!("{:016x}", rand::rng().random::<u64>());
+        Self { id, began: Instant::now(), chunks_begun: false, recipients: Vec::new(), count: 0 }
+    }
+}
+
+// === impl Wire ===
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Neither => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, octets),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, octets),
+            Self::Neither => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Neither => Poll::Ready(Ok(())),
+        }
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Neither => Poll::Ready(Ok(())),
+        }
+    }
+}

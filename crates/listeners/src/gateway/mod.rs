@@ -1,0 +1,307 @@
+//! The gateway: a filtering server without an MTA of its own. SMTP comes in, and goes out while it comes in.
+//!
+//! The way of a message:
+//!
+//! 1. A client connects. Where a load balancer stands before us its PROXY header comes first ([`proxy`]).
+//! 2. [`session::Session`] reads commands ([`command`]) and keeps their order, their number and their length within bounds. It has no
+//!    socket: octets in, events and replies out. The loop around it is in `connection`.
+//! 3. At RCPT the engine decides. A recipient that it accepts is repeated live at the domain's relay or route (`relay`), with the real
+//!    sender and its parameters; so what the client is told is what that server has just said.
+//! 4. DATA or BDAT: the content passes [`content::Guard`], gets one Received line (`trace`), and goes out as it comes, at the pace
+//!    at which the server takes it. The reply to its end is the server's.
+//!
+//! There is no queue. Until the server has said 250 the client has the message; if anything goes wrong before that the client is told
+//! to come again, and the connection to the server is closed within the message, so that nothing is delivered that was not
+//! acknowledged. The one case that SMTP can't tell is a lost reply to the end (RFC 1047): then the client comes again too, and the
+//! message may arrive twice.
+//!
+//! # Trust
+//!
+//! Nothing that a client sends is trusted. It is bounded by [`Settings`] and the `MAX_` constants; a line ends in CR LF and content in
+//! CR LF `.` CR LF and nothing else; what could be read in another way by another server is refused. Nobody relays to a domain
+//! that is not configured, however the address is spelled, since only a [`Recipient`](callahead_smtp::Recipient) in a configured
+//! domain is ever written into a RCPT. XCLIENT and PROXY headers count only from [`Settings::trusted`] networks.
+
+mod clients;
+pub mod command;
+mod connection;
+pub mod content;
+pub mod proxy;
+mod relay;
+pub mod session;
+mod tls;
+mod trace;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use callahead_callout::Callouts;
+use callahead_engine::Engine;
+use callahead_smtp::Domain;
+use ipnet::IpNet;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::listen::{Bound, Stream};
+use crate::server::Counters;
+pub use tls::{TlsFileError, TlsServer};
+
+/// How long accepting rests after the system refused it: no file descriptors left, most often.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a stop waits for the QUITs to servers once all clients are gone.
+const QUIT_WITHIN: Duration = Duration::from_secs(3);
+
+/// What the gateway allows, and how it is set up. [`Settings::new`] has the documented defaults.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This node's name: in the greeting and in Received.
+    pub node: Domain,
+    /// The certificate for STARTTLS; without it STARTTLS is not offered.
+    pub tls: Option<TlsServer>,
+    /// Networks whose XCLIENT and PROXY headers count, and that may have any number of connections. Default none.
+    pub trusted: Vec<IpNet>,
+    /// Every connection begins with a PROXY header. Default no.
+    pub proxy_protocol: bool,
+    /// DSN is offered. Default no: without a queue the gateway can't send the notification that RFC 3461 5.2.2 wants where a server
+    /// behind it has no DSN. Not offered, the client sends that itself.
+    pub dsn: bool,
+    /// Connections at the same time; further ones get a 421. Default 10,000. Takes effect at the start.
+    pub connections: usize,
+    /// Of them, from one client: an IPv4 address, or the /64 of an IPv6 one. Default 100.
+    pub connections_per_client: usize,
+    /// Commands in a session. Default 5,000.
+    pub commands: u32,
+    /// Commands in a session that are none, or out of order. Default 20.
+    pub errors: u32,
+    /// Recipients in a transaction. Default 1,000 (RFC 5321 4.5.3.1.8 wants 100 at least).
+    pub recipients: usize,
+    /// Octets in a message. Default 50 MiB.
+    pub message_size: u64,
+    /// For the next command. Default 5 min (RFC 5321 4.5.3.2.7).
+    pub command_timeout: Duration,
+    /// For the next part of a message, and for replies to be read. Default 3 min (RFC 5321 4.5.3.2.5).
+    pub data_timeout: Duration,
+    /// For a session. Default 1 h.
+    pub session_timeout: Duration,
+    /// For each step of a recipients' server but the last. Default 90 s, below the 2 min that clients wait for the reply to DATA
+    /// (RFC 5321 4.5.3.2.4).
+    pub destination_timeout: Duration,
+    /// For its reply to the message. Default 9 min, below the 10 that clients wait (RFC 5321 4.5.3.2.6): so they hear of it.
+    pub reply_timeout: Duration,
+    /// How long a stop waits for transactions that are under way. Default 35 s.
+    pub grace: Duration,
+}
+
+impl Settings {
+    /// The defaults, for a node of this name.
+    pub fn new(node: Domain) -> Self {
+        const MINUTE: Duration = Duration::from_secs(60);
+        Self {
+            node,
+            tls: None,
+            trusted: Vec::new(),
+            proxy_protocol: false,
+            dsn: false,
+            connections: 10_000,
+            connections_per_client: 100,
+            commands: 5000,
+            errors: 20,
+            recipients: 1000,
+            message_size: 50 << 20,
+            command_timeout: MINUTE * 5,
+            data_timeout: MINUTE * 3,
+            session_timeout: MINUTE * 60,
+            destination_timeout: Duration::from_secs(90),
+            reply_timeout: MINUTE * 9,
+            grace: Duration::from_secs(35),
+        }
+    }
+
+    /// Whether an address is in one of the trusted networks.
+    pub(crate) fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.trusted.iter().any(|network| network.contains(&address))
+    }
+
+    fn terms(&self) -> session::Terms {
+        session::Terms {
+            node: self.node.clone(),
+            message_size: self.message_size,
+            commands: self.commands,
+            errors: self.errors,
+            recipients: self.recipients,
+            dsn: self.dsn,
+            starttls: self.tls.is_some(),
+        }
+    }
+}
+
+/// Settings with what sessions share of them.
+struct InForce {
+    settings: Settings,
+    terms: Arc<session::Terms>,
+}
+
+/// The gateway. Clones share everything.
+#[derive(Clone)]
+pub struct Gateway {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    engine: Engine,
+    callouts: Callouts,
+    in_force: ArcSwap<InForce>,
+    clients: clients::Clients,
+    /// Sessions with servers that are being ended.
+    ending: TaskTracker,
+    room: Arc<Semaphore>,
+}
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gateway").field("settings", &self.inner.in_force.load().settings).finish_non_exhaustive()
+    }
+}
+
+impl Gateway {
+    /// A gateway that decides by this engine and connects by these callouts' way.
+    pub fn new(engine: Engine, callouts: Callouts, settings: Settings) -> Self {
+        let room = Arc::new(Semaphore::new(settings.connections));
+        let terms = Arc::new(settings.terms());
+        let inner = Inner {
+            engine,
+            callouts,
+            in_force: ArcSwap::from_pointee(InForce { settings, terms }),
+            clients: clients::Clients::default(),
+            ending: TaskTracker::new(),
+            room,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The settings for sessions from now on; those that are open keep theirs. The bound on all connections stays.
+    pub fn reconfigure(&self, settings: Settings) {
+        let terms = Arc::new(settings.terms());
+        self.inner.in_force.store(Arc::new(InForce { settings, terms }));
+    }
+
+    /// Reads the certificate again if its files have changed, for sessions from now on. Tells its log of both outcomes.
+    pub fn refresh_tls(&self) {
+        let in_force = self.inner.in_force.load();
+        let Some(tls) = &in_force.settings.tls else { return };
+        match tls.refresh() {
+            Ok(false) => {}
+            Ok(true) => tracing::info!(certificate = %tls.files().0.display(), "the certificate was read again"),
+            Err(error) => {
+                tracing::error!(%error, "the certificate has changed and can't be used: the one before stays")
+            }
+        }
+    }
+
+    /// Serves a place until `shutdown`. Then nobody is accepted, clients without a transaction get a 421, and transactions have
+    /// [`Settings::grace`] to come to their end.
+    pub async fn serve(self, bound: Bound, shutdown: CancellationToken) {
+        let counters = bound.counters();
+        let mut connections = JoinSet::new();
+        let (mut said_full, mut said_failing) = (false, false);
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                Some(ended) = connections.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(listener = "gateway", %error, "a connection's task ended in a panic");
+                    }
+                    continue;
+                }
+                accepted = bound.accept() => accepted,
+            };
+            let (stream, peer) = match accepted {
+                Ok(Stream::Tcp(stream)) => match stream.peer_addr() {
+                    Ok(peer) => (stream, peer.ip()),
+                    // Gone already.
+                    Err(_) => continue,
+                },
+                // The configuration lets no Unix socket through: a client without an address can't be written down.
+                Ok(Stream::Unix(_)) => continue,
+                Err(error) => {
+                    if !said_failing {
+                        tracing::warn!(
+                            listener = "gateway",
+                            at = %bound.local_addr(),
+                            %error,
+                            "connections can't be accepted: they wait until the system allows it again"
+                        );
+                        said_failing = true;
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            said_failing = false;
+            let Ok(permit) = Arc::clone(&self.inner.room).try_acquire_owned() else {
+                counters.refused.fetch_add(1, Ordering::Relaxed);
+                // A new connection's buffer is empty: there is room for a line, and nobody waits for it.
+                let _ = stream.try_write(b"421 4.7.0 Too many connections; try again later\r\n");
+                if !said_full {
+                    tracing::warn!(
+                        listener = "gateway",
+                        at = %bound.local_addr(),
+                        "as many connections are open as are allowed: further ones are told so and closed"
+                    );
+                    said_full = true;
+                }
+                continue;
+            };
+            said_full = false;
+            let (gateway, counters, shutdown) = (self.clone(), Arc::clone(&counters), shutdown.clone());
+            connections.spawn(async move {
+                gateway.handle(stream, peer, &counters, shutdown).await;
+                drop(permit);
+            });
+        }
+        let at = bound.local_addr().clone();
+        drop(bound);
+        let grace = self.inner.in_force.load().settings.grace;
+        let all_ended = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(grace, all_ended).await.is_err() {
+            tracing::warn!(
+                listener = "gateway",
+                %at,
+                connections = connections.len(),
+                "connections are cut off: their transactions took longer than a stop waits; nothing of them is delivered unacknowledged"
+            );
+        }
+        connections.shutdown().await;
+        self.inner.ending.close();
+        let _ = tokio::time::timeout(QUIT_WITHIN, self.inner.ending.wait()).await;
+    }
+
+    /// Serves one connection from `peer`, to its end.
+    pub async fn handle<S>(&self, stream: S, peer: IpAddr, counters: &Arc<Counters>, shutdown: CancellationToken)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        counters.accepted.fetch_add(1, Ordering::Relaxed);
+        counters.open.fetch_add(1, Ordering::Relaxed);
+        let _open = Open(counters);
+        connection::serve(&self.inner, stream, peer, counters, shutdown).await;
+    }
+}
+
+/// One connection counted as open, for as long as this lives.
+struct Open<'a>(&'a Counters);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}

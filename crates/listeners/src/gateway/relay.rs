@@ -1,0 +1,564 @@
+//! The client's side: a transaction repeated live at the recipients' server.
+//!
+//! A [`Relay`] belongs to one client's session. It has at most one session with one next hop, opened at the first recipient
+//! and used again for further transactions of that client. Each answer to the client is made of what the server said just now:
+//!
+//! | here | there |
+//! | --- | --- |
+//! | first accepted RCPT | connect, EHLO, (STARTTLS), `MAIL` with the real sender, `RCPT` |
+//! | further RCPT | `RCPT` |
+//! | DATA, or the first BDAT | `DATA` and 354, or `BDAT` where that is offered; then our Received line |
+//! | content | content, as it comes |
+//! | the end | the end; the reply to it is the client's |
+//! | RSET | `RSET`, before the next transaction |
+//!
+//! What must not be delivered is not completed: [`Relay::abandon`] closes the connection within the message, without its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use callahead_callout::{Callouts, ClientSession, ConnectError, Failure, Hop, Offers, Route, Step};
+use callahead_engine::DomainConfig;
+use callahead_smtp::{Domain, EnhancedCode, Recipient, Reply};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::command::{Mail, Notify, Rcpt, Ret, ReversePath, Xtext, say};
+use super::content::DotWriter;
+
+/// Octets of the server's words that are passed on.
+const MAX_PASSED_ON: usize = 200;
+
+/// How long the server may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// To be connected to, and for the reply to a command, or to take a part of the message.
+    pub(crate) step: Duration,
+    /// For the reply to the message's end.
+    pub(crate) end: Duration,
+}
+
+/// A client's way to a recipients' server.
+pub(crate) struct Relay {
+    callouts: Callouts,
+    patience: Patience,
+    /// Sessions that are being ended.
+    ending: TaskTracker,
+    link: Option<Link>,
+    transaction: Option<Transaction>,
+}
+
+/// A session with a server.
+struct Link {
+    session: ClientSession,
+    hop: NextHop,
+    /// MAIL was said in it before, so it may have grown old.
+    used: bool,
+    needs_reset: bool,
+}
+
+/// Where recipients have to go alike to be in one transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct NextHop {
+    route: Arc<Route>,
+    /// Where the route has `mx`, which is another server for each domain.
+    domain: Option<Domain>,
+}
+
+struct Transaction {
+    hop: NextHop,
+    /// The server refused the sender, and so every recipient.
+    refused: Option<Reply>,
+    /// The session was lost.
+    broken: bool,
+    accepted: usize,
+    /// All recipients' domains pass the server's words on.
+    words: bool,
+    message: Option<Message>,
+}
+
+/// A message on its way.
+enum Message {
+    Dots(DotWriter),
+    Chunks,
+}
+
+/// What became of a message at its end.
+pub(crate) struct Finished {
+    /// What the client is told.
+    pub(crate) reply: Reply,
+    /// What the server said, if it did.
+    pub(crate) said: Option<Reply>,
+}
+
+/// What a reply of the server is about, for words where its own are not passed on.
+#[derive(Clone, Copy)]
+enum About {
+    Sender,
+    Recipient,
+    Message,
+}
+
+impl Relay {
+    pub(crate) fn new(callouts: Callouts, patience: Patience, ending: TaskTracker) -> Self {
+        Self { callouts, patience, ending, link: None, transaction: None }
+    }
+
+    /// `host:port` of the server, as the route or the MX names it.
+    pub(crate) fn destination(&self) -> Option<&str> {
+        self.link.as_ref().map(|link| link.session.destination())
+    }
+
+    /// Whether a session is open and no transaction in it.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.link.is_some() && self.transaction.is_none()
+    }
+
+    /// Repeats a recipient that the engine accepted.
+    pub(crate) async fn recipient(
+        &mut self,
+        mail: &Mail,
+        rcpt: &Rcpt,
+        recipient: &Recipient,
+        domain: &DomainConfig,
+    ) -> Reply {
+        let hop = NextHop::of(domain, recipient);
+        if let Some(transaction) = &self.transaction {
+            if transaction.hop == hop {
+                return self.further_recipient(rcpt, recipient, domain).await;
+            }
+            if transaction.accepted > 0 {
+                return say(452, (4, 5, 3), "This recipient is on another server; send to it by itself");
+            }
+            // Nobody was accepted there, so nothing is lost by going elsewhere.
+            self.reset();
+        }
+        let words = domain.policy.pass_reply_text;
+        // A session that was used before may be one that the server has had enough of: then once more, in a new one.
+        for _ in 0..2 {
+            let fresh = match self.connect(&hop, recipient).await {
+                Ok(fresh) => fresh,
+                Err(reply) => return reply,
+            };
+            if let Some(offers) = self.link.as_ref().map(|link| link.session.offers())
+                && let Some(reply) = lacking(offers, mail, recipient)
+            {
+                return reply;
+            }
+            match self.begin(mail, rcpt, recipient).await {
+                Ok((refused, reply)) => {
+                    let transaction = Transaction {
+                        hop,
+                        refused: refused.map(|refusal| passed(&refusal, About::Sender, words)),
+                        broken: false,
+                        accepted: usize::from(reply.is_positive()),
+                        words,
+                        message: None,
+                    };
+                    let reply = match &transaction.refused {
+                        Some(refused) => refused.clone(),
+                        None => passed(&reply, About::Recipient, words),
+                    };
+                    self.transaction = Some(transaction);
+                    return reply;
+                }
+                Err(failure) => {
+                    tracing::debug!(destination = self.destination(), %failure, "a transaction could not be begun");
+                    self.link = None;
+                    if fresh {
+                        return unreachable();
+                    }
+                }
+            }
+        }
+        unreachable()
+    }
+
+    /// A session with the next hop; whether it is a new one.
+    async fn connect(&mut self, hop: &NextHop, recipient: &Recipient) -> Result<bool, Reply> {
+        if let Some(link) = &mut self.link {
+            if link.hop == *hop && link.session.is_quiet().await {
+                return Ok(!link.used);
+            }
+            self.end();
+        }
+        let deadline = Instant::now() + self.patience.step;
+        match self.callouts.connect(&hop.route, recipient.domain(), deadline).await {
+            Ok(session) => {
+                self.link = Some(Link { session, hop: hop.clone(), used: false, needs_reset: false });
+                Ok(true)
+            }
+            Err(ConnectError::NullMx) => Err(say(556, (5, 1, 10), "The domain takes no mail (null MX)")),
+            Err(error @ ConnectError::Unreachable(_)) => {
+                tracing::info!(target: "callahead::message", domain = %recipient.domain(), %error, "no server to relay to");
+                Err(unreachable())
+            }
+        }
+    }
+
+    /// MAIL and the first RCPT, in one write where that is offered. Gives MAIL's reply where it was refused, and RCPT's.
+    async fn begin(
+        &mut self,
+        mail: &Mail,
+        rcpt: &Rcpt,
+        recipient: &Recipient,
+    ) -> Result<(Option<Reply>, Reply), Failure> {
+        let Some(link) = &mut self.link else { return Err(Failure::Closed(Step::Mail)) };
+        let offers = link.session.offers();
+        let reset = std::mem::take(&mut link.needs_reset).then(|| (Step::Rset, b"RSET\r\n".to_vec()));
+        let mut commands = Vec::from_iter(reset);
+        commands.push((Step::Mail, mail_from(mail, offers)));
+        commands.push((Step::Rcpt, rcpt_to(rcpt, recipient, offers)));
+        link.used = true;
+        let deadline = Instant::now() + self.patience.step;
+        if offers.pipelining {
+            let together: Vec<u8> = commands.iter().flat_map(|(_, octets)| octets).copied().collect();
+            link.session.send(Step::Mail, &together, deadline).await?;
+        }
+        let mut refused = None;
+        for (step, octets) in commands {
+            if !offers.pipelining {
+                link.session.send(step, &octets, deadline).await?;
+            }
+            let reply = link.session.reply(step, deadline).await?;
+            match (step, reply.code() / 100) {
+                (Step::Rset, 2) | (Step::Mail, 2) => {}
+                (Step::Mail, 4 | 5) if offers.pipelining => refused = Some(reply),
+                (Step::Mail, 4 | 5) => {
+                    link.needs_reset = true;
+                    return Ok((Some(reply.clone()), reply));
+                }
+                // What RCPT gets behind a MAIL that was refused says nothing.
+                (Step::Rcpt, _) if refused.is_some() => {
+                    link.needs_reset = true;
+                    return Ok((refused, reply));
+                }
+                (Step::Rcpt, 2 | 4 | 5) => return Ok((None, reply)),
+                _ => return Err(Failure::UnexpectedReply(step)),
+            }
+        }
+        Err(Failure::UnexpectedReply(Step::Rcpt))
+    }
+
+    async fn further_recipient(&mut self, rcpt: &Rcpt, recipient: &Recipient, domain: &DomainConfig) -> Reply {
+        let (Some(transaction), Some(link)) = (&mut self.transaction, &mut self.link) else { return lost() };
+        if let Some(refused) = &transaction.refused {
+            return refused.clone();
+        }
+        let deadline = Instant::now() + self.patience.step;
+        let command = rcpt_to(rcpt, recipient, link.session.offers());
+        let reply = match link.session.send(Step::Rcpt, &command, deadline).await {
+            Ok(()) => link.session.reply(Step::Rcpt, deadline).await,
+            Err(failure) => Err(failure),
+        };
+        match reply {
+            Ok(reply) if matches!(reply.code() / 100, 2 | 4 | 5) => {
+                transaction.accepted += usize::from(reply.is_positive());
+                transaction.words &= domain.policy.pass_reply_text;
+                passed(&reply, About::Recipient, domain.policy.pass_reply_text)
+            }
+            _ => {
+                transaction.broken = true;
+                self.link = None;
+                lost()
+            }
+        }
+    }
+
+    /// Begins a message: DATA, or nothing yet where it comes and goes in chunks; then the Received line.
+    ///
+    /// # Errors
+    /// The reply to the client: the message can't be taken.
+    pub(crate) async fn begin_message(&mut self, chunked: bool, trace: &str) -> Result<(), Reply> {
+        let (Some(transaction), Some(link)) = (&mut self.transaction, &mut self.link) else { return Err(lost()) };
+        let deadline = Instant::now() + self.patience.step;
+        let words = transaction.words;
+        let begun = if chunked && link.session.offers().chunking {
+            transaction.message = Some(Message::Chunks);
+            let mut chunk = format!("BDAT {}\r\n", trace.len()).into_bytes();
+            chunk.extend_from_slice(trace.as_bytes());
+            exchange(&mut link.session, &chunk, deadline).await.map(|reply| (reply.code() / 100 == 2, reply))
+        } else {
+            transaction.message = Some(Message::Dots(DotWriter::default()));
+            exchange(&mut link.session, b"DATA\r\n", deadline).await.map(|reply| (reply.code() == 354, reply))
+        };
+        match begun {
+            Ok((true, _)) => {}
+            Ok((false, reply)) if matches!(reply.code() / 100, 4 | 5) => {
+                let reply = passed(&reply, About::Message, words);
+                self.reset();
+                return Err(reply);
+            }
+            _ => {
+                self.cut();
+                return Err(lost());
+            }
+        }
+        match &transaction.message {
+            Some(Message::Dots(_)) => self.content(trace.as_bytes()).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Begins a chunk of the client's, of so many octets.
+    ///
+    /// # Errors
+    /// The reply to the client.
+    pub(crate) async fn begin_chunk(&mut self, size: u64, last: bool) -> Result<(), Reply> {
+        let Some(Message::Chunks) = self.transaction.as_ref().and_then(|transaction| transaction.message.as_ref())
+        else {
+            // It goes on as DATA, which has no chunks.
+            return if self.link.is_some() { Ok(()) } else { Err(lost()) };
+        };
+        if !self.is_quiet().await {
+            self.cut();
+            return Err(lost());
+        }
+        let command = format!("BDAT {size}{}\r\n", if last { " LAST" } else { "" });
+        self.write(command.as_bytes()).await
+    }
+
+    /// Sends content. It returns when it is on its way, so that the client is read no faster than the server reads.
+    ///
+    /// # Errors
+    /// The reply to the client: the server is lost, and with it the message.
+    pub(crate) async fn content(&mut self, content: &[u8]) -> Result<(), Reply> {
+        let message = self.transaction.as_mut().and_then(|transaction| transaction.message.as_mut());
+        match message {
+            Some(Message::Dots(writer)) => {
+                let mut stuffed = Vec::new();
+                writer.write(content, &mut stuffed);
+                self.write(&stuffed).await
+            }
+            Some(Message::Chunks) => self.write(content).await,
+            None => Err(lost()),
+        }
+    }
+
+    /// Ends a chunk that is not the last.
+    pub(crate) async fn end_chunk(&mut self) -> Reply {
+        let (Some(transaction), Some(link)) = (&mut self.transaction, &mut self.link) else { return lost() };
+        if matches!(transaction.message, Some(Message::Dots(_))) {
+            return say(250, (2, 0, 0), "Ok");
+        }
+        let words = transaction.words;
+        match link.session.reply(Step::Message, Instant::now() + self.patience.step).await {
+            Ok(reply) if reply.code() / 100 == 2 => say(250, (2, 0, 0), "Ok"),
+            Ok(reply) if matches!(reply.code() / 100, 4 | 5) => {
+                let reply = passed(&reply, About::Message, words);
+                self.cut();
+                reply
+            }
+            _ => {
+                self.cut();
+                lost()
+            }
+        }
+    }
+
+    /// Ends the message, and the transaction with it. The reply is the server's.
+    pub(crate) async fn finish(&mut self) -> Finished {
+        let unsaid = |reply| Finished { reply, said: None };
+        let message = self.transaction.as_mut().and_then(|transaction| transaction.message.take());
+        let ended = match message {
+            // What it says before the end is no answer to the message, and a 250 least of all.
+            Some(Message::Dots(_)) if !self.is_quiet().await => {
+                self.cut();
+                Err(lost())
+            }
+            Some(Message::Dots(mut writer)) => {
+                let mut end = Vec::new();
+                writer.end(&mut end);
+                self.write(&end).await
+            }
+            Some(Message::Chunks) => Ok(()),
+            None => Err(lost()),
+        };
+        if let Err(reply) = ended {
+            return unsaid(reply);
+        }
+        let words = self.transaction.take().is_some_and(|transaction| transaction.words);
+        let Some(link) = &mut self.link else { return unsaid(lost()) };
+        let said = match link.session.reply(Step::Message, Instant::now() + self.patience.end).await {
+            Ok(reply) if matches!(reply.code() / 100, 2 | 4 | 5) => reply,
+            _ => {
+                // Nobody can tell whether it was delivered (RFC 1047): the client sends again, and the recipient may have it twice.
+                self.link = None;
+                return unsaid(say(
+                    451,
+                    (4, 4, 2),
+                    "The recipient's server gave no answer to the message; try again later",
+                ));
+            }
+        };
+        Finished { reply: passed(&said, About::Message, words), said: Some(said) }
+    }
+
+    /// The client gave its transaction up, before a message began in it.
+    pub(crate) fn reset(&mut self) {
+        if let Some(transaction) = self.transaction.take() {
+            if transaction.message.is_some_and(|message| matches!(message, Message::Chunks)) {
+                // Chunks are there already: what RSET does to them is not worth trusting.
+                self.link = None;
+            }
+            if let Some(link) = &mut self.link {
+                link.needs_reset = true;
+            }
+        }
+    }
+
+    /// The message must not be delivered: the connection is closed within it. Where none was begun there, the session goes on.
+    pub(crate) fn abandon(&mut self) {
+        match &self.transaction {
+            Some(transaction) if transaction.message.is_some() => self.cut(),
+            _ => self.reset(),
+        }
+    }
+
+    /// Closes the connection without a word.
+    fn cut(&mut self) {
+        self.transaction = None;
+        self.link = None;
+    }
+
+    /// Ends the session with the server, properly where nothing is under way. It does not wait.
+    pub(crate) fn end(&mut self) {
+        let within_message = self.transaction.take().is_some_and(|transaction| transaction.message.is_some());
+        if let Some(link) = self.link.take()
+            && !within_message
+        {
+            self.ending.spawn(link.session.quit());
+        }
+    }
+
+    async fn is_quiet(&mut self) -> bool {
+        match &mut self.link {
+            Some(link) => link.session.is_quiet().await,
+            None => false,
+        }
+    }
+
+    async fn write(&mut self, octets: &[u8]) -> Result<(), Reply> {
+        let Some(link) = &mut self.link else { return Err(lost()) };
+        let deadline = Instant::now() + self.patience.step;
+        if let Err(failure) = link.session.write(octets, deadline).await {
+            tracing::debug!(destination = link.session.destination(), %failure, "a message could not be written");
+            self.cut();
+            return Err(lost());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+async fn exchange(session: &mut ClientSession, octets: &[u8], deadline: Instant) -> Result<Reply, Failure> {
+    session.send(Step::Data, octets, deadline).await?;
+    session.reply(Step::Data, deadline).await
+}
+
+impl NextHop {
+    fn of(domain: &DomainConfig, recipient: &Recipient) -> Self {
+        let route = Arc::clone(domain.relay.as_ref().unwrap_or(&domain.route));
+        let by_mx = route.hops.contains(&Hop::Mx);
+        Self { route, domain: by_mx.then(|| recipient.domain().clone()) }
+    }
+}
+
+// === what is said to the server ===
+
+/// What the message needs and the server lacks. Nothing is converted here, so it can't be had (RFC 6152 3, RFC 6531 3.2).
+fn lacking(offers: Offers, mail: &Mail, recipient: &Recipient) -> Option<Reply> {
+    if mail.smtputf8 && !offers.smtputf8 {
+        let address = mail.sender.needs_smtputf8() || recipient.needs_smtputf8();
+        return Some(match address {
+            true => say(553, (5, 6, 7), "The recipient's server takes no addresses beyond ASCII (SMTPUTF8)"),
+            false => say(550, (5, 6, 9), "The recipient's server takes no headers in UTF-8 (SMTPUTF8)"),
+        });
+    }
+    let eight_bit = mail.eight_bit && !offers.eight_bit_mime;
+    eight_bit.then(|| {
+        say(554, (5, 6, 3), "The recipient's server takes no 8-bit content (8BITMIME), and none is converted here")
+    })
+}
+
+/// MAIL with what the server offers of the client's parameters.
+fn mail_from(mail: &Mail, offers: Offers) -> Vec<u8> {
+    let sender: &ReversePath = &mail.sender;
+    let mut line = format!("MAIL FROM:<{sender}>");
+    if let Some(size) = mail.size.filter(|_| offers.size) {
+        line.push_str(&format!(" SIZE={size}"));
+    }
+    if mail.eight_bit {
+        line.push_str(" BODY=8BITMIME");
+    }
+    if mail.smtputf8 {
+        line.push_str(" SMTPUTF8");
+    }
+    if offers.dsn {
+        match mail.ret {
+            Some(Ret::Full) => line.push_str(" RET=FULL"),
+            Some(Ret::Headers) => line.push_str(" RET=HDRS"),
+            None => {}
+        }
+        if let Some(envid) = mail.envid.as_ref().map(Xtext::as_str) {
+            line.push_str(&format!(" ENVID={envid}"));
+        }
+    }
+    line.push_str("\r\n");
+    line.into_bytes()
+}
+
+fn rcpt_to(rcpt: &Rcpt, recipient: &Recipient, offers: Offers) -> Vec<u8> {
+    let mut line = format!("RCPT TO:<{recipient}>");
+    if offers.dsn {
+        if let Some(notify) = rcpt.notify.as_ref().map(Notify::as_str) {
+            line.push_str(&format!(" NOTIFY={notify}"));
+        }
+        if let Some(orcpt) = rcpt.orcpt.as_ref().map(Xtext::as_str) {
+            line.push_str(&format!(" ORCPT={orcpt}"));
+        }
+    }
+    line.push_str("\r\n");
+    line.into_bytes()
+}
+
+// === what the client is told ===
+
+/// The server's reply as the client gets it: its code and enhanced code, and its words where they may be passed on. Of a 2xx to RCPT
+/// nothing is passed on but that: a 251 names another address.
+fn passed(reply: &Reply, about: About, words: bool) -> Reply {
+    let class = u8::try_from(reply.code() / 100).unwrap_or(5);
+    let text = match (about, class) {
+        (About::Recipient, 2) => return say(250, (2, 1, 5), "Ok"),
+        (About::Message, 2) => "The recipient's server has accepted the message",
+        (About::Sender, 4) => "The recipient's server can't take mail from this sender now",
+        (About::Sender, _) => "The recipient's server takes no mail from this sender",
+        (About::Recipient, 4) => "The recipient's server can't take this recipient now",
+        (About::Recipient, _) => "The recipient's server refuses this recipient",
+        (About::Message, 4) => "The recipient's server can't take the message now",
+        (About::Message, _) => "The recipient's server refuses the message",
+    };
+    let mut text = text.to_owned();
+    if words {
+        let said: String = reply.text().chars().filter(|c| matches!(c, ' '..='~')).take(MAX_PASSED_ON).collect();
+        if !said.trim().is_empty() {
+            text.push_str("; it said: ");
+            text.push_str(said.trim());
+        }
+    }
+    let code = if class == 2 { 250 } else { reply.code() };
+    Reply::new(code, reply.enhanced().or_else(|| EnhancedCode::new(class, 0, 0)), &text)
+}
+
+fn unreachable() -> Reply {
+    say(451, (4, 4, 1), "The recipient's server does not answer; try again later")
+}
+
+fn lost() -> Reply {
+    say(451, (4, 4, 2), "The connection to the recipient's server was lost; try again later")
+}

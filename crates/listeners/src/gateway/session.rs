@@ -1,0 +1,702 @@
+//! The server's side of an SMTP session, without a socket: octets in, [`Event`]s and replies out (RFC 5321 4).
+//!
+//! The loop around it does what an event asks for and says how it went; until then nothing further is read. So commands that come
+//! together (RFC 2920) are worked on one after another, in their order, and what is buffered is bounded by what is pushed at once.
+//!
+//! ```text
+//!  push(octets) -> next() -> Recipient ---- answer(reply)
+//!                            Data --------- data_goes() | answer(reply)
+//!                            Chunk -------- chunk_goes() | fail(reply)
+//!                            Content ------ (nothing) | fail(reply)
+//!                            End, ChunkEnd  answer(reply)
+//!                            Failed ------- (nothing): the transaction is over, the reply is out
+//!                            Reset -------- (nothing): the client gave the transaction up
+//!                            StartTls ----- encrypted()
+//!                            Close -------- the end
+//! ```
+//!
+//! Content that must not go out is found here ([`Guard`]): the event [`Event::Unfit`] says so once, the rest of the message is
+//! swallowed, and the reply comes at its end, where the client looks for it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use callahead_smtp::{Domain, Reply};
+
+use super::command::{Command, Mail, Rcpt, Xclient, say};
+use super::content::{DotReader, Guard, Unfit};
+
+/// The longest command line with its CRLF, in octets. RFC 5321 4.5.3.1.4 says 512, and extensions add to it: the longest RCPT is
+/// one with ORCPT (RFC 3461 5.4 adds 500).
+pub const MAX_LINE: usize = 2048;
+
+/// What a session may do, and what it offers.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// The name in the greeting.
+    pub node: Domain,
+    /// Octets in a message.
+    pub message_size: u64,
+    /// Commands.
+    pub commands: u32,
+    /// Commands that are none, or out of order.
+    pub errors: u32,
+    /// Recipients in a transaction.
+    pub recipients: usize,
+    /// Whether DSN is offered.
+    pub dsn: bool,
+    /// Whether STARTTLS can be offered.
+    pub starttls: bool,
+}
+
+/// What the loop has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Decide on a recipient.
+    Recipient(Rcpt),
+    /// Begin a message.
+    Data,
+    /// Begin a chunk of a message.
+    Chunk {
+        /// Its octets.
+        size: u64,
+        /// Whether the message ends with it.
+        last: bool,
+    },
+    /// Content, fit to go out.
+    Content(Vec<u8>),
+    /// The message must not go out: what went so far has to be thrown away.
+    Unfit(Unfit),
+    /// The message is whole.
+    End,
+    /// A chunk is whole; `last` as in [`Event::Chunk`].
+    ChunkEnd {
+        /// Whether the message is whole too.
+        last: bool,
+    },
+    /// The message was refused by this reply, which has been given.
+    Failed(Reply),
+    /// The client gave its transaction up.
+    Reset,
+    /// Send the replies, then make the handshake.
+    StartTls,
+    /// Send the replies, then close.
+    Close,
+}
+
+/// What is known of the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Its address: the connection's, or what a trusted one said it is.
+    pub address: IpAddr,
+    /// What it said in EHLO or HELO.
+    pub helo: Option<Box<str>>,
+    /// It said EHLO.
+    pub esmtp: bool,
+    /// The session is encrypted.
+    pub encrypted: bool,
+}
+
+#[derive(Debug)]
+struct Transaction {
+    mail: Mail,
+    /// Recipients tried, and accepted.
+    tried: usize,
+    accepted: usize,
+    /// BDAT was said, so DATA may not be (RFC 3030 2).
+    chunked: bool,
+    /// A chunk failed: nothing but RSET helps.
+    spoiled: bool,
+    guard: Guard,
+    octets: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    Commands,
+    /// An event is with the loop.
+    Waiting(Wait),
+    /// Content behind DATA; with a reply when the message is refused already.
+    Data {
+        reader: DotReader,
+        refused: Option<Reply>,
+        ended: bool,
+    },
+    /// Content behind BDAT.
+    Chunk {
+        left: u64,
+        last: bool,
+        refused: Option<Reply>,
+    },
+    Closed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    Recipient,
+    Data,
+    Chunk { size: u64, last: bool },
+    End,
+    ChunkEnd { last: bool },
+    Tls,
+}
+
+/// One session. Small while nothing happens in it: its buffers are empty then, and free.
+#[derive(Debug)]
+pub struct Session {
+    terms: Arc<Terms>,
+    client: Client,
+    /// XCLIENT is allowed.
+    trusted: bool,
+    state: State,
+    transaction: Option<Box<Transaction>>,
+    commands: u32,
+    errors: u32,
+    input: Vec<u8>,
+    /// Where the next octet to read is in `input`.
+    start: usize,
+    /// A line was too long; the rest of it is dropped.
+    skipping: bool,
+    output: Vec<u8>,
+}
+
+impl Session {
+    /// A session that greets. `trusted` is whether the client may say XCLIENT.
+    pub fn new(terms: Arc<Terms>, address: IpAddr, trusted: bool) -> Self {
+        let mut session = Self {
+            terms,
+            client: Client { address, helo: None, esmtp: false, encrypted: false },
+            trusted,
+            state: State::Commands,
+            transaction: None,
+            commands: 0,
+            errors: 0,
+            input: Vec::new(),
+            start: 0,
+            skipping: false,
+            output: Vec::new(),
+        };
+        session.greet();
+        session
+    }
+
+    /// Takes octets as they came. To be called when [`next`](Self::next) has given `None`.
+    pub fn push(&mut self, octets: &[u8]) {
+        if !matches!(self.state, State::Closed) {
+            self.input.drain(..self.start);
+            self.start = 0;
+            self.input.extend_from_slice(octets);
+        }
+    }
+
+    /// What is to be sent, taken out.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.output)
+    }
+
+    /// Whether there is something to send.
+    pub fn has_output(&self) -> bool {
+        !self.output.is_empty()
+    }
+
+    /// The client.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// What MAIL said, within a transaction.
+    pub fn mail(&self) -> Option<&Mail> {
+        self.transaction.as_deref().map(|transaction| &transaction.mail)
+    }
+
+    /// Octets of the message so far.
+    pub fn octets(&self) -> u64 {
+        self.transaction.as_deref().map_or(0, |transaction| transaction.octets)
+    }
+
+    /// Commands read so far.
+    pub fn commands(&self) -> u32 {
+        self.commands
+    }
+
+    /// Whether a transaction is open.
+    pub fn in_transaction(&self) -> bool {
+        self.transaction.is_some()
+    }
+
+    /// Whether content is what comes next.
+    pub fn in_content(&self) -> bool {
+        matches!(self.state, State::Data { .. } | State::Chunk { .. })
+    }
+
+    /// The next thing to do; `None` when more octets are needed, or an event is still to be answered.
+    #[allow(clippy::should_implement_trait, reason = "it is no iterator: what comes next depends on the answers")]
+    pub fn next(&mut self) -> Option<Event> {
+        loop {
+            let event = match &mut self.state {
+                State::Closed | State::Waiting(_) => return None,
+                State::Commands => self.read_command()?,
+                State::Data { .. } => Some(self.read_data()?),
+                State::Chunk { .. } => Some(self.read_chunk()?),
+            };
+            if event.is_some() {
+                return event;
+            }
+        }
+    }
+
+    // === answers to events ===
+
+    /// Answers [`Event::Recipient`], [`Event::Data`] (when it can't go on), [`Event::End`] and [`Event::ChunkEnd`].
+    pub fn answer(&mut self, reply: &Reply) {
+        let State::Waiting(wait) = self.state else { return };
+        self.state = State::Commands;
+        self.reply(reply);
+        let Some(transaction) = &mut self.transaction else { return };
+        match wait {
+            Wait::Recipient => {
+                if reply.is_positive() {
+                    transaction.accepted += 1;
+                }
+            }
+            Wait::Data | Wait::End | Wait::ChunkEnd { last: true } => self.transaction = None,
+            Wait::ChunkEnd { last: false } => transaction.spoiled |= !reply.is_positive(),
+            Wait::Chunk { .. } | Wait::Tls => {}
+        }
+    }
+
+    /// Answers [`Event::Data`]: the client may send its message.
+    pub fn data_goes(&mut self) {
+        if let State::Waiting(Wait::Data) = self.state {
+            self.output.extend_from_slice(b"354 End data with <CR><LF>.<CR><LF>\r\n");
+            self.state = State::Data { reader: DotReader::default(), refused: None, ended: false };
+        }
+    }
+
+    /// Answers [`Event::Chunk`]: its content is wanted.
+    pub fn chunk_goes(&mut self) {
+        if let State::Waiting(Wait::Chunk { size, last }) = self.state {
+            self.state = State::Chunk { left: size, last, refused: None };
+        }
+    }
+
+    /// The message can't be had any more: the rest is swallowed, and this is the reply at its end. Answers [`Event::Chunk`] and
+    /// [`Event::Content`].
+    pub fn fail(&mut self, reply: Reply) {
+        match &mut self.state {
+            State::Waiting(Wait::Chunk { size, last }) => {
+                self.state = State::Chunk { left: *size, last: *last, refused: Some(reply) };
+            }
+            State::Data { refused, .. } | State::Chunk { refused, .. } => *refused = Some(reply),
+            // The content was the last of a chunk or a message, and its end is with the loop.
+            _ => {}
+        }
+    }
+
+    /// Answers [`Event::StartTls`]: all that was said in clear is forgotten (RFC 3207 4.2).
+    pub fn encrypted(&mut self) {
+        self.client.encrypted = true;
+        self.client.helo = None;
+        self.client.esmtp = false;
+        self.transaction = None;
+        self.state = State::Commands;
+    }
+
+    /// Ends the session: this reply, and nothing after it.
+    pub fn close(&mut self, reply: &Reply) {
+        self.reply(reply);
+        self.state = State::Closed;
+        self.input = Vec::new();
+        self.start = 0;
+    }
+
+    /// Lets go of buffers that are not needed while nobody speaks.
+    pub fn rest(&mut self) {
+        if self.start == self.input.len() {
+            self.input = Vec::new();
+            self.start = 0;
+        }
+    }
+
+    // === reading ===
+
+    /// One command; `None` when more octets are needed.
+    fn read_command(&mut self) -> Option<Option<Event>> {
+        let input = &self.input[self.start..];
+        let end = memchr::memchr(b'\n', input);
+        let too_long = end.map_or(input.len(), |end| end + 1) > MAX_LINE;
+        if self.skipping || too_long {
+            if !self.skipping {
+                self.skipping = true;
+                return Some(self.refuse(&say(500, (5, 5, 2), "The line is too long")));
+            }
+            match end {
+                Some(end) => {
+                    self.start += end + 1;
+                    self.skipping = false;
+                    return Some(None);
+                }
+                None => {
+                    self.start = self.input.len();
+                    return None;
+                }
+            }
+        }
+        let end = end?;
+        let Some(line) = input[..end].strip_suffix(b"\r") else {
+            // Whoever ends lines otherwise is no mail server, or tries what a mail server makes of it.
+            return Some(self.end(&say(521, (5, 5, 2), "Lines end in CR LF here; closing")));
+        };
+        let first = self.commands == 0;
+        let parsed = Command::parse(line);
+        let foreign = first && Command::is_another_protocol(line);
+        self.start += end + 1;
+        self.commands = self.commands.saturating_add(1);
+        if foreign {
+            return Some(self.end(&say(521, (5, 5, 1), "This is SMTP; closing")));
+        }
+        if self.commands > self.terms.commands {
+            return Some(self.end(&say(421, (4, 7, 0), "Too many commands; closing")));
+        }
+        Some(match parsed {
+            Ok(command) => self.command(command),
+            Err(reply) => self.refuse(&reply),
+        })
+    }
+
+    fn read_data(&mut self) -> Option<Event> {
+        loop {
+            let State::Data { reader, refused, ended } = &mut self.state else { return None };
+            if *ended {
+                let refused = refused.take();
+                return Some(self.message_ends(refused));
+            }
+            let input = &self.input[self.start..];
+            if input.is_empty() {
+                return None;
+            }
+            let mut content = Vec::with_capacity(input.len());
+            let used;
+            (used, *ended) = reader.read(input, &mut content);
+            let (is_refused, ended) = (refused.is_some(), *ended);
+            self.start += used;
+            if let Some(event) = self.pass(content, ended, is_refused) {
+                return Some(event);
+            }
+        }
+    }
+
+    /// Content through the guard: what the loop is told of it, if anything.
+    fn pass(&mut self, content: Vec<u8>, ended: bool, refused: bool) -> Option<Event> {
+        let transaction = self.transaction.as_deref_mut()?;
+        let room = usize::try_from(self.terms.message_size.saturating_sub(transaction.octets)).unwrap_or(usize::MAX);
+        transaction.octets = transaction.octets.saturating_add(content.len() as u64);
+        if refused {
+            return None;
+        }
+        let within = &content[..content.len().min(room)];
+        let fit = match transaction.guard.check(within) {
+            Ok(()) if within.len() < content.len() => Err(Unfit::TooLarge),
+            Ok(()) if ended => transaction.guard.end(),
+            checked => checked,
+        };
+        match fit {
+            Ok(()) if content.is_empty() => None,
+            Ok(()) => Some(Event::Content(content)),
+            Err(unfit) => {
+                self.fail(unfit_reply(unfit));
+                Some(Event::Unfit(unfit))
+            }
+        }
+    }
+
+    fn message_ends(&mut self, refused: Option<Reply>) -> Event {
+        match refused {
+            None => {
+                self.state = State::Waiting(Wait::End);
+                Event::End
+            }
+            Some(reply) => {
+                self.reply(&reply);
+                self.transaction = None;
+                self.state = State::Commands;
+                Event::Failed(reply)
+            }
+        }
+    }
+
+    fn read_chunk(&mut self) -> Option<Event> {
+        let State::Chunk { left, last, refused } = &mut self.state else { return None };
+        let (last, is_refused) = (*last, refused.is_some());
+        let input = &self.input[self.start..];
+        if *left > 0 {
+            if input.is_empty() {
+                return None;
+            }
+            let length = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+            let content = input[..length].to_vec();
+            *left -= length as u64;
+            let ended = *left == 0 && last;
+            self.start += length;
+            // Before the last octet of the last chunk goes out, all of it has been looked at.
+            return match self.pass(content, ended, is_refused) {
+                Some(event) => Some(event),
+                None => self.read_chunk(),
+            };
+        }
+        let refused = refused.take();
+        if let Some(reply) = refused {
+            self.reply(&reply);
+            self.state = State::Commands;
+            match &mut self.transaction {
+                Some(transaction) if !last => transaction.spoiled = true,
+                _ => self.transaction = None,
+            }
+            return Some(Event::Failed(reply));
+        }
+        self.state = State::Waiting(Wait::ChunkEnd { last });
+        Some(Event::ChunkEnd { last })
+    }
+
+    // === commands ===
+
+    fn command(&mut self, command: Command) -> Option<Event> {
+        match command {
+            Command::Ehlo(name) => self.hello(name, true),
+            Command::Helo(name) => self.hello(name, false),
+            Command::StartTls => self.start_tls(),
+            Command::Xclient(xclient) => self.xclient(xclient),
+            Command::Mail(mail) => self.mail_from(mail),
+            Command::Rcpt(rcpt) => self.rcpt_to(rcpt),
+            Command::Data => self.data(),
+            Command::Bdat { size, last } => self.bdat(size, last),
+            Command::Rset => {
+                self.reply(&say(250, (2, 0, 0), "Ok"));
+                self.transaction.take().map(|_| Event::Reset)
+            }
+            Command::Noop => self.note(&say(250, (2, 0, 0), "Ok")),
+            Command::Vrfy => self.note(&say(252, (2, 0, 0), "Ask by RCPT")),
+            Command::Help => {
+                self.note(&say(214, (2, 0, 0), "RFC 5321 tells all: EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY QUIT"))
+            }
+            Command::Quit => self.end(&say(221, (2, 0, 0), "Bye")),
+        }
+    }
+
+    fn hello(&mut self, name: Box<str>, esmtp: bool) -> Option<Event> {
+        self.client.helo = Some(name);
+        self.client.esmtp = esmtp;
+        let node = self.terms.node.to_string();
+        if esmtp {
+            let mut lines = vec![node, "PIPELINING".into(), format!("SIZE {}", self.terms.message_size)];
+            if self.terms.starttls && !self.client.encrypted {
+                lines.push("STARTTLS".into());
+            }
+            if self.trusted {
+                lines.push("XCLIENT NAME ADDR PORT PROTO HELO".into());
+            }
+            lines.extend(["ENHANCEDSTATUSCODES".into(), "8BITMIME".into(), "SMTPUTF8".into()]);
+            if self.terms.dsn {
+                lines.push("DSN".into());
+            }
+            lines.push("CHUNKING".into());
+            let last = lines.len() - 1;
+            for (nth, line) in lines.iter().enumerate() {
+                let mark = if nth == last { ' ' } else { '-' };
+                self.output.extend_from_slice(format!("250{mark}{line}\r\n").as_bytes());
+            }
+        } else {
+            // The replies to EHLO and HELO have no enhanced codes (RFC 2034 3).
+            self.output.extend_from_slice(format!("250 {node}\r\n").as_bytes());
+        }
+        // RFC 5321 4.1.4: as if RSET had been said.
+        self.transaction.take().map(|_| Event::Reset)
+    }
+
+    fn start_tls(&mut self) -> Option<Event> {
+        if !self.terms.starttls {
+            return self.refuse(&say(502, (5, 5, 1), "TLS is not offered here"));
+        }
+        if self.client.encrypted {
+            return self.refuse(&say(503, (5, 5, 1), "The session is encrypted already"));
+        }
+        if self.start < self.input.len() {
+            // What stands behind it came in clear, from whomever (CVE-2011-0411 and its kin).
+            return self.end(&say(421, (4, 7, 0), "Nothing may follow STARTTLS before the handshake; closing"));
+        }
+        self.reply(&say(220, (2, 0, 0), "Ready to start TLS"));
+        self.state = State::Waiting(Wait::Tls);
+        Some(Event::StartTls)
+    }
+
+    fn xclient(&mut self, xclient: Xclient) -> Option<Event> {
+        if !self.trusted {
+            return self.refuse(&say(550, (5, 7, 0), "You are not one whose XCLIENT counts"));
+        }
+        if self.transaction.is_some() {
+            return self.refuse(&say(503, (5, 5, 1), "XCLIENT can't be said within a transaction"));
+        }
+        if let Some(address) = xclient.address {
+            self.client.address = address;
+        }
+        self.client.helo = xclient.helo;
+        self.client.esmtp = false;
+        // From here on it is as if the client had just connected.
+        self.greet();
+        None
+    }
+
+    fn mail_from(&mut self, mail: Mail) -> Option<Event> {
+        if self.client.helo.is_none() {
+            return self.refuse(&say(503, (5, 5, 1), "Say EHLO first"));
+        }
+        if self.transaction.is_some() {
+            return self.refuse(&say(503, (5, 5, 1), "A transaction is open already"));
+        }
+        if !self.terms.dsn && (mail.ret.is_some() || mail.envid.is_some()) {
+            return self.refuse(&say(555, (5, 5, 4), "DSN is not offered here"));
+        }
+        if mail.size.is_some_and(|size| size > self.terms.message_size) {
+            return self.note(&too_large(self.terms.message_size));
+        }
+        self.reply(&say(250, (2, 1, 0), "Ok"));
+        self.transaction = Some(Box::new(Transaction {
+            mail,
+            tried: 0,
+            accepted: 0,
+            chunked: false,
+            spoiled: false,
+            guard: Guard::default(),
+            octets: 0,
+        }));
+        None
+    }
+
+    fn rcpt_to(&mut self, rcpt: Rcpt) -> Option<Event> {
+        let Some(transaction) = self.transaction.as_deref_mut().filter(|transaction| !transaction.chunked) else {
+            return self.refuse(&say(503, (5, 5, 1), "RCPT comes behind MAIL"));
+        };
+        if !self.terms.dsn && (rcpt.notify.is_some() || rcpt.orcpt.is_some()) {
+            return self.refuse(&say(555, (5, 5, 4), "DSN is not offered here"));
+        }
+        if !transaction.mail.smtputf8 && !rcpt.address.is_ascii() {
+            return self.note(&say(553, (5, 6, 7), "The address needs SMTPUTF8, and MAIL did not say it"));
+        }
+        if transaction.tried >= self.terms.recipients {
+            return self.note(&say(452, (4, 5, 3), "Too many recipients; send to the others by themselves"));
+        }
+        transaction.tried += 1;
+        self.state = State::Waiting(Wait::Recipient);
+        Some(Event::Recipient(rcpt))
+    }
+
+    fn data(&mut self) -> Option<Event> {
+        match self.transaction.as_deref() {
+            None => self.refuse(&say(503, (5, 5, 1), "DATA comes behind MAIL and RCPT")),
+            Some(transaction) if transaction.chunked => {
+                self.refuse(&say(503, (5, 5, 1), "DATA can't be mixed with BDAT"))
+            }
+            Some(transaction) if transaction.tried == 0 => self.refuse(&say(503, (5, 5, 1), "DATA comes behind RCPT")),
+            Some(transaction) if transaction.accepted == 0 => {
+                self.note(&say(554, (5, 5, 1), "No recipient was accepted"))
+            }
+            Some(_) => {
+                self.state = State::Waiting(Wait::Data);
+                Some(Event::Data)
+            }
+        }
+    }
+
+    fn bdat(&mut self, size: u64, last: bool) -> Option<Event> {
+        let room = self.terms.message_size;
+        let refusal = match self.transaction.as_deref_mut() {
+            None => Some(say(503, (5, 5, 1), "BDAT comes behind MAIL and RCPT")),
+            Some(transaction) if transaction.spoiled => {
+                Some(say(503, (5, 5, 1), "A chunk before this one failed; say RSET"))
+            }
+            Some(transaction) if transaction.accepted == 0 => Some(say(554, (5, 5, 1), "No recipient was accepted")),
+            Some(transaction) if transaction.octets.saturating_add(size) > room => Some(too_large(room)),
+            Some(transaction) => {
+                transaction.chunked = true;
+                None
+            }
+        };
+        if size > room.saturating_mul(2) {
+            // Not worth swallowing.
+            return self.end(&say(521, (5, 3, 4), "The chunk is larger than any message here; closing"));
+        }
+        // `BDAT 0 LAST` brings no octets to look at, and ends what the chunks before it left open.
+        if refusal.is_none()
+            && (size, last) == (0, true)
+            && let Some(transaction) = &mut self.transaction
+            && let Err(unfit) = transaction.guard.end()
+        {
+            self.state = State::Chunk { left: 0, last, refused: Some(unfit_reply(unfit)) };
+            return Some(Event::Unfit(unfit));
+        }
+        // The octets come all the same (RFC 3030 2), and are swallowed.
+        match refusal {
+            None => {
+                self.state = State::Waiting(Wait::Chunk { size, last });
+                Some(Event::Chunk { size, last })
+            }
+            Some(reply) => {
+                self.count_error();
+                if let Some(transaction) = &mut self.transaction {
+                    transaction.spoiled |= transaction.chunked;
+                }
+                self.state = State::Chunk { left: size, last, refused: Some(reply) };
+                None
+            }
+        }
+    }
+
+    // === replies ===
+
+    fn greet(&mut self) {
+        // The greeting has no enhanced code (RFC 2034 3).
+        self.output.extend_from_slice(format!("220 {} ESMTP\r\n", self.terms.node).as_bytes());
+    }
+
+    fn reply(&mut self, reply: &Reply) {
+        self.output.extend_from_slice(reply.to_string().as_bytes());
+        self.output.extend_from_slice(b"\r\n");
+    }
+
+    fn note(&mut self, reply: &Reply) -> Option<Event> {
+        self.reply(reply);
+        None
+    }
+
+    /// A reply that counts as an error; too many of them end the session.
+    fn refuse(&mut self, reply: &Reply) -> Option<Event> {
+        self.reply(reply);
+        self.count_error();
+        if self.errors > self.terms.errors {
+            return self.end(&say(421, (4, 7, 0), "Too many errors; closing"));
+        }
+        None
+    }
+
+    fn count_error(&mut self) {
+        self.errors = self.errors.saturating_add(1);
+    }
+
+    fn end(&mut self, reply: &Reply) -> Option<Event> {
+        self.close(reply);
+        Some(Event::Close)
+    }
+}
+
+fn too_large(limit: u64) -> Reply {
+    say(552, (5, 3, 4), &format!("The message is larger than {limit} octets"))
+}
+
+fn unfit_reply(unfit: Unfit) -> Reply {
+    match unfit {
+        Unfit::BareLineEnd => say(550, (5, 6, 0), "The message has a bare CR or a bare LF in it (RFC 5321 2.3.8)"),
+        Unfit::DotAmongNuls => say(550, (5, 6, 0), "The message has a line of a dot and NULs"),
+        Unfit::Loop => say(554, (5, 4, 6), "The message goes round: it has too many Received lines"),
+        Unfit::TooLarge => say(552, (5, 3, 4), "The message is too large"),
+    }
+}

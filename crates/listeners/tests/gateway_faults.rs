@@ -1,0 +1,416 @@
+//! Nothing is lost and nothing is doubled: each way for the destination, the client and ourselves to fail, at each point of a
+//! message. Either it was delivered once and the client was told 250, or the client was not told 250.
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use callahead_listeners::gateway::Settings;
+use callahead_testbed::{Destination, Ended, Fault, Script, Step};
+use world::{Client, World, settings, settle, taking, without_trace};
+
+/// What a client does after each way of failing: it comes again, and the message arrives once.
+async fn arrives_at_the_next_try(client: &mut Client, destination: &Destination) {
+    *destination.script() = taking();
+    // The circuit breaker's pause.
+    settle().await;
+    let before = destination.record().messages.len();
+    client.envelope("anna@one.example").await;
+    assert!(client.data("again\r\n.\r\n").await.starts_with("250 2.0.0"));
+    assert_eq!(destination.record().messages.len(), before + 1, "{}", destination.record().dialogue());
+}
+
+/// A client whose recipient is in the cache, so that faults hit the relay and not a callout.
+async fn warm() -> (World, Destination, Client) {
+    let (world, destination) = World::one();
+    let mut client = world.client_with("anna@one.example").await;
+    client.expect("RSET", "250").await;
+    client.quit().await;
+    // Sessions of callouts and of the client before are over.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let client = world.client().await;
+    (world, destination, client)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_fails_before_the_message_puts_the_recipient_off() {
+    let close = |octets| Fault::CloseAfter(octets);
+    for (step, fault, told) in [
+        (Step::Greeting, close(0), "451 4.4.1"),
+        (Step::Greeting, Fault::Reply("554 5.3.2 no".into()), "451 4.4.1"),
+        (Step::Greeting, Fault::Hang, "451 4.4.1"),
+        (Step::Ehlo, close(3), "451 4.4.1"),
+        (Step::Ehlo, Fault::Garbage(b"hello?\r\n".to_vec()), "451 4.4.1"),
+        (Step::Mail, close(0), "451 4.4.1"),
+        (Step::Mail, Fault::Hang, "451 4.4.1"),
+        (Step::Mail, Fault::Reply("421 4.3.2 stopping".into()), "451 4.4.1"),
+        (Step::Mail, Fault::Reply("452 4.3.1 full".into()), "452 4.3.1"),
+        (Step::Rcpt, close(0), "451 4.4.1"),
+        (Step::Rcpt, Fault::Reply("354 go on".into()), "451 4.4.1"),
+        (Step::Rcpt, Fault::Reply("450 4.2.1 later".into()), "450 4.2.1"),
+        (Step::Rcpt, Fault::Reply("550 5.7.1 mx7: no".into()), "550 5.7.1"),
+        (Step::Rcpt, Fault::Reply("550 no".into()), "550 5.0.0"),
+        (Step::Rcpt, Fault::EndlessLines, "451 4.4.1"),
+    ] {
+        let (_world, destination, mut client) = warm().await;
+        destination.script().faults.insert(step, (fault.clone(), None));
+        client.expect("MAIL FROM:<sender@elsewhere.example>", "250").await;
+        let reply = client.say("RCPT TO:<anna@one.example>").await;
+        assert!(reply.starts_with(told) && !reply.contains("mx7"), "{step:?} {fault:?}: {reply}");
+        client.expect("DATA", "554 5.5.1").await;
+        client.expect("RSET", "250").await;
+        arrives_at_the_next_try(&mut client, &destination).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_nobody_reaches_puts_the_recipient_off() {
+    use callahead_testbed::Place;
+    let address = "10.0.0.1:25".parse().unwrap();
+    for place in [Place::Refused, Place::BlackHole] {
+        let (world, destination, mut client) = warm().await;
+        world.net.set(address, place);
+        client.expect("MAIL FROM:<sender@elsewhere.example>", "250").await;
+        client.expect("RCPT TO:<anna@one.example>", "451 4.4.1").await;
+        client.expect("RSET", "250").await;
+        world.net.set(address, Place::Server(destination.clone()));
+        arrives_at_the_next_try(&mut client, &destination).await;
+    }
+    // One host of two is enough.
+    let (world, _destination, mut client) = warm().await;
+    world.net.set("10.0.0.9:25".parse().unwrap(), Place::Refused);
+    client.envelope("anna@three.example").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_lost_between_recipients_loses_the_transaction_and_nothing_else() {
+    let (_world, destination, mut client) = warm().await;
+    client.envelope("anna@one.example").await;
+    client.expect("RCPT TO:<ben@one.example>", "250").await;
+    client.expect("RSET", "250").await;
+    client.envelope("anna@one.example").await;
+    destination.script().faults.insert(Step::Rcpt, (Fault::CloseAfter(0), Some(1)));
+    client.expect("RCPT TO:<ben@one.example>", "451 4.4.2").await;
+    client.expect("RCPT TO:<anna@one.example>", "451 4.4.2").await;
+    client.expect("DATA", "451 4.4.2").await;
+    assert!(destination.record().messages.is_empty());
+    arrives_at_the_next_try(&mut client, &destination).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reused_session_that_has_gone_is_replaced_without_the_client_noticing() {
+    for fault in [Fault::CloseAfter(0), Fault::ReplyAndClose("421 4.4.2 timeout".into())] {
+        let (_world, destination, mut client) = warm().await;
+        client.envelope("anna@one.example").await;
+        assert!(client.data("x\r\n.\r\n").await.starts_with("250"));
+        destination.script().faults.insert(Step::Rset, (fault, Some(1)));
+        client.envelope("anna@one.example").await;
+        client.expect("RSET", "250").await;
+        client.envelope("anna@one.example").await;
+        assert!(client.data("y\r\n.\r\n").await.starts_with("250"));
+        assert_eq!(destination.record().messages.len(), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_fails_at_data_is_not_given_the_message() {
+    for (fault, told) in [
+        (Fault::CloseAfter(0), "451 4.4.2"),
+        (Fault::Hang, "451 4.4.2"),
+        (Fault::Reply("250 2.0.0 what?".into()), "451 4.4.2"),
+        (Fault::Reply("421 4.3.2 stopping".into()), "451 4.4.2"),
+        (Fault::Reply("451 4.3.0 mx7 not now".into()), "451 4.3.0"),
+        (Fault::Reply("554 5.7.1 mx7 never".into()), "554 5.7.1"),
+    ] {
+        let (_world, destination, mut client) = warm().await;
+        client.envelope("anna@one.example").await;
+        destination.script().faults.insert(Step::Data, (fault.clone(), None));
+        let reply = client.say("DATA").await;
+        assert!(reply.starts_with(told) && !reply.contains("mx7"), "{fault:?}: {reply}");
+        assert!(destination.record().messages.is_empty());
+        arrives_at_the_next_try(&mut client, &destination).await;
+        // The same by BDAT; its octets are no commands.
+        destination.script().faults.insert(Step::Data, (fault.clone(), None));
+        client.envelope("anna@one.example").await;
+        client.send("BDAT 6 LAST\r\nRSET\r\n").await;
+        let reply = client.reply().await;
+        let told = if matches!(&fault, Fault::Reply(reply) if reply.starts_with("250")) { "250" } else { told };
+        assert!(reply.starts_with(told), "{fault:?} by BDAT: {reply}");
+        arrives_at_the_next_try(&mut client, &destination).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_goes_within_the_message_is_told_at_its_end_and_nothing_was_delivered() {
+    for chunked in [false, true] {
+        for octets in [1, 1000, 300_000] {
+            let (world, destination, mut client) = warm().await;
+            client.envelope("anna@one.example").await;
+            destination.script().close_within_message = Some(octets);
+            let body = "0123456789abcde\r\n".repeat(40_000);
+            let reply = if chunked {
+                client.send(format!("BDAT {} LAST\r\n{body}", body.len())).await;
+                client.reply().await
+            } else {
+                client.data(body + ".\r\n").await
+            };
+            assert!(reply.starts_with("451 4.4.2"), "{reply}");
+            assert!(destination.record().messages.is_empty());
+            assert!(world.counters.messages_refused.load(Ordering::Relaxed) == 1);
+            arrives_at_the_next_try(&mut client, &destination).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_stops_reading_is_given_up_in_time() {
+    let (_world, destination, mut client) = warm().await;
+    client.envelope("anna@one.example").await;
+    destination.script().read_pause = Duration::from_secs(3600);
+    client.expect("DATA", "354").await;
+    let began = tokio::time::Instant::now();
+    client.send("0123456789abcde\r\n".repeat(40_000) + ".\r\n").await;
+    assert!(client.reply().await.starts_with("451 4.4.2"));
+    assert!(began.elapsed() < Duration::from_secs(100), "{:?}", began.elapsed());
+    assert!(destination.record().messages.is_empty());
+    arrives_at_the_next_try(&mut client, &destination).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_destinations_word_on_the_message_is_the_clients() {
+    for (fault, told) in [
+        (Fault::Reply("452 4.3.1 mx7 full".into()), "452 4.3.1 The recipient's server can't take the message now"),
+        (Fault::Reply("550-5.7.1 mx7\n550 5.7.1 spam".into()), "550 5.7.1 The recipient's server refuses the message"),
+        (Fault::ReplyAndClose("554 5.6.0 mx7 no".into()), "554 5.6.0 The recipient's server refuses the message"),
+        (Fault::Reply("250 ok id mx7".into()), "250 2.0.0 The recipient's server has accepted the message"),
+        (Fault::SlowBytes(Duration::from_secs(10)), "250 2.0.0 The recipient's server has accepted the message"),
+    ] {
+        let (_world, destination, mut client) = warm().await;
+        client.envelope("anna@one.example").await;
+        destination.script().faults.insert(Step::Message, (fault.clone(), Some(1)));
+        assert_eq!(client.data("x\r\n.\r\n").await, told, "{fault:?}");
+        let delivered = usize::from(told.starts_with("250"));
+        assert_eq!(destination.record().messages.len(), delivered, "{fault:?}");
+        arrives_at_the_next_try(&mut client, &destination).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_reply_to_the_message_is_put_off_though_it_was_delivered_which_smtp_cant_tell() {
+    for fault in [
+        Fault::CloseAfter(0),
+        Fault::CloseAfter(10),
+        Fault::Hang,
+        Fault::Garbage(b"thanks\r\n".to_vec()),
+        Fault::Reply("421 4.3.2 stopping".into()),
+    ] {
+        for chunked in [false, true] {
+            let (_world, destination, mut client) = warm().await;
+            client.envelope("anna@one.example").await;
+            destination.script().faults.insert(Step::Message, (fault.clone(), Some(1)));
+            let reply = if chunked {
+                client.send("BDAT 3 LAST\r\nx\r\n").await;
+                client.reply().await
+            } else {
+                client.data("x\r\n.\r\n").await
+            };
+            assert!(reply.starts_with("451 4.4.2"), "{fault:?}: {reply}");
+            arrives_at_the_next_try(&mut client, &destination).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_250_before_the_end_of_the_message_is_no_acceptance() {
+    let (_world, destination, mut client) = warm().await;
+    client.envelope("anna@one.example").await;
+    destination.script().faults.insert(Step::Data, (Fault::Reply("354 go\n250 2.0.0 taken".into()), Some(1)));
+    client.expect("DATA", "354").await;
+    client.send("x\r\n").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    client.send(".\r\n").await;
+    assert!(client.reply().await.starts_with("451 4.4.2"));
+    assert!(destination.record().messages.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_within_its_message_delivers_nothing() {
+    for (sent, chunked) in
+        [("", false), ("half a li", false), ("a line\r\n", false), ("a line\r\n.", false), ("ten octets", true)]
+    {
+        let (world, destination, mut client) = warm().await;
+        client.envelope("anna@one.example").await;
+        if chunked {
+            client.send(format!("BDAT 20 LAST\r\n{sent}")).await;
+        } else {
+            client.expect("DATA", "354").await;
+            client.send(sent).await;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        client.vanish().await;
+        settle().await;
+        let record = destination.record();
+        assert!(record.messages.is_empty(), "{sent:?}");
+        assert_eq!(record.sessions.last().unwrap().ended, Ended::Closed, "closed within the message, without QUIT");
+        assert_eq!(world.counters.open.load(Ordering::Relaxed), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_between_messages_leaves_the_destination_by_quit() {
+    let (_world, destination, mut client) = warm().await;
+    client.envelope("anna@one.example").await;
+    client.vanish().await;
+    settle().await;
+    assert!(destination.record().messages.is_empty());
+    destination.assert_polite();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_while_the_destination_thinks_has_delivered_once() {
+    let (_world, destination, mut client) = warm().await;
+    client.envelope("anna@one.example").await;
+    destination.script().faults.insert(Step::Message, (Fault::SlowBytes(Duration::from_secs(5)), Some(1)));
+    client.expect("DATA", "354").await;
+    client.send("x\r\n.\r\n").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    client.vanish().await;
+    assert_eq!(destination.record().messages.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_client_has_so_much_time_for_a_command_for_its_message_and_in_all() {
+    let (world, destination, mut client) = warm().await;
+    assert!(client.reply().await.starts_with("421 4.4.2"), "no command for 5 min");
+    assert!(client.is_closed().await);
+
+    let mut client = world.client().await;
+    client.envelope("anna@one.example").await;
+    client.expect("DATA", "354").await;
+    client.send("half").await;
+    let began = tokio::time::Instant::now();
+    assert!(client.reply().await.starts_with("421 4.4.2"), "nothing of the message for 3 min");
+    assert_eq!(began.elapsed().as_secs(), 180);
+    settle().await;
+    assert!(destination.record().messages.is_empty());
+
+    let mut client = world.client_with("anna@one.example").await;
+    client.expect("DATA", "354").await;
+    let began = tokio::time::Instant::now();
+    while began.elapsed() < Duration::from_secs(4000) && client.try_send(b"x\r\n").await {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+    assert!((3590..3670).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    assert!(destination.record().messages.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_lets_a_transaction_finish_and_tells_everyone_else() {
+    let (world, destination, mut busy) = warm().await;
+    let mut idle = world.client().await;
+    let mut greeted = world.connect_from("192.0.2.8");
+    greeted.reply().await;
+    busy.envelope("anna@one.example").await;
+    busy.expect("DATA", "354").await;
+    world.shutdown.cancel();
+    for client in [&mut idle, &mut greeted] {
+        assert!(client.reply().await.starts_with("421 4.3.2"));
+        assert!(client.is_closed().await);
+    }
+    busy.send("x\r\n.\r\n").await;
+    assert!(busy.reply().await.starts_with("250 2.0.0"));
+    assert!(busy.reply().await.starts_with("421 4.3.2"));
+    settle().await;
+    assert_eq!(destination.record().messages.len(), 1);
+    destination.assert_polite();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_is_over_after_its_grace_and_what_is_cut_off_is_not_delivered() {
+    use callahead_listeners::{Listen, MODE_EVERYONE};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let world = World::new(Settings { grace: Duration::from_millis(200), ..settings() });
+    let destination = world.server(1, taking());
+    let bound = Listen::Tcp(([127, 0, 0, 1], 0).into()).bind(MODE_EVERYONE).await.unwrap();
+    let address = bound.tcp_addr().unwrap();
+    tokio::time::resume();
+    let serving = tokio::spawn(world.gateway.clone().serve(bound, world.shutdown.clone()));
+    let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+    let dialogue = "EHLO x\r\nMAIL FROM:<s@e.example>\r\nRCPT TO:<anna@one.example>\r\nDATA\r\n";
+    client.write_all(dialogue.as_bytes()).await.unwrap();
+    let mut said = Vec::new();
+    while !String::from_utf8_lossy(&said).contains("354 ") {
+        assert!(client.read_buf(&mut said).await.unwrap() > 0);
+    }
+    client.write_all(b"half of it\r\n").await.unwrap();
+    world.shutdown.cancel();
+    serving.await.unwrap();
+    said.clear();
+    let _ = client.read_to_end(&mut said).await;
+    assert!(!String::from_utf8_lossy(&said).contains("250"));
+    assert!(destination.record().messages.is_empty());
+}
+
+/// The big run in small: a destination that goes and comes while a client delivers, and everything counted.
+#[tokio::test(start_paused = true)]
+async fn five_hundred_messages_to_a_destination_that_fails_all_the_time_arrive_once_each_but_for_lost_replies() {
+    let (world, destination, client) = warm().await;
+    client.quit().await;
+    let faults: [&dyn Fn(&mut Script); 8] = [
+        &|script| drop(script.faults.insert(Step::Greeting, (Fault::CloseAfter(0), Some(1)))),
+        &|script| drop(script.faults.insert(Step::Mail, (Fault::CloseAfter(0), Some(1)))),
+        &|script| drop(script.faults.insert(Step::Rcpt, (Fault::Reply("450 4.2.0 later".into()), Some(1)))),
+        &|script| drop(script.faults.insert(Step::Data, (Fault::CloseAfter(0), Some(1)))),
+        &|script| script.close_within_message = Some(2000),
+        &|script| drop(script.faults.insert(Step::Message, (Fault::Reply("451 4.3.0 later".into()), Some(1)))),
+        &|script| drop(script.faults.insert(Step::Message, (Fault::CloseAfter(0), Some(1)))),
+        &|_| {},
+    ];
+    let (mut put_off, mut lost) = (0, 0);
+    for n in 0..500_usize {
+        faults[n % faults.len()](&mut destination.script());
+        let body = format!("Subject: message {n}\r\n\r\n{}.\r\n", "0123456789\r\n".repeat(1000));
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            assert!(tries < 10, "message {n} does not arrive\n{}", destination.record().dialogue());
+            let mut client = world.client().await;
+            client.expect("MAIL FROM:<sender@elsewhere.example>", "250").await;
+            let rcpt = client.say("RCPT TO:<anna@one.example>").await;
+            let told = if rcpt.starts_with("250") {
+                let told = client.say("DATA").await;
+                if told.starts_with("354") {
+                    client.send(&body).await;
+                    client.reply().await
+                } else {
+                    told
+                }
+            } else {
+                rcpt
+            };
+            client.quit().await;
+            if told.starts_with("250") {
+                break;
+            }
+            assert!(told.starts_with('4'), "message {n} is lost by {told}");
+            put_off += 1;
+            lost += usize::from(told.contains("gave no answer"));
+            let mut script = destination.script();
+            script.close_within_message = None;
+            drop(script);
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+    }
+    let mut arrived = vec![0; 500];
+    for message in destination.record().messages {
+        let text = String::from_utf8(without_trace(&message)).unwrap();
+        let number = text.strip_prefix("Subject: message ").unwrap().lines().next().unwrap();
+        arrived[number.parse::<usize>().unwrap()] += 1;
+    }
+    assert!(arrived.iter().all(|count| *count >= 1), "{arrived:?}");
+    let doubled: usize = arrived.iter().map(|count| count - 1).sum();
+    assert_eq!(doubled, lost, "twice only where the reply to the end was lost");
+    assert!(put_off >= 370 && lost >= 60, "{put_off} {lost}");
+}
