@@ -30,6 +30,16 @@ impl From<Failure> for Trouble {
     }
 }
 
+/// What has come beyond the replies that were asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Surplus {
+    Nothing,
+    /// A 421, or the end of the connection: the answers stand, the session does not (RFC 5321 3.8).
+    Ending,
+    /// Anything else: a reply too many, or octets that are no reply.
+    Reply,
+}
+
 /// Questions in a session with Exim. It drops a session after 10 commands that carry no mail
 /// (`smtp_accept_max_nonmail`), and the RSET before each question is one, for the random local part too.
 const EXIM_USES: u32 = 8;
@@ -278,6 +288,34 @@ impl Session {
                     return Err(Failure::Timeout(step).into());
                 }
             }
+        }
+    }
+
+    /// Looks at what has come beyond the replies that were read. Does not wait, so what is still on its way is not seen.
+    pub(crate) async fn what_else_came(&mut self, transcript: &mut Transcript) -> Surplus {
+        let mut chunk = [0; 4096];
+        let mut ended = false;
+        let came = poll_fn(|context| {
+            let mut buffer = ReadBuf::new(&mut chunk);
+            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) => Poll::Ready(Some(buffer.filled().len())),
+                Poll::Ready(Err(_)) => Poll::Ready(Some(0)),
+                Poll::Pending => Poll::Ready(None),
+            }
+        });
+        match came.await {
+            Some(0) => ended = true,
+            Some(octets) => {
+                transcript.said(Who::Them, &chunk[..octets]);
+                self.reader.push(&chunk[..octets]);
+            }
+            None => {}
+        }
+        match self.reader.next_reply() {
+            Ok(Some(reply)) if reply.code() == 421 => Surplus::Ending,
+            Ok(None) if !self.reader.has_partial() && ended => Surplus::Ending,
+            Ok(None) if !self.reader.has_partial() => Surplus::Nothing,
+            _ => Surplus::Reply,
         }
     }
 

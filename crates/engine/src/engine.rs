@@ -342,7 +342,7 @@ impl Engine {
         let deadline = case.started + self.inner.settings.load().deadline;
         let mut join = !question.live;
         loop {
-            let boarding = self.inner.flights.board(recipient, case.lookup.floor, case.lookup.epoch, join);
+            let boarding = self.inner.flights.board(recipient, case.lookup.floor, case.lookup.epoch, self.now(), join);
             let mut arrival = match boarding {
                 Boarding::Full => return case.without_outcome(Learned::Busy, false),
                 Boarding::Joined(arrival) => {
@@ -454,7 +454,7 @@ impl Engine {
             tried.insert(recipient.clone(), case.now);
         }
         if let Boarding::Started(start) =
-            self.inner.flights.board(recipient, case.lookup.floor, case.lookup.epoch, true)
+            self.inner.flights.board(recipient, case.lookup.floor, case.lookup.epoch, case.now, true)
         {
             self.inner.counters.refreshes.fetch_add(1, Ordering::Relaxed);
             self.fly(recipient, domain, case, start, true);

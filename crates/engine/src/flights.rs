@@ -10,7 +10,11 @@ use callahead_cache::{Epoch, Timestamp};
 use callahead_callout::Report;
 use callahead_smtp::Recipient;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// How long after its landing a flight is still joined, while its answer is not on disk.
+const JOINABLE_FOR: Duration = Duration::from_secs(30);
 
 /// What a flight brought.
 #[derive(Debug)]
@@ -59,6 +63,13 @@ pub(crate) enum Boarding {
     Full,
 }
 
+impl Flight {
+    /// Its answer waits to be written, for so long that it is no answer to a question of now: the disk hangs, or the clock was set.
+    fn landed_long_ago(&self, now: Timestamp) -> bool {
+        self.arrival.borrow().as_ref().is_some_and(|flown| now.since(flown.at) > JOINABLE_FOR)
+    }
+}
+
 impl Flights {
     pub(crate) fn new(max: usize) -> Self {
         Self { all: Mutex::default(), max }
@@ -69,11 +80,19 @@ impl Flights {
     }
 
     /// Joins the recipient's flight, if it may be joined, or starts one under this epoch.
-    pub(crate) fn board(&self, recipient: &Recipient, floor: Epoch, epoch: Epoch, join: bool) -> Boarding {
+    pub(crate) fn board(
+        &self,
+        recipient: &Recipient,
+        floor: Epoch,
+        epoch: Epoch,
+        now: Timestamp,
+        join: bool,
+    ) -> Boarding {
         let mut all = self.all();
         if let Some(flight) = all.flights.get(recipient)
             && join
             && flight.epoch >= floor
+            && !flight.landed_long_ago(now)
         {
             return Boarding::Joined(flight.arrival.clone());
         }
