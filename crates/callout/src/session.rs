@@ -347,12 +347,20 @@ impl Session {
         // Replies that are still owed come first; the end of the stream is as good as a 221.
         let mut chunk = [0; 1024];
         let mut taken = 0;
-        let mut last = Vec::new();
-        while let Ok(Ok(octets @ 1..)) = timeout_at(deadline, self.stream.read(&mut chunk)).await {
+        // How the line begins that is coming in; the whole of it may be anything, and long.
+        let mut head = Vec::with_capacity(4);
+        'replies: while let Ok(Ok(octets @ 1..)) = timeout_at(deadline, self.stream.read(&mut chunk)).await {
             transcript.said(Who::Them, &chunk[..octets]);
             taken += octets;
-            last.extend_from_slice(&chunk[..octets]);
-            if taken > 65_536 || last.windows(4).any(|line| line == b"221 ") && last.ends_with(b"\n") {
+            for octet in &chunk[..octets] {
+                match octet {
+                    b'\n' if head == b"221 " => break 'replies,
+                    b'\n' => head.clear(),
+                    octet if head.len() < 4 => head.push(*octet),
+                    _ => {}
+                }
+            }
+            if taken > 65_536 {
                 break;
             }
         }
