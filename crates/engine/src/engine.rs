@@ -343,7 +343,7 @@ impl Engine {
         let mut join = !question.live;
         loop {
             let boarding = self.inner.flights.board(recipient, case.lookup.floor, case.lookup.epoch, self.now(), join);
-            let mut arrival = match boarding {
+            let arrival = match boarding {
                 Boarding::Full => return case.without_outcome(Learned::Busy, false),
                 Boarding::Joined(arrival) => {
                     self.inner.counters.joined.fetch_add(1, Ordering::Relaxed);
@@ -354,14 +354,11 @@ impl Engine {
                     self.fly(recipient, domain, case, start, false)
                 }
             };
-            let arrived = timeout_at(deadline, arrival.wait_for(Option::is_some)).await;
-            let flown = match &arrived {
-                Ok(Ok(flown)) => Option::clone(flown),
-                Ok(Err(_)) => return case.without_outcome(Learned::Busy, false),
+            let flown = match timeout_at(deadline, arrival.wait()).await {
+                Ok(Some(flown)) => flown,
+                Ok(None) => return case.without_outcome(Learned::Busy, false),
                 Err(_) => return case.without_outcome(Learned::TooLate, false),
             };
-            drop(arrived);
-            let Some(flown) = flown else { return case.without_outcome(Learned::Busy, false) };
             // Background work gives way; a question that waits asks for itself.
             if flown.background && flown.report.outcome == Outcome::Busy && join {
                 join = false;
@@ -396,7 +393,7 @@ impl Engine {
             let at = engine.inner.clock.now();
             let flown = Arc::new(Flown { report, at, background });
             engine.hold_down(&recipient, &domain.policy, epoch, &flown);
-            landing.send_replace(Some(Arc::clone(&flown)));
+            landing.land(Arc::clone(&flown));
             engine.alert(&recipient, &domain.policy, &flown);
             engine.keep(&recipient, &domain.policy, epoch, &flown).await;
         });

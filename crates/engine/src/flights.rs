@@ -4,14 +4,14 @@
 //! so an answer from before a clear goes to those who asked before the clear, and to nobody else.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use callahead_cache::{Epoch, Timestamp};
 use callahead_callout::Report;
 use callahead_smtp::Recipient;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// How long after its landing a flight is still joined, while its answer is not on disk.
 const JOINABLE_FOR: Duration = Duration::from_secs(30);
@@ -25,7 +25,20 @@ pub(crate) struct Flown {
     pub(crate) background: bool,
 }
 
-pub(crate) type Arrival = watch::Receiver<Option<Arc<Flown>>>;
+/// Where a flight is waited for. Those who wait are woken in the order in which they came.
+#[derive(Debug, Default)]
+struct Runway {
+    flown: OnceLock<Arc<Flown>>,
+    closed: AtomicBool,
+    arrived: Notify,
+}
+
+/// The flight's own side: it lands once, or not at all when its task ends in a panic.
+pub(crate) struct Landing(Arc<Runway>);
+
+/// The side of those who wait.
+#[derive(Clone, Debug)]
+pub(crate) struct Arrival(Arc<Runway>);
 
 #[derive(Debug)]
 struct Flight {
@@ -43,7 +56,8 @@ pub(crate) struct Flights {
 
 #[derive(Debug, Default)]
 struct Table {
-    flights: HashMap<Recipient, Flight>,
+    /// By recipient; the newest last. There is more than one only where somebody asked live, or cleared in between.
+    flights: HashMap<Recipient, Vec<Flight>>,
     under_way: usize,
     last_id: u64,
 }
@@ -51,7 +65,7 @@ struct Table {
 /// A flight that is to be flown.
 pub(crate) struct Start {
     pub(crate) id: u64,
-    pub(crate) landing: watch::Sender<Option<Arc<Flown>>>,
+    pub(crate) landing: Landing,
     pub(crate) arrival: Arrival,
 }
 
@@ -63,10 +77,53 @@ pub(crate) enum Boarding {
     Full,
 }
 
+impl Landing {
+    pub(crate) fn land(&self, flown: Arc<Flown>) {
+        // It lands once; a second time would be no other answer.
+        let _ = self.0.flown.set(flown);
+        self.0.arrived.notify_waiters();
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.0.closed.store(true, Ordering::Release);
+        self.0.arrived.notify_waiters();
+    }
+}
+
+impl Arrival {
+    fn landed(&self) -> Option<&Arc<Flown>> {
+        self.0.flown.get()
+    }
+
+    /// Until it has landed; `None` where it never will.
+    pub(crate) async fn wait(&self) -> Option<Arc<Flown>> {
+        loop {
+            // Before the look, so that nothing that happens after it is missed.
+            let arrived = self.0.arrived.notified();
+            let closed = self.0.closed.load(Ordering::Acquire);
+            if let Some(flown) = self.landed() {
+                return Some(Arc::clone(flown));
+            }
+            if closed {
+                return None;
+            }
+            arrived.await;
+        }
+    }
+}
+
+impl Table {
+    fn newest(&self, recipient: &Recipient) -> Option<&Flight> {
+        self.flights.get(recipient)?.last()
+    }
+}
+
 impl Flight {
     /// Its answer waits to be written, for so long that it is no answer to a question of now: the disk hangs, or the clock was set.
     fn landed_long_ago(&self, now: Timestamp) -> bool {
-        self.arrival.borrow().as_ref().is_some_and(|flown| now.since(flown.at) > JOINABLE_FOR)
+        self.arrival.landed().is_some_and(|flown| now.since(flown.at) > JOINABLE_FOR)
     }
 }
 
@@ -89,7 +146,7 @@ impl Flights {
         join: bool,
     ) -> Boarding {
         let mut all = self.all();
-        if let Some(flight) = all.flights.get(recipient)
+        if let Some(flight) = all.newest(recipient)
             && join
             && flight.epoch >= floor
             && !flight.landed_long_ago(now)
@@ -99,20 +156,21 @@ impl Flights {
         if all.under_way >= self.max {
             return Boarding::Full;
         }
-        let (landing, arrival) = watch::channel(None);
+        let runway = Arc::new(Runway::default());
+        let (landing, arrival) = (Landing(Arc::clone(&runway)), Arrival(runway));
         all.under_way += 1;
         all.last_id += 1;
         let id = all.last_id;
-        // One that was there goes on for those who wait for it; it is only not found any more.
-        all.flights.insert(recipient.clone(), Flight { id, epoch, arrival: arrival.clone() });
+        // One that was there goes on for those who wait for it; it is only not found while this one is there.
+        all.flights.entry(recipient.clone()).or_default().push(Flight { id, epoch, arrival: arrival.clone() });
         Boarding::Started(Start { id, landing, arrival })
     }
 
     /// What the recipient's flight has brought already, if a question of this floor may have it.
     pub(crate) fn landed(&self, recipient: &Recipient, floor: Epoch) -> Option<Arc<Flown>> {
         let all = self.all();
-        let flight = all.flights.get(recipient).filter(|flight| flight.epoch >= floor)?;
-        flight.arrival.borrow().clone()
+        let flight = all.newest(recipient).filter(|flight| flight.epoch >= floor)?;
+        flight.arrival.landed().cloned()
     }
 
     pub(crate) fn is_under_way(&self, recipient: &Recipient) -> bool {
@@ -123,8 +181,11 @@ impl Flights {
     pub(crate) fn end(&self, recipient: &Recipient, id: u64) {
         let mut all = self.all();
         all.under_way -= 1;
-        if all.flights.get(recipient).is_some_and(|flight| flight.id == id) {
-            all.flights.remove(recipient);
+        if let Some(flights) = all.flights.get_mut(recipient) {
+            flights.retain(|flight| flight.id != id);
+            if flights.is_empty() {
+                all.flights.remove(recipient);
+            }
         }
     }
 

@@ -204,6 +204,10 @@ impl History {
         events.trace.push_back(line);
     }
 
+    pub(crate) fn trace(&self) -> Vec<String> {
+        self.events().trace.iter().cloned().collect()
+    }
+
     pub(crate) fn broken(&self) -> Option<Broken> {
         let events = self.events();
         let what = events.broken.clone()?;

@@ -22,7 +22,7 @@ mod run;
 mod world;
 
 pub use history::{Broken, History};
-pub use run::{Summary, run};
+pub use run::{Summary, run, trace};
 pub use world::World;
 
 /// Things that happen in one run of the tests.

@@ -50,9 +50,21 @@ fn watch_panics() {
 /// # Errors
 /// The promise that was broken, with the trace that led there.
 pub fn run(seed: u64, steps: usize, folder: &Path, tls: &TlsClient) -> Result<Summary, Box<Broken>> {
+    run_in(&World::new(seed), steps, folder, tls)
+}
+
+/// What happens in a seed's run, line by line, whether or not a promise is broken.
+pub fn trace(seed: u64, steps: usize, folder: &Path, tls: &TlsClient) -> Vec<String> {
+    let world = World::new(seed);
+    let outcome = run_in(&world, steps, folder, tls);
+    let mut trace = world.history.trace();
+    trace.extend(outcome.err().map(|broken| broken.what));
+    trace
+}
+
+fn run_in(world: &World, steps: usize, folder: &Path, tls: &TlsClient) -> Result<Summary, Box<Broken>> {
     watch_panics();
     PANICKED.set(false);
-    let world = World::new(seed);
     let failed = |what: String| Box::new(Broken { what, trace: Vec::new() });
     let mut left = steps;
     let mut lives = 0;
@@ -64,7 +76,7 @@ pub fn run(seed: u64, steps: usize, folder: &Path, tls: &TlsClient) -> Result<Su
             .build()
             .map_err(|error| failed(format!("there is no runtime: {error}")))?;
         let end = runtime.block_on(async {
-            let mut life = match Life::begin(&world, folder, tls) {
+            let mut life = match Life::begin(world, folder, tls) {
                 Ok(life) => life,
                 Err(error) => {
                     world.history.check(false, || format!("the node does not start: {}", error.0));
@@ -74,7 +86,10 @@ pub fn run(seed: u64, steps: usize, folder: &Path, tls: &TlsClient) -> Result<Su
             let end = match life.live(&mut left).await {
                 Some(end) => end,
                 None => {
-                    life.calm().await;
+                    // It asks for every recipient, and so takes as long as all the rest.
+                    if world.chance.percent(30) {
+                        life.calm().await;
+                    }
                     End::Stop
                 }
             };
