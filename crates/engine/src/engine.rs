@@ -340,7 +340,7 @@ impl Engine {
             return case.without_outcome(Learned::Busy, false);
         };
         let deadline = case.started + self.inner.settings.load().deadline;
-        let mut join = !question.live;
+        let join = !question.live;
         loop {
             let boarding = self.inner.flights.board(recipient, case.lookup.floor, case.lookup.epoch, self.now(), join);
             let arrival = match boarding {
@@ -359,9 +359,8 @@ impl Engine {
                 Ok(None) => return case.without_outcome(Learned::Busy, false),
                 Err(_) => return case.without_outcome(Learned::TooLate, false),
             };
-            // Background work gives way; a question that waits asks for itself.
-            if flown.background && flown.report.outcome == Outcome::Busy && join {
-                join = false;
+            // Background work gives way; of those who joined it one asks, and the others join that one.
+            if flown.gave_way() {
                 continue;
             }
             let facts = Facts { learned: Some(learned(&flown.report.outcome)), ..case.facts() };

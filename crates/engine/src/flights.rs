@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use callahead_cache::{Epoch, Timestamp};
-use callahead_callout::Report;
+use callahead_callout::{Outcome, Report};
 use callahead_smtp::Recipient;
 use tokio::sync::Notify;
 
@@ -121,9 +121,17 @@ impl Table {
 }
 
 impl Flight {
-    /// Its answer waits to be written, for so long that it is no answer to a question of now: the disk hangs, or the clock was set.
-    fn landed_long_ago(&self, now: Timestamp) -> bool {
-        self.arrival.landed().is_some_and(|flown| now.since(flown.at) > JOINABLE_FOR)
+    /// Whether it brought nothing to one who asks now: its answer waits to be written for so long that it is none any more (the
+    /// disk hangs, or the clock was set), or it was background work that gave way.
+    fn is_of_no_use(&self, now: Timestamp) -> bool {
+        self.arrival.landed().is_some_and(|flown| now.since(flown.at) > JOINABLE_FOR || flown.gave_way())
+    }
+}
+
+impl Flown {
+    /// Background work that found no free session; a question that waits for one does better.
+    pub(crate) fn gave_way(&self) -> bool {
+        self.background && self.report.outcome == Outcome::Busy
     }
 }
 
@@ -149,7 +157,7 @@ impl Flights {
         if let Some(flight) = all.newest(recipient)
             && join
             && flight.epoch >= floor
-            && !flight.landed_long_ago(now)
+            && !flight.is_of_no_use(now)
         {
             return Boarding::Joined(flight.arrival.clone());
         }

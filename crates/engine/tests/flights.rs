@@ -106,6 +106,62 @@ async fn a_questioner_who_goes_away_does_not_end_the_flight() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_a_hanging_disk_did_not_take_for_hours_is_not_given() {
+    let bench = Bench::hanging_disk();
+    bench.acts([Act::Say(rejected(), true), Act::Say(accepted(), true)]);
+    let ask = || bench.engine.decide(Question::new(ANNA.as_bytes(), Listener::Policy));
+    assert_eq!(short(&ask().await), "11 invalid callout reject 550 5.1.1");
+    assert_eq!(short(&ask().await), "8 invalid cache reject 550 5.1.1", "it counts from the moment it came");
+    bench.pass(3 * HOUR);
+    assert_eq!(short(&ask().await), "10 valid callout accept", "nothing invalid is served after two hours");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_callout_is_joined_again_when_a_live_one_is_over() {
+    let bench = Bench::new();
+    bench.acts([Act::Wait(accepted()), Act::Say(Outcome::Busy, false)]);
+    let ask = |live| {
+        let engine = bench.engine.clone();
+        let question = Question { live, ..Question::new(ANNA.as_bytes(), Listener::Policy) };
+        tokio::spawn(async move { engine.decide(question).await })
+    };
+    let first = ask(false);
+    bench.settle().await;
+    assert_eq!(short(&ask(true).await.unwrap()), "16 unknown callout defer 451 4.4.5");
+    bench.settle().await;
+    let second = ask(false);
+    bench.settle().await;
+    bench.script.go.notify_one();
+    assert_eq!(short(&first.await.unwrap()), "10 valid callout accept");
+    assert_eq!(short(&second.await.unwrap()), "10 valid callout accept");
+    assert_eq!(bench.callouts(), 2, "one for each of the first two questions, and none for the third");
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_joined_a_refresh_that_gave_way_ask_once_together() {
+    let bench = Bench::new();
+    bench.says(rejected());
+    bench.ask(ANNA).await;
+    bench.pass(119 * MINUTE);
+    bench.acts([Act::Wait(Outcome::Busy), Act::Say(accepted(), true)]);
+    assert_eq!(short(&bench.ask(ANNA).await), "8 invalid cache reject 550 5.1.1");
+    bench.pass(2 * MINUTE);
+    let waiting: Vec<_> = (0..10)
+        .map(|_| {
+            let engine = bench.engine.clone();
+            tokio::spawn(async move { engine.decide(Question::new(ANNA.as_bytes(), Listener::Policy)).await })
+        })
+        .collect();
+    bench.settle().await;
+    assert_eq!(bench.callouts(), 2, "they wait for the refresh");
+    bench.script.go.notify_one();
+    for decision in waiting {
+        assert_eq!(short(&decision.await.unwrap()), "10 valid callout accept");
+    }
+    assert_eq!(bench.callouts(), 3, "ten questions, one callout");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_shorter_ttl_counts_at_once_for_what_is_kept() {
     let bench = Bench::new();
     bench.says(rejected());
