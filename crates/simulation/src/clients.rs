@@ -17,6 +17,8 @@ const MALFORMED: [&str; 4] = ["an na@one.example", "anna@", "anna@one..example",
 pub(crate) struct Clients {
     world: World,
     ids: AtomicU64,
+    /// A few that are asked for, and cleared, much more than others: so that things meet.
+    hot: [String; 2],
     waiting: JoinSet<()>,
 }
 
@@ -30,12 +32,16 @@ pub(crate) struct Manner {
 
 impl Clients {
     pub(crate) fn new(world: &World) -> Self {
-        Self { world: world.clone(), ids: AtomicU64::new(0), waiting: JoinSet::new() }
+        let hot = || format!("{}@{}", world.chance.pick(&LOCAL_PARTS[..4]), world.chance.pick(&DOMAINS[..5]));
+        Self { hot: [hot(), hot()], world: world.clone(), ids: AtomicU64::new(0), waiting: JoinSet::new() }
     }
 
     /// A recipient, now and then as somebody else would write it, or none at all.
     pub(crate) fn recipient(&self) -> String {
         let chance = &self.world.chance;
+        if chance.percent(45) {
+            return self.hot().to_owned();
+        }
         match chance.below(40) {
             0 => (*chance.pick(&MALFORMED)).to_owned(),
             // What a dictionary attack tries.
@@ -43,6 +49,10 @@ impl Clients {
             5 => format!("{}@{}", chance.pick(&LOCAL_PARTS), chance.pick(&DOMAINS).to_uppercase()),
             _ => format!("{}@{}", chance.pick(&LOCAL_PARTS), chance.pick(&DOMAINS[..5])),
         }
+    }
+
+    pub(crate) fn hot(&self) -> &str {
+        &self.hot[self.world.chance.below(2)]
     }
 
     pub(crate) fn manner(&self) -> Manner {

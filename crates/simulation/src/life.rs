@@ -135,7 +135,8 @@ impl<'a> Life<'a> {
 
     async fn clear(&mut self) {
         let chance = &self.world.chance;
-        let recipient = format!("{}@{}", chance.pick(&LOCAL_PARTS), chance.pick(&DOMAINS[..5]));
+        let any = format!("{}@{}", chance.pick(&LOCAL_PARTS), chance.pick(&DOMAINS[..5]));
+        let recipient = if chance.percent(60) { self.clients.hot().to_owned() } else { any };
         let (Ok(recipient), Ok(domain)) = (recipient.parse::<Recipient>(), Domain::parse(DOMAINS[chance.below(5)]))
         else {
             return;
@@ -160,7 +161,8 @@ impl<'a> Life<'a> {
 
     fn change_mailbox(&self) {
         let chance = &self.world.chance;
-        let address = format!("{}@{}", chance.pick(&LOCAL_PARTS), chance.pick(&DOMAINS[..5]));
+        let any = format!("{}@{}", chance.pick(&LOCAL_PARTS), chance.pick(&DOMAINS[..5]));
+        let address = if chance.percent(60) { self.clients.hot().to_owned() } else { any };
         let exists = chance.percent(60);
         self.world.history.note(|| format!("{address} exists from now on: {exists}"));
         for destination in self.world.destinations() {
@@ -214,7 +216,7 @@ impl<'a> Life<'a> {
                     "450 4.2.1 busy",
                 ];
                 let reply = (*chance.pick(&replies)).replace('\n', "\r\n");
-                let address = format!("{}@{}", chance.pick(&LOCAL_PARTS), chance.pick(&DOMAINS[..5])).to_lowercase();
+                let address = self.clients.recipient().to_lowercase();
                 let change = format!("says {reply:?} to {address}");
                 script.rcpt_replies.insert(address, reply);
                 change

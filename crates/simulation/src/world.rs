@@ -162,7 +162,11 @@ impl World {
 
     /// A destination without faults: some of the mailboxes, and this or that ability.
     fn sound_script(&self) -> Script {
-        let mut script = Script { remembers: self.chance.percent(30), ..Script::default() };
+        let mut script = Script {
+            remembers: self.chance.percent(30),
+            reply_delay: Duration::from_millis(*self.chance.pick(&[0, 0, 20, 700])),
+            ..Script::default()
+        };
         for local_part in LOCAL_PARTS {
             for domain in DOMAINS {
                 if self.chance.percent(55) {
