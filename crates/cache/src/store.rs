@@ -170,6 +170,34 @@ impl Cache {
     /// # Errors
     /// When the folder can't be used, another process has the cache open, or the file is none of ours.
     pub fn open(dir: &Path, options: &Options, now: Timestamp) -> Result<Self, CacheError> {
+        let (mut cache, writer, operations) = Self::prepare(dir, options, now)?;
+        let spawned = std::thread::Builder::new().name("cache-writer".into()).spawn(move || writer.run(operations));
+        let writer = spawned.map_err(|source| CacheError::Folder { path: dir.to_owned(), source })?;
+        cache.writer = Some(writer);
+        Ok(Self { inner: Arc::new(cache) })
+    }
+
+    /// Opens it as [`open`](Self::open) does, with the writer as a task of the current runtime instead of a thread: for simulated time,
+    /// which must not run on while a thread works. The task waits for `pace` before each commit, and blocks the
+    /// runtime while it commits; what is queued when the runtime ends is lost, as in a crash.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_paced<P, F>(dir: &Path, options: &Options, now: Timestamp, pace: P) -> Result<Self, CacheError>
+    where
+        P: FnMut() -> F + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (cache, writer, operations) = Self::prepare(dir, options, now)?;
+        tokio::spawn(writer.run_paced(operations, pace));
+        Ok(Self { inner: Arc::new(cache) })
+    }
+
+    fn prepare(
+        dir: &Path,
+        options: &Options,
+        now: Timestamp,
+    ) -> Result<(Inner, writer::Writer, mpsc::Receiver<Operation>), CacheError> {
         let folder = |source| CacheError::Folder { path: dir.to_owned(), source };
         std::fs::create_dir_all(dir).map_err(folder)?;
         let lock = File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(folder)?;
@@ -217,14 +245,9 @@ impl Cache {
         let (queue, operations) = mpsc::channel(options.queue.max(1));
         let writer =
             writer::Writer { env: env.clone(), store: Arc::clone(&store), header, batch: options.batch.max(1) };
-        let writer = std::thread::Builder::new()
-            .name("cache-writer".into())
-            .spawn(move || writer.run(operations))
-            .map_err(folder)?;
         let opened = Opened { clock_went_back, created: stored.is_none() };
-        Ok(Self {
-            inner: Arc::new(Inner { env, store, queue: Some(queue), writer: Some(writer), opened, _lock: lock }),
-        })
+        let inner = Inner { env, store, queue: Some(queue), writer: None, opened, _lock: lock };
+        Ok((inner, writer, operations))
     }
 
     /// What happened when it was opened.

@@ -82,31 +82,50 @@ impl Writer {
         let mut batch = Vec::new();
         let mut sweep_from = Vec::new();
         while operations.blocking_recv_many(&mut batch, self.batch) > 0 {
-            let before = self.header;
-            let mut notices = Vec::with_capacity(batch.len());
-            let outcome = self.commit(&mut batch, &mut notices, &mut sweep_from);
-            if outcome.is_err() {
-                self.header = before;
-            }
-            self.store.all_cleared.store(self.header.all_cleared.0, Ordering::Release);
-            self.store.last_epoch.store(self.header.last_epoch.0, Ordering::Release);
-            let error = outcome.err().map(|error| error.to_string());
-            if let Some(error) = &error {
-                tracing::error!(error, "the cache can't be written; answers go on without it");
-            }
-            let superseded = notices.iter().filter(|n| matches!(n, Notice::Put(_, Put::Superseded))).count() as u64;
-            self.store.update_health(|health| {
-                health.failed_commits += u64::from(error.is_some());
-                health.superseded += if error.is_none() { superseded } else { 0 };
-                health.write_error.clone_from(&error);
-            });
-            for notice in notices {
-                notice.tell(error.as_deref());
-            }
-            // What an error left undone is told of by dropping it after the notices, with the same error.
-            for operation in batch.drain(..) {
-                operation.refuse(error.as_deref().unwrap_or("the writer stopped"));
-            }
+            self.write(&mut batch, &mut sweep_from);
+        }
+    }
+
+    /// The same as a task.
+    pub(crate) async fn run_paced<P, F>(mut self, mut operations: mpsc::Receiver<Operation>, mut pace: P)
+    where
+        P: FnMut() -> F,
+        F: Future<Output = ()>,
+    {
+        let mut batch = Vec::new();
+        let mut sweep_from = Vec::new();
+        while operations.recv_many(&mut batch, self.batch).await > 0 {
+            pace().await;
+            self.write(&mut batch, &mut sweep_from);
+        }
+    }
+
+    /// One commit, and the word to those who wait for it.
+    fn write(&mut self, batch: &mut Vec<Operation>, sweep_from: &mut Vec<u8>) {
+        let before = self.header;
+        let mut notices = Vec::with_capacity(batch.len());
+        let outcome = self.commit(batch, &mut notices, sweep_from);
+        if outcome.is_err() {
+            self.header = before;
+        }
+        self.store.all_cleared.store(self.header.all_cleared.0, Ordering::Release);
+        self.store.last_epoch.store(self.header.last_epoch.0, Ordering::Release);
+        let error = outcome.err().map(|error| error.to_string());
+        if let Some(error) = &error {
+            tracing::error!(error, "the cache can't be written; answers go on without it");
+        }
+        let superseded = notices.iter().filter(|n| matches!(n, Notice::Put(_, Put::Superseded))).count() as u64;
+        self.store.update_health(|health| {
+            health.failed_commits += u64::from(error.is_some());
+            health.superseded += if error.is_none() { superseded } else { 0 };
+            health.write_error.clone_from(&error);
+        });
+        for notice in notices {
+            notice.tell(error.as_deref());
+        }
+        // What an error left undone is told of by dropping it after the notices, with the same error.
+        for operation in batch.drain(..) {
+            operation.refuse(error.as_deref().unwrap_or("the writer stopped"));
         }
     }
 

@@ -7,7 +7,7 @@ use callahead_smtp::{Command, Recipient, Reply};
 use tokio::time::Instant;
 
 use crate::outcome::{Failure, Outcome, Step};
-use crate::session::{Session, Trouble};
+use crate::session::{Session, Surplus, Trouble};
 use crate::transcript::Transcript;
 
 /// What a question brought.
@@ -83,6 +83,12 @@ pub(crate) async fn ask(
             if outcome.is_some() {
                 break;
             }
+            // A reply too many that came by itself would be taken for the one to this command.
+            match session.what_else_came(transcript).await {
+                Surplus::Nothing => {}
+                Surplus::Ending => return Err(broken(Failure::Ending(*step).into(), answered)),
+                Surplus::Reply => return Err(broken(Failure::Unsolicited(*step).into(), answered)),
+            }
             octets.clear();
             command.write(&mut octets);
             session.send(*step, &octets, deadline, transcript).await.map_err(|trouble| broken(trouble, answered))?;
@@ -90,8 +96,16 @@ pub(crate) async fn ask(
         let reply = match session.reply(*step, deadline, transcript).await {
             Ok(reply) => reply,
             Err(trouble) => match outcome {
-                // The answer stands; the session does not.
-                Some(outcome) => return Ok(Found { outcome, not_accept_all, reusable: false }),
+                // A 421 ends the session and answers the rest of the group (RFC 5321 3.8): what was said before it stands. A refused
+                // null sender does not, quite: it may be a reply too many to the command before.
+                Some(outcome)
+                    if matches!(trouble.failure, Failure::Ending(_))
+                        && !matches!(outcome, Outcome::NullSenderRefused(_)) =>
+                {
+                    return Ok(Found { outcome, not_accept_all, reusable: false });
+                }
+                // A group that is answered in part: which reply was to which command is not certain then.
+                Some(_) => return Err(Broken { pipelining_suspect: true, trouble }),
                 None => return Err(broken(trouble, answered)),
             },
         };
@@ -111,8 +125,8 @@ pub(crate) async fn ask(
             (Step::Mail, 400..=499) => outcome = Some(Outcome::Deferred(reply)),
             (Step::Mail, 503) if pipelined => return Err(senseless(reply)),
             (Step::Mail, 500..=599) => outcome = Some(Outcome::NullSenderRefused(reply)),
-            // "Bad sequence of commands" although MAIL was accepted: the host has lost track of a pipelined group.
-            (Step::Rcpt, 503) if pipelined => return Err(senseless(reply)),
+            // "Bad sequence of commands" although MAIL was accepted: the host has lost track. That is no word on the recipient.
+            (Step::Rcpt, 503) => return Err(senseless(reply)),
             (Step::Rcpt, code) if mail_accepted => match (of, code / 100) {
                 (Of::Probe, 2) => outcome = Some(Outcome::AcceptsAll(reply)),
                 (Of::Probe, 5) => not_accept_all = true,
@@ -124,8 +138,14 @@ pub(crate) async fn ask(
             _ => return Err(senseless(reply)),
         }
     }
+    // More replies than commands: which of a group's replies answers which command can't be told any more.
+    let owes = session.what_else_came(transcript).await;
+    if pipelined && owes == Surplus::Reply {
+        let trouble = Failure::Unsolicited(Step::Rcpt).into();
+        return Err(Broken { pipelining_suspect: true, trouble });
+    }
     match outcome {
-        Some(outcome) => Ok(Found { outcome, not_accept_all, reusable: true }),
+        Some(outcome) => Ok(Found { outcome, not_accept_all, reusable: owes == Surplus::Nothing }),
         // The last command is RCPT for the recipient, and it was answered behind a MAIL that was not accepted by a 2xx.
         None => Err(Broken { trouble: Failure::UnexpectedReply(Step::Rcpt).into(), pipelining_suspect: pipelined }),
     }

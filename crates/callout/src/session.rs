@@ -61,6 +61,16 @@ impl Offers {
     }
 }
 
+/// What has come beyond the replies that were asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Surplus {
+    Nothing,
+    /// A 421, or the end of the connection: the answers stand, the session does not (RFC 5321 3.8).
+    Ending,
+    /// Anything else: a reply too many, or octets that are no reply.
+    Reply,
+}
+
 /// Questions in a session with Exim. It drops a session after 10 commands that carry no mail
 /// (`smtp_accept_max_nonmail`), and the RSET before each question is one, for the random local part too.
 const EXIM_USES: u32 = 8;
@@ -314,6 +324,34 @@ impl Session {
         }
     }
 
+    /// Looks at what has come beyond the replies that were read. Does not wait, so what is still on its way is not seen.
+    pub(crate) async fn what_else_came(&mut self, transcript: &mut Transcript) -> Surplus {
+        let mut chunk = [0; 4096];
+        let mut ended = false;
+        let came = poll_fn(|context| {
+            let mut buffer = ReadBuf::new(&mut chunk);
+            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) => Poll::Ready(Some(buffer.filled().len())),
+                Poll::Ready(Err(_)) => Poll::Ready(Some(0)),
+                Poll::Pending => Poll::Ready(None),
+            }
+        });
+        match came.await {
+            Some(0) => ended = true,
+            Some(octets) => {
+                transcript.said(Who::Them, &chunk[..octets]);
+                self.reader.push(&chunk[..octets]);
+            }
+            None => {}
+        }
+        match self.reader.next_reply() {
+            Ok(Some(reply)) if reply.code() == 421 => Surplus::Ending,
+            Ok(None) if !self.reader.has_partial() && ended => Surplus::Ending,
+            Ok(None) if !self.reader.has_partial() => Surplus::Nothing,
+            _ => Surplus::Reply,
+        }
+    }
+
     /// Whether the session is as it was left: neither closed nor told anything meanwhile. Does not wait.
     pub(crate) async fn is_quiet(&mut self) -> bool {
         let mut octet = [0];
@@ -342,12 +380,20 @@ impl Session {
         // Replies that are still owed come first; the end of the stream is as good as a 221.
         let mut chunk = [0; 1024];
         let mut taken = 0;
-        let mut last = Vec::new();
-        while let Ok(Ok(octets @ 1..)) = timeout_at(deadline, self.stream.read(&mut chunk)).await {
+        // How the line begins that is coming in; the whole of it may be anything, and long.
+        let mut head = Vec::with_capacity(4);
+        'replies: while let Ok(Ok(octets @ 1..)) = timeout_at(deadline, self.stream.read(&mut chunk)).await {
             transcript.said(Who::Them, &chunk[..octets]);
             taken += octets;
-            last.extend_from_slice(&chunk[..octets]);
-            if taken > 65_536 || last.windows(4).any(|line| line == b"221 ") && last.ends_with(b"\n") {
+            for octet in &chunk[..octets] {
+                match octet {
+                    b'\n' if head == b"221 " => break 'replies,
+                    b'\n' => head.clear(),
+                    octet if head.len() < 4 => head.push(*octet),
+                    _ => {}
+                }
+            }
+            if taken > 65_536 {
                 break;
             }
         }

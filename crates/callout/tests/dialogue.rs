@@ -203,12 +203,58 @@ async fn a_reply_that_nobody_asked_for_is_not_taken_for_an_answer() {
     let report = bench.ask("anna@one.example").await;
     let Outcome::Unreachable(hosts) = &report.outcome else { panic!("{:?}", report.outcome) };
     assert!(matches!(hosts[0].failure, Failure::Unsolicited(_)));
-    // And one more than was asked for, behind an answer: the answer stands, the session does not.
+    // And one more than was asked for in a pipelined group: it is asked again, one by one, in another session.
     let (bench, destination) =
         Bench::one(normal().fault_times(Step::Rcpt, Fault::Garbage(b"250 Ok\r\n550 5.1.1 gone\r\n".to_vec()), 1));
     assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "accepted");
     assert_eq!(kind(&bench.ask("ben@one.example").await.outcome), "accepted");
     assert_eq!(destination.record().connections, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_too_many_to_mail_is_never_taken_for_the_answer_to_rcpt() {
+    for extensions in [vec!["PIPELINING".to_owned()], vec![]] {
+        let script = normal().fault(Step::Mail, Fault::Reply("250 one\n550 5.1.1 two".into()));
+        let (bench, destination) = Bench::one(Script { extensions, ..script });
+        for recipient in ["anna@one.example", "carol@one.example"] {
+            let report = bench.probe(recipient).await;
+            assert_eq!(kind(&report.outcome), "unreachable", "{}", dialogue(&report));
+        }
+        bench.end().await;
+        destination.assert_polite();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pipelined_group_that_is_cut_off_after_a_reply_too_many_is_asked_again_one_by_one() {
+    // Read in order, the 550 would be the answer to MAIL, and the destination one that refuses the null sender.
+    let script = normal().fault_times(Step::Rset, Fault::ReplyAndClose("250 one\n550 5.1.1 two".into()), 1);
+    let (bench, _) = Bench::one(script);
+    let report = bench.probe("anna@one.example").await;
+    assert_eq!(kind(&report.outcome), "accepted", "{}", dialogue(&report));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_503_to_rcpt_is_no_word_on_the_recipient() {
+    // RFC 5321 4.2.3: bad sequence of commands.
+    let script = normal().without("PIPELINING").fault(Step::Rcpt, Fault::Reply("503 5.5.1 need MAIL".into()));
+    let (bench, destination) = Bench::one(script);
+    let report = bench.ask("anna@one.example").await;
+    assert_eq!(kind(&report.outcome), "unreachable", "{}", dialogue(&report));
+    bench.end().await;
+    destination.assert_polite();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_never_stops_talking_is_left_behind_at_once() {
+    let (bench, destination) = Bench::one(normal().fault(Step::Quit, Fault::EndlessLines));
+    let began = std::time::Instant::now();
+    for _ in 0..20 {
+        assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "accepted");
+        bench.end_sessions().await;
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "64 KiB of it are read each time, once: {:?}", began.elapsed());
+    assert_eq!(destination.record().connections, 20);
 }
 
 #[tokio::test(start_paused = true)]

@@ -346,10 +346,10 @@ impl Engine {
             return case.without_outcome(Learned::Busy, false);
         };
         let deadline = case.started + self.inner.settings.load().deadline;
-        let mut join = !question.live;
+        let join = !question.live;
         loop {
-            let boarding = self.inner.flights.board(recipient, case.lookup.floor, case.lookup.epoch, join);
-            let mut arrival = match boarding {
+            let boarding = self.inner.flights.board(recipient, case.lookup.floor, case.lookup.epoch, self.now(), join);
+            let arrival = match boarding {
                 Boarding::Full => return case.without_outcome(Learned::Busy, false),
                 Boarding::Joined(arrival) => {
                     self.inner.counters.joined.fetch_add(1, Ordering::Relaxed);
@@ -360,17 +360,13 @@ impl Engine {
                     self.fly(recipient, domain, case, start, if question.live { Why::Live } else { Why::Question })
                 }
             };
-            let arrived = timeout_at(deadline, arrival.wait_for(Option::is_some)).await;
-            let flown = match &arrived {
-                Ok(Ok(flown)) => Option::clone(flown),
-                Ok(Err(_)) => return case.without_outcome(Learned::Busy, false),
+            let flown = match timeout_at(deadline, arrival.wait()).await {
+                Ok(Some(flown)) => flown,
+                Ok(None) => return case.without_outcome(Learned::Busy, false),
                 Err(_) => return case.without_outcome(Learned::TooLate, false),
             };
-            drop(arrived);
-            let Some(flown) = flown else { return case.without_outcome(Learned::Busy, false) };
-            // Background work gives way; a question that waits asks for itself.
-            if flown.background && flown.report.outcome == Outcome::Busy && join {
-                join = false;
+            // Background work gives way; of those who joined it one asks, and the others join that one.
+            if flown.gave_way() {
                 continue;
             }
             let facts = Facts { learned: Some(learned(&flown.report.outcome)), ..case.facts() };
@@ -386,7 +382,8 @@ impl Engine {
         let Start { id, landing, arrival } = start;
         let engine = self.clone();
         let (recipient, domain) = (recipient.clone(), Arc::clone(domain));
-        let (epoch, floor, probe) = (case.lookup.epoch, case.lookup.floor, case.wants_probe());
+        let (mut epoch, floor, probe) = (case.lookup.epoch, case.lookup.floor, case.wants_probe());
+        let asked_at = case.now;
         tokio::spawn(async move {
             // Ends the flight on every way out, a panic's included, so that nobody joins one that will not arrive.
             let _ending = Ending { flights: &engine.inner.flights, whose: recipient.clone(), id };
@@ -396,13 +393,17 @@ impl Engine {
             // One random local part for a domain, however many of its recipients are asked for at the same time.
             let probes = &engine.inner.probes;
             let (mut probing, mut told) = (None, None);
-            match probe.then(|| probes.board(recipient.domain(), floor, epoch, why != Why::Live)) {
+            match probe.then(|| probes.board(recipient.domain(), floor, epoch, asked_at, why != Why::Live)) {
                 Some(Boarding::Started(Start { id, landing, .. })) => {
                     probing = Some((landing, Ending { flights: probes, whose: recipient.domain().clone(), id }));
                 }
-                Some(Boarding::Joined(mut arrival)) => {
-                    if let Ok(Ok(flown)) = timeout(PROBE_WAIT, arrival.wait_for(Option::is_some)).await {
-                        told.clone_from(&flown);
+                Some(Boarding::Joined(arrival)) => {
+                    told = timeout(PROBE_WAIT, arrival.wait()).await.ok().flatten();
+                    // What is asked from here on is newer than a clear that came while it waited.
+                    let anew = told.as_deref().is_none_or(|flown| !speaks_of_domain(&flown.report.outcome));
+                    if anew && let Ok(lookup) = engine.inner.cache.lookup(&recipient) {
+                        epoch = lookup.epoch;
+                        engine.inner.flights.renew(&recipient, id, epoch);
                     }
                 }
                 Some(Boarding::Full) | None => {}
@@ -417,10 +418,10 @@ impl Engine {
             let at = engine.inner.clock.now();
             let flown = Arc::new(Flown { report, at, background });
             if let Some((landing, _)) = &probing {
-                landing.send_replace(Some(Arc::clone(&flown)));
+                landing.land(Arc::clone(&flown));
             }
             engine.hold_down(&recipient, &domain.policy, epoch, &flown);
-            landing.send_replace(Some(Arc::clone(&flown)));
+            landing.land(Arc::clone(&flown));
             engine.alert(&recipient, &domain.policy, &flown);
             engine.keep(&recipient, &domain.policy, epoch, &flown).await;
         });
@@ -478,7 +479,7 @@ impl Engine {
             tried.insert(recipient.clone(), case.now);
         }
         if let Boarding::Started(start) =
-            self.inner.flights.board(recipient, case.lookup.floor, case.lookup.epoch, true)
+            self.inner.flights.board(recipient, case.lookup.floor, case.lookup.epoch, case.now, true)
         {
             self.inner.counters.refreshes.fetch_add(1, Ordering::Relaxed);
             self.fly(recipient, domain, case, start, Why::Refresh);

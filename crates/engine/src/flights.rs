@@ -5,12 +5,16 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use callahead_cache::{Epoch, Timestamp};
-use callahead_callout::Report;
-use std::sync::Arc;
-use tokio::sync::watch;
+use callahead_callout::{Outcome, Report};
+use tokio::sync::Notify;
+
+/// How long after its landing a flight is still joined, while its answer is not on disk.
+const JOINABLE_FOR: Duration = Duration::from_secs(30);
 
 /// What a flight brought.
 #[derive(Debug)]
@@ -21,7 +25,20 @@ pub(crate) struct Flown {
     pub(crate) background: bool,
 }
 
-pub(crate) type Arrival = watch::Receiver<Option<Arc<Flown>>>;
+/// Where a flight is waited for. Those who wait are woken in the order in which they came.
+#[derive(Debug, Default)]
+struct Runway {
+    flown: OnceLock<Arc<Flown>>,
+    closed: AtomicBool,
+    arrived: Notify,
+}
+
+/// The flight's own side: it lands once, or not at all when its task ends in a panic.
+pub(crate) struct Landing(Arc<Runway>);
+
+/// The side of those who wait.
+#[derive(Clone, Debug)]
+pub(crate) struct Arrival(Arc<Runway>);
 
 #[derive(Debug)]
 struct Flight {
@@ -39,7 +56,8 @@ pub(crate) struct Flights<K> {
 
 #[derive(Debug)]
 struct Table<K> {
-    flights: HashMap<K, Flight>,
+    /// The newest last. There is more than one only where somebody asked live, or cleared in between.
+    flights: HashMap<K, Vec<Flight>>,
     under_way: usize,
     last_id: u64,
 }
@@ -47,7 +65,7 @@ struct Table<K> {
 /// A flight that is to be flown.
 pub(crate) struct Start {
     pub(crate) id: u64,
-    pub(crate) landing: watch::Sender<Option<Arc<Flown>>>,
+    pub(crate) landing: Landing,
     pub(crate) arrival: Arrival,
 }
 
@@ -57,6 +75,64 @@ pub(crate) enum Boarding {
     Started(Start),
     /// There are too many.
     Full,
+}
+
+impl Landing {
+    pub(crate) fn land(&self, flown: Arc<Flown>) {
+        // It lands once; a second time would be no other answer.
+        let _ = self.0.flown.set(flown);
+        self.0.arrived.notify_waiters();
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.0.closed.store(true, Ordering::Release);
+        self.0.arrived.notify_waiters();
+    }
+}
+
+impl Arrival {
+    fn landed(&self) -> Option<&Arc<Flown>> {
+        self.0.flown.get()
+    }
+
+    /// Until it has landed; `None` where it never will.
+    pub(crate) async fn wait(&self) -> Option<Arc<Flown>> {
+        loop {
+            // Before the look, so that nothing that happens after it is missed.
+            let arrived = self.0.arrived.notified();
+            let closed = self.0.closed.load(Ordering::Acquire);
+            if let Some(flown) = self.landed() {
+                return Some(Arc::clone(flown));
+            }
+            if closed {
+                return None;
+            }
+            arrived.await;
+        }
+    }
+}
+
+impl<K: Eq + Hash> Table<K> {
+    fn newest(&self, whose: &K) -> Option<&Flight> {
+        self.flights.get(whose)?.last()
+    }
+}
+
+impl Flight {
+    /// Whether it brought nothing to one who asks now: its answer waits to be written for so long that it is none any more (the
+    /// disk hangs, or the clock was set), or it was background work that gave way.
+    fn is_of_no_use(&self, now: Timestamp) -> bool {
+        self.arrival.landed().is_some_and(|flown| now.since(flown.at) > JOINABLE_FOR || flown.gave_way())
+    }
+}
+
+impl Flown {
+    /// Background work that found no free session; a question that waits for one does better.
+    pub(crate) fn gave_way(&self) -> bool {
+        self.background && self.report.outcome == Outcome::Busy
+    }
 }
 
 impl<K: Clone + Eq + Hash> Flights<K> {
@@ -69,43 +145,56 @@ impl<K: Clone + Eq + Hash> Flights<K> {
     }
 
     /// Joins the flight of a recipient or domain, if it may be joined, or starts one under this epoch.
-    pub(crate) fn board(&self, whose: &K, floor: Epoch, epoch: Epoch, join: bool) -> Boarding {
+    pub(crate) fn board(&self, whose: &K, floor: Epoch, epoch: Epoch, now: Timestamp, join: bool) -> Boarding {
         let mut all = self.all();
-        if let Some(flight) = all.flights.get(whose)
+        if let Some(flight) = all.newest(whose)
             && join
             && flight.epoch >= floor
+            && !flight.is_of_no_use(now)
         {
             return Boarding::Joined(flight.arrival.clone());
         }
         if all.under_way >= self.max {
             return Boarding::Full;
         }
-        let (landing, arrival) = watch::channel(None);
+        let runway = Arc::new(Runway::default());
+        let (landing, arrival) = (Landing(Arc::clone(&runway)), Arrival(runway));
         all.under_way += 1;
         all.last_id += 1;
         let id = all.last_id;
-        // One that was there goes on for those who wait for it; it is only not found any more.
-        all.flights.insert(whose.clone(), Flight { id, epoch, arrival: arrival.clone() });
+        // One that was there goes on for those who wait for it; it is only not found while this one is there.
+        all.flights.entry(whose.clone()).or_default().push(Flight { id, epoch, arrival: arrival.clone() });
         Boarding::Started(Start { id, landing, arrival })
     }
 
     /// What its flight has brought already, if a question of this floor may have it.
     pub(crate) fn landed(&self, whose: &K, floor: Epoch) -> Option<Arc<Flown>> {
         let all = self.all();
-        let flight = all.flights.get(whose).filter(|flight| flight.epoch >= floor)?;
-        flight.arrival.borrow().clone()
+        let flight = all.newest(whose).filter(|flight| flight.epoch >= floor)?;
+        flight.arrival.landed().cloned()
     }
 
     pub(crate) fn is_under_way(&self, whose: &K) -> bool {
         self.all().flights.contains_key(whose)
     }
 
+    /// The flight begins only now, under this epoch.
+    pub(crate) fn renew(&self, whose: &K, id: u64, epoch: Epoch) {
+        let mut all = self.all();
+        if let Some(flight) = all.flights.get_mut(whose).and_then(|all| all.iter_mut().find(|flight| flight.id == id)) {
+            flight.epoch = epoch;
+        }
+    }
+
     /// The flight is over and what it brought is kept.
     pub(crate) fn end(&self, whose: &K, id: u64) {
         let mut all = self.all();
         all.under_way -= 1;
-        if all.flights.get(whose).is_some_and(|flight| flight.id == id) {
-            all.flights.remove(whose);
+        if let Some(flights) = all.flights.get_mut(whose) {
+            flights.retain(|flight| flight.id != id);
+            if flights.is_empty() {
+                all.flights.remove(whose);
+            }
         }
     }
 

@@ -95,6 +95,27 @@ async fn what_a_random_local_part_brought_from_before_a_clear_counts_for_nobody_
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waited_for_a_random_local_part_over_a_clear_is_asked_after_it_and_so_is_kept() {
+    let bench = Bench::new();
+    bench.acts([Act::WaitProbed(rejected()), Act::Say(accepted(), true)]);
+    let ask = |recipient: &'static str| {
+        let engine = bench.engine.clone();
+        tokio::spawn(async move { engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await })
+    };
+    let first = ask(ANNA);
+    bench.settle().await;
+    let waiting = ask("ben@one.example");
+    bench.settle().await;
+    bench.clear(Scope::All).await;
+    bench.script.go.notify_one();
+    assert_eq!(short(&first.await.unwrap()), "11 invalid callout reject 550 5.1.1");
+    assert_eq!(short(&waiting.await.unwrap()), "10 valid callout accept");
+    bench.settle().await;
+    assert_eq!(short(&bench.ask("ben@one.example").await), "7 valid cache accept");
+    assert_eq!(bench.callouts(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_clear_during_a_flight_answers_those_who_waited_and_is_not_undone_by_it() {
     for scope in [Scope::Recipient(ANNA.parse().unwrap()), Scope::Domain("one.example".parse().unwrap()), Scope::All] {
         let bench = Bench::new();
@@ -165,6 +186,62 @@ async fn a_questioner_who_goes_away_does_not_end_the_flight() {
     bench.script.go.notify_one();
     bench.settle().await;
     assert_eq!(short(&bench.ask(ANNA).await), "7 valid cache accept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_a_hanging_disk_did_not_take_for_hours_is_not_given() {
+    let bench = Bench::hanging_disk();
+    bench.acts([Act::Say(rejected(), true), Act::Say(accepted(), true)]);
+    let ask = || bench.engine.decide(Question::new(ANNA.as_bytes(), Listener::Policy));
+    assert_eq!(short(&ask().await), "11 invalid callout reject 550 5.1.1");
+    assert_eq!(short(&ask().await), "8 invalid cache reject 550 5.1.1", "it counts from the moment it came");
+    bench.pass(3 * HOUR);
+    assert_eq!(short(&ask().await), "10 valid callout accept", "nothing invalid is served after two hours");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_callout_is_joined_again_when_a_live_one_is_over() {
+    let bench = Bench::new();
+    bench.acts([Act::Wait(accepted()), Act::Say(Outcome::Busy, false)]);
+    let ask = |live| {
+        let engine = bench.engine.clone();
+        let question = Question { live, ..Question::new(ANNA.as_bytes(), Listener::Policy) };
+        tokio::spawn(async move { engine.decide(question).await })
+    };
+    let first = ask(false);
+    bench.settle().await;
+    assert_eq!(short(&ask(true).await.unwrap()), "16 unknown callout defer 451 4.4.5");
+    bench.settle().await;
+    let second = ask(false);
+    bench.settle().await;
+    bench.script.go.notify_one();
+    assert_eq!(short(&first.await.unwrap()), "10 valid callout accept");
+    assert_eq!(short(&second.await.unwrap()), "10 valid callout accept");
+    assert_eq!(bench.callouts(), 2, "one for each of the first two questions, and none for the third");
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_joined_a_refresh_that_gave_way_ask_once_together() {
+    let bench = Bench::new();
+    bench.says(rejected());
+    bench.ask(ANNA).await;
+    bench.pass(119 * MINUTE);
+    bench.acts([Act::Wait(Outcome::Busy), Act::Say(accepted(), true)]);
+    assert_eq!(short(&bench.ask(ANNA).await), "8 invalid cache reject 550 5.1.1");
+    bench.pass(2 * MINUTE);
+    let waiting: Vec<_> = (0..10)
+        .map(|_| {
+            let engine = bench.engine.clone();
+            tokio::spawn(async move { engine.decide(Question::new(ANNA.as_bytes(), Listener::Policy)).await })
+        })
+        .collect();
+    bench.settle().await;
+    assert_eq!(bench.callouts(), 2, "they wait for the refresh");
+    bench.script.go.notify_one();
+    for decision in waiting {
+        assert_eq!(short(&decision.await.unwrap()), "10 valid callout accept");
+    }
+    assert_eq!(bench.callouts(), 3, "ten questions, one callout");
 }
 
 #[tokio::test(start_paused = true)]

@@ -23,4 +23,4 @@ pub mod tls;
 pub use net::{Net, Place};
 pub use record::{Ended, Message, Record, SessionRecord};
 pub use script::{Fault, Script, Step, Tls};
-pub use session::{Destination, Listening};
+pub use session::{Destination, Listening, Watch};

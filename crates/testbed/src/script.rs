@@ -97,6 +97,8 @@ pub struct Script {
     pub drop_after_errors: Option<u32>,
     /// A session ends with a 421 instead of its so-manieth MAIL plus one.
     pub drop_after_uses: Option<u32>,
+    /// A recipient is looked up once in a session and answered from memory after that, as Exim does.
+    pub remembers: bool,
     /// Further connections get a 421.
     pub max_connections: Option<u32>,
     /// Waited before every reply, the greeting included: a round trip.
@@ -127,6 +129,7 @@ impl Default for Script {
             broken_pipelining: false,
             drop_after_errors: None,
             drop_after_uses: None,
+            remembers: false,
             max_connections: None,
             reply_delay: Duration::ZERO,
             takes_messages: false,

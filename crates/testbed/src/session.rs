@@ -23,11 +23,28 @@ pub struct Destination {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Shared {
     script: Mutex<Script>,
     record: Mutex<Record>,
     greylisted: Mutex<HashMap<String, Instant>>,
+    watcher: Mutex<Option<Arc<dyn Watch>>>,
+}
+
+/// Whoever is told of the replies that a destination gives to MAIL and RCPT, whole ones only: the truth that what was learned of
+/// it is held against.
+pub trait Watch: Send + Sync {
+    /// The destination has decided on its reply to MAIL (with an empty address) or RCPT, and says it next. Gives a mark
+    /// to tell it apart by.
+    fn decided(&self, address: &str, reply: &str) -> u64;
+    /// The reply with this mark is on its way.
+    fn sent(&self, mark: u64);
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("script", &self.script).field("record", &self.record).finish_non_exhaustive()
+    }
 }
 
 /// A destination that listens on a TCP port; it ends when dropped.
@@ -62,6 +79,14 @@ pub(crate) struct Session {
     tls: bool,
     mute: bool,
     pub(crate) taking: Taking,
+    /// The client has said QUIT.
+    quit: bool,
+    /// It was offered in this session.
+    pipelining: bool,
+    /// Replies decided on that are not on their way yet.
+    unsent: Vec<u64>,
+    /// What was said of whom in this session, with its mark.
+    remembered: HashMap<String, (String, Option<u64>)>,
 }
 
 impl Destination {
@@ -73,6 +98,15 @@ impl Destination {
     /// The behaviour, to be changed while it runs.
     pub fn script(&self) -> MutexGuard<'_, Script> {
         self.shared.script.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells this watcher of every reply to MAIL and RCPT from now on.
+    pub fn watch(&self, watcher: Arc<dyn Watch>) {
+        *self.shared.watcher.lock().unwrap_or_else(PoisonError::into_inner) = Some(watcher);
+    }
+
+    fn watcher(&self) -> Option<Arc<dyn Watch>> {
+        self.shared.watcher.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Makes a mailbox exist.
@@ -174,8 +208,15 @@ impl Destination {
             tls: false,
             mute: false,
             taking: Taking::default(),
+            quit: false,
+            pipelining: false,
+            unsent: Vec::new(),
+            remembered: HashMap::new(),
         };
-        let ended = session.converse(too_many).await;
+        let ended = match session.converse(too_many).await {
+            Ended::Closed if session.quit => Ended::Quit,
+            ended => ended,
+        };
         session.note(|record| record.ended = ended);
         self.recorder().open -= 1;
     }
@@ -202,7 +243,7 @@ impl Session {
             Ok(Next::Go) => {}
             Ok(Next::Mute) => self.mute = true,
             Ok(Next::Close) => return Ended::ByUs,
-            Err(_) => return Ended::Closed,
+            Err(_) => self.mute = true,
         }
         loop {
             let line = match self.line().await {
@@ -210,6 +251,7 @@ impl Session {
                 _ => return Ended::Closed,
             };
             let quit = line.eq_ignore_ascii_case("QUIT");
+            self.quit |= quit;
             match self.command(&line).await {
                 Ok(Next::Close) if quit => return Ended::Quit,
                 Ok(Next::Close) => return Ended::ByUs,
@@ -217,7 +259,8 @@ impl Session {
                 Ok(Next::Go) => {}
                 // The client said QUIT and did not wait: not polite to the letter, but it said so.
                 Err(_) if quit => return Ended::Quit,
-                Err(_) => return Ended::Closed,
+                // It does not want the replies any more; QUIT may be among what it said before.
+                Err(_) => self.mute = true,
             }
         }
     }
@@ -230,12 +273,13 @@ impl Session {
                 if line.iter().any(|octet| matches!(octet, b'\r' | b'\n' | 0)) {
                     self.offence(format!("a bare CR, LF or NUL in {:?}", String::from_utf8_lossy(&line)));
                 }
-                let pipelining = self.destination.script().extensions.iter().any(|e| e == "PIPELINING");
                 let chunk = line.len() > 5 && line[..5].eq_ignore_ascii_case(b"BDAT ");
-                if !self.input.is_empty() && !pipelining && !self.mute && !chunk {
+                if !self.input.is_empty() && !self.pipelining && !self.mute && !chunk {
                     self.offence(format!("{:?} was followed by another command", String::from_utf8_lossy(&line)));
                 }
                 if self.destination.script().broken_pipelining {
+                    // Lost here, but said.
+                    self.quit |= self.input.windows(6).any(|six| six == b"QUIT\r\n");
                     self.input.clear();
                 }
                 return Ok(Some(String::from_utf8_lossy(&line).into_owned()));
@@ -244,7 +288,10 @@ impl Session {
                 self.offence("a line without an end".into());
                 return Ok(None);
             }
-            self.flush().await?;
+            // A client that does not want the replies any more may have said QUIT all the same: that is still to be read.
+            if self.flush().await.is_err() {
+                self.mute = true;
+            }
             // Else a Vec grows by 64 octets, and a pipelined group is seen in pieces.
             self.input.reserve(4096);
             if self.stream.read_buf(&mut self.input).await? == 0 {
@@ -262,8 +309,31 @@ impl Session {
             tokio::time::sleep(delay).await;
         }
         let output = std::mem::take(&mut self.output);
+        // Before they can be read.
+        self.tell_sent();
         self.stream.write_all(&output).await?;
         self.stream.flush().await
+    }
+
+    /// What this step's reply will be, to whoever watches; nothing where a fault leaves no whole reply.
+    fn tell_decided(&mut self, step: Step, address: &str, proper: &str) -> Option<u64> {
+        let watcher = self.destination.watcher()?;
+        let fault = self.destination.script().faults.get(&step).filter(|(_, times)| *times != Some(0)).cloned();
+        let said = match fault {
+            None | Some((Fault::SlowBytes(_), _)) => first_reply(&proper.replace("\r\n", "\n"))?,
+            Some((Fault::Reply(reply) | Fault::ReplyAndClose(reply), _)) => first_reply(&reply)?,
+            Some((Fault::CloseAfter(octets), _)) if octets >= proper.len() + 2 => first_reply(proper)?,
+            Some(_) => return None,
+        };
+        let mark = watcher.decided(address, &said);
+        self.unsent.push(mark);
+        Some(mark)
+    }
+
+    fn tell_sent(&mut self) {
+        if let Some(watcher) = self.destination.watcher() {
+            self.unsent.drain(..).for_each(|mark| watcher.sent(mark));
+        }
     }
 
     async fn command(&mut self, line: &str) -> io::Result<Next> {
@@ -281,6 +351,7 @@ impl Session {
                     let script = self.destination.script();
                     (script.extensions.clone(), !self.tls && !matches!(script.tls, Tls::None))
                 };
+                self.pipelining = extensions.iter().any(|extension| extension == "PIPELINING");
                 let mut lines = vec!["destination.example".to_owned()];
                 lines.extend(extensions);
                 if tls {
@@ -349,6 +420,9 @@ impl Session {
             self.offence(format!("{line:?} is no null sender"));
         }
         if let Some(reply) = null.filter(|_| line.starts_with("MAIL FROM:<>")) {
+            if let Some(watcher) = self.destination.watcher() {
+                self.unsent.push(watcher.decided("", &reply));
+            }
             return self.say(&reply);
         }
         // A faulty step leaves the transaction closed, as a server that refused MAIL does; slowness is no refusal.
@@ -357,6 +431,7 @@ impl Session {
             None => true,
         };
         self.mail = proper;
+        self.tell_decided(Step::Mail, "", "250 2.1.0 Ok");
         self.reply(Step::Mail, "250 2.1.0 Ok").await
     }
 
@@ -375,7 +450,12 @@ impl Session {
             self.offence(format!("{line:?} is malformed"));
             return self.say("501 5.1.3 Bad recipient address syntax");
         };
-        let (reply, limit) = {
+        if let Some((reply, mark)) = self.remembered.get(address).cloned() {
+            self.unsent.extend(mark);
+            self.refused += u32::from(!reply.starts_with('2'));
+            return self.say(&reply);
+        }
+        let (reply, limit, remembers) = {
             let script = self.destination.script();
             let known = script.accept_all || script.mailboxes.contains(&address.to_lowercase());
             let reply = if let Some(reply) = script.rcpt_replies.get(&address.to_lowercase()) {
@@ -387,7 +467,7 @@ impl Session {
             } else {
                 format!("550 5.1.1 <{address}>: Recipient address rejected: User unknown in local recipient table")
             };
-            (reply, script.drop_after_errors)
+            (reply, script.drop_after_errors, script.remembers)
         };
         if !reply.starts_with('2') {
             self.refused += 1;
@@ -395,11 +475,13 @@ impl Session {
                 return self.close_with("421 4.7.0 destination.example Error: too many errors").await;
             }
         }
-        if takes
-            && reply.starts_with('2')
-            && self.destination.script().faults.get(&Step::Rcpt).is_none_or(|f| f.1 == Some(0))
-        {
+        let mark = self.tell_decided(Step::Rcpt, address, &reply);
+        let sound = self.destination.script().faults.get(&Step::Rcpt).is_none_or(|(_, times)| *times == Some(0));
+        if takes && reply.starts_with('2') && sound {
             self.taking.recipients.push(line.get(8..).unwrap_or_default().to_owned());
+        }
+        if remembers && sound {
+            self.remembered.insert(address.to_owned(), (reply.clone(), mark));
         }
         self.reply(Step::Rcpt, &reply).await
     }
@@ -485,8 +567,12 @@ impl Session {
             }
             Fault::SlowBytes(pause) => {
                 self.flush().await?;
-                for octet in format!("{proper}\r\n").bytes() {
+                let octets = format!("{proper}\r\n").into_bytes();
+                for (nth, octet) in octets.iter().copied().enumerate() {
                     tokio::time::sleep(pause).await;
+                    if nth + 1 == octets.len() {
+                        self.tell_sent();
+                    }
                     let written = self.stream.write_all(&[octet]).await;
                     if written.is_err() || self.stream.flush().await.is_err() {
                         // The client gave up; what it said before is still to be read.
@@ -515,6 +601,22 @@ impl Session {
             }
         }
     }
+}
+
+/// The first whole reply in lines divided by `\n`: its code and the lines' texts, joined by a space.
+fn first_reply(lines: &str) -> Option<String> {
+    let mut whole = lines.get(..3)?.to_owned();
+    for line in lines.split('\n') {
+        whole.push(' ');
+        whole.push_str(line.get(4..).unwrap_or_default());
+        match line.as_bytes().get(3) {
+            _ if line.get(..3) != whole.get(..3) => return None,
+            Some(b'-') => {}
+            Some(b' ') | None => return Some(whole),
+            _ => return None,
+        }
+    }
+    None
 }
 
 impl Listening {

@@ -95,6 +95,12 @@ impl Bench {
         self.ask_route(recipient, &route(&["10.0.0.1"], TlsPolicy::Opportunistic), true).await
     }
 
+    /// Ends the idle sessions; the next question opens one.
+    pub async fn end_sessions(&self) {
+        self.callouts.retire_sessions();
+        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    }
+
     /// Ends all sessions, so that it can be asserted how they ended.
     pub async fn end(&self) {
         self.callouts.shutdown(std::time::Duration::from_secs(10)).await;

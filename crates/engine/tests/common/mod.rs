@@ -81,6 +81,12 @@ pub struct Bench {
     _dir: tempfile::TempDir,
 }
 
+const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+fn options() -> Options {
+    Options { map_size: 64 << 20, ..Options::default() }
+}
+
 pub fn domain(policy: Policy) -> DomainConfig {
     let route = Route { hops: vec![Hop::Mx], tls: TlsPolicy::Opportunistic };
     DomainConfig { policy, ..DomainConfig::new("one.example", route) }
@@ -98,10 +104,20 @@ impl Bench {
     }
 
     pub fn with(domain: DomainConfig, settings: Settings) -> Self {
+        Self::over(domain, settings, |dir| Cache::open(dir, &options(), NOW).unwrap())
+    }
+
+    /// A disk that takes no write, and gives no error either.
+    pub fn hanging_disk() -> Self {
+        let hanging =
+            |dir: &std::path::Path| Cache::open_paced(dir, &options(), NOW, std::future::pending::<()>).unwrap();
+        Self::over(domain(Policy::default()), Settings::default(), hanging)
+    }
+
+    fn over(domain: DomainConfig, settings: Settings, open: impl FnOnce(&std::path::Path) -> Cache) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let clock = Arc::new(TestClock::at(Timestamp(1_700_000_000_000)));
-        let options = Options { map_size: 64 << 20, ..Options::default() };
-        let cache = Cache::open(dir.path(), &options, Timestamp(1_700_000_000_000)).unwrap();
+        let clock = Arc::new(TestClock::at(NOW));
+        let cache = open(dir.path());
         let script = Script::default();
         let alerts = Arc::new(Alerts::default());
         let engine = Engine::new(Parts {

@@ -1,0 +1,384 @@
+//! The promises, and what holds them against the history. Written from the design's sections 3 to 6, not from the engine.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use callahead_callout::{Ask, BoxFuture, Callouts, Hop, Outcome, Report, Request};
+use callahead_engine::{AcceptOrDefer, Action, Callouts as Mode, Decision, Policy, RejectOrDefer, Source, Verdict};
+use callahead_smtp::Reply;
+use tokio::time::Instant;
+
+use crate::history::{Asked, Events, Fact, History, Learned, MAY_BE_LOST, Seq};
+use crate::world::World;
+
+const HOUR: Duration = Duration::from_secs(3600);
+/// Nothing that speaks against a recipient is served for longer.
+const INVALID_AT_MOST: Duration = Duration::from_secs(2 * 3600);
+/// How long an expired Valid still counts where the destination can't be asked.
+const STALE_FOR: Duration = Duration::from_secs(4 * 24 * 3600);
+/// How long a 4xx is held.
+const HOLD_DOWN: Duration = Duration::from_secs(60);
+/// How long a question may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Unknown recipients that a client may ask for within ten minutes.
+pub(crate) const HARVEST_LIMIT: usize = 6;
+const HARVEST_WINDOW: Duration = Duration::from_secs(600);
+/// Between the destination's word and the end of the callout that heard it: the rest of a pipelined group may be waited for.
+const CALLOUT: Duration = Duration::from_secs(30);
+
+/// Callouts, each held against what the destinations said meanwhile.
+pub(crate) struct Watched {
+    pub(crate) callouts: Callouts,
+    pub(crate) world: World,
+    pub(crate) ids: Arc<AtomicU64>,
+}
+
+impl Ask for Watched {
+    fn ask(&self, request: Request) -> BoxFuture<'_, Report> {
+        Box::pin(async move {
+            let history = &self.world.history;
+            let id = self.ids.fetch_add(1, Ordering::Relaxed);
+            history.callout_began(id, &request);
+            let report = self.callouts.ask(request.clone()).await;
+            history.callout_ended(id, &request, &report, &self.world);
+            report
+        })
+    }
+
+    fn retire_sessions(&self) {
+        self.callouts.retire_sessions();
+    }
+}
+
+/// Whether a code of RFC 3463 talks of the system, the network, the protocol or policy rather than the mailbox.
+fn talks_of_the_filter(reply: &Reply) -> bool {
+    reply.enhanced().is_some_and(|enhanced| [3, 4, 5, 7].contains(&enhanced.subject()))
+}
+
+/// Whether a reply that was said is the one that was heard.
+fn is_the_same(said: &str, heard: &Reply) -> bool {
+    said.starts_with(&heard.code().to_string()) && said.ends_with(heard.text().as_str())
+}
+
+impl History {
+    fn callout_began(&self, id: u64, request: &Request) {
+        let recipient = request.recipient.to_string();
+        let (probe, background) = (request.probe, request.background);
+        self.note(|| format!("callout {id} of {recipient} begins (probe {probe}, background {background})"));
+        let mut events = self.events();
+        events.callouts += 1;
+        let began = events.next();
+        let waiting: Vec<&Asked> = events.questions.values().filter(|asked| asked.recipient == recipient).collect();
+        let live = waiting.iter().filter(|asked| asked.live).count();
+
+        // One flight per recipient and epoch: another may be out only where a clear came in between, or somebody asked live.
+        let domain = request.recipient.domain().to_string();
+        let since_clear = events.asking.values().filter(|other| other.recipient == recipient).filter(|other| {
+            !events.clears.iter().any(|clear| {
+                clear.covers(&recipient, &domain) && clear.acknowledged_at.is_none_or(|at| at >= other.began_at)
+            })
+        });
+        let flights = since_clear.count() + 1;
+        let many = (flights > 1 + live).then(|| {
+            format!("{flights} callouts of {recipient} are under way at once, with {live} live questions and no clear between")
+        });
+        // The destination is asked as seldom as possible: not for what is known and fresh.
+        let known = if request.background || live > 0 { None } else { known_before(&events, &recipient, &domain) };
+        let known = known.map(|learned| format!("{recipient} is asked for although {learned:?} is fresh"));
+        if let Some(what) = many.or(known) {
+            events.break_promise(what);
+        }
+        events.asking.insert(id, crate::history::Asking { recipient, began, began_at: Instant::now() });
+    }
+
+    fn callout_ended(&self, id: u64, request: &Request, report: &Report, world: &World) {
+        let recipient = request.recipient.to_string();
+        let domain = request.recipient.domain().to_string();
+        self.note(|| format!("callout {id} of {recipient} brings {:?}", report.outcome));
+        let at = self.now();
+        let policy = world.config(&domain).map(|config| config.policy).unwrap_or_default();
+        let mut events = self.events();
+        let ended = events.next();
+        let Some(asking) = events.asking.remove(&id) else { return };
+        let fact = match &report.outcome {
+            Outcome::AcceptsAll(_) => Fact::AcceptsAll,
+            Outcome::Accepted(_) => Fact::Accepted,
+            Outcome::Rejected(reply) => Fact::Rejected { of_the_filter: talks_of_the_filter(reply) },
+            Outcome::Deferred(_) => Fact::Deferred,
+            Outcome::NullSenderRefused(_) => Fact::NullSenderRefused,
+            Outcome::NullMx => Fact::NullMx,
+            Outcome::NeedsSmtpUtf8 | Outcome::Unreachable(_) | Outcome::Busy => return,
+        };
+        // Who has to have said so, since the callout began.
+        let probe_of = |address: &str| {
+            address.rsplit_once('@').is_some_and(|(local, of)| of == domain && events.probes.contains(local))
+        };
+        let truth = match (fact, report.outcome.reply()) {
+            (Fact::NullMx, _) => {
+                let only_mx = request.route.hops == [Hop::Mx];
+                let told = events.null_mx.iter().rfind(|(of, seq, _)| *of == domain && *seq > asking.began && only_mx);
+                told.map(|(_, seq, at)| (*seq, *at))
+            }
+            (_, None) => None,
+            (_, Some(reply)) => {
+                let said = events.said.iter().rfind(|said| {
+                    said.sent.is_some_and(|(seq, _)| seq > asking.began)
+                        && is_the_same(&said.reply, reply)
+                        && match fact {
+                            Fact::Accepted => said.address == recipient && said.reply.starts_with('2'),
+                            Fact::Rejected { .. } => said.address == recipient && said.reply.starts_with('5'),
+                            Fact::AcceptsAll => probe_of(&said.address) && said.reply.starts_with('2'),
+                            Fact::NullSenderRefused => said.address.is_empty() && said.reply.starts_with('5'),
+                            _ => said.reply.starts_with('4') && (said.address.is_empty() || said.address == recipient),
+                        }
+                });
+                said.and_then(|said| said.sent.map(|(_, at)| (said.decided, at)))
+            }
+        };
+        let Some((decided, said_at)) = truth else {
+            let outcome = &report.outcome;
+            events.break_promise(format!("callout {id} of {recipient} brought {outcome:?}, which no destination said"));
+            return;
+        };
+        let ttl = match fact {
+            Fact::Accepted | Fact::AcceptsAll => policy.valid_ttl,
+            Fact::Rejected { .. } | Fact::NullMx => policy.invalid_ttl,
+            Fact::NullSenderRefused => INVALID_AT_MOST,
+            Fact::Deferred => HOLD_DOWN,
+        };
+        let asked = asking.began;
+        events.learned.push(Learned {
+            fact,
+            recipient,
+            domain,
+            asked,
+            decided,
+            said_at,
+            ended,
+            at,
+            ended_at: Instant::now(),
+            ttl,
+            lost: false,
+        });
+    }
+
+    /// A question begins. What it may be answered with is settled here.
+    pub(crate) fn question_began(&self, id: u64, mut asked: Asked) {
+        self.note(|| {
+            let Asked { recipient, client, live, cached_only, .. } = &asked;
+            format!("question {id} of {recipient} (client {client:?}, live {live}, cached only {cached_only})")
+        });
+        let mut events = self.events();
+        asked.began = events.next();
+        let covering = events.clears.iter().filter(|clear| clear.covers(&asked.recipient, &asked.domain));
+        asked.floor =
+            covering.filter(|clear| clear.acknowledged.is_some()).map(|clear| clear.requested).max().unwrap_or(0);
+        let missed = asked.client.and_then(|client| events.missed.get(&client));
+        let recent =
+            missed.map_or(0, |missed| missed.values().filter(|at| asked.now.since(**at) <= HARVEST_WINDOW).count());
+        asked.guessing = recent > HARVEST_LIMIT;
+        events.questions.insert(id, asked);
+    }
+
+    /// It was decided.
+    pub(crate) fn question_ended(&self, id: u64, decision: &Decision) {
+        self.note(|| {
+            let (row, reason, answer) = (decision.row, &decision.reason, decision.answer.reply());
+            format!(
+                "question {id} of {}: row {row}, {:?}: {reason}: {answer}",
+                decision.recipient, decision.answer.action
+            )
+        });
+        let mut events = self.events();
+        let Some(asked) = events.questions.remove(&id) else { return };
+        events.decisions += 1;
+        events.rejects += u64::from(decision.answer.action == Action::Reject);
+        if asked.began_at.elapsed() > DEADLINE + Duration::from_millis(2) {
+            events.break_promise(format!("question {id} took {:?}", asked.began_at.elapsed()));
+        }
+        if let Err(why) = judge(&events, &asked, decision) {
+            events.break_promise(format!(
+                "question {id} of {}: {why}: row {}, {:?}",
+                decision.recipient, decision.row, decision.answer
+            ));
+        }
+        if let Some(client) = asked.client
+            && matches!(decision.row, 8 | 11)
+            && decision.verdict == Some(Verdict::Invalid)
+        {
+            events.missed.entry(client).or_default().insert(asked.recipient.clone(), asked.now);
+        }
+    }
+}
+
+/// What is known and fresh of a recipient, beyond doubt, before whoever waits now has asked.
+fn known_before<'a>(events: &'a Events, recipient: &str, domain: &str) -> Option<&'a Learned> {
+    let first =
+        events.questions.values().filter(|asked| asked.recipient == recipient).min_by_key(|asked| asked.began)?;
+    let settled = events.clears.iter().filter(|clear| clear.covers(recipient, domain));
+    let mut cleared: Seq = 0;
+    for clear in settled {
+        // One that is not acknowledged yet may hold or not.
+        cleared = cleared.max(clear.acknowledged.filter(|at| *at < first.began).map_or(Seq::MAX, |at| at));
+    }
+    let of_recipient = |learned: &&Learned| {
+        learned.recipient == recipient && matches!(learned.fact, Fact::Accepted | Fact::Rejected { .. })
+    };
+    let learned = events.learned.iter().filter(of_recipient).max_by_key(|learned| learned.ended)?;
+    let policy = &first.config.as_ref()?.policy;
+    let (ttl, deferred) = match learned.fact {
+        Fact::Accepted => (policy.valid_ttl, false),
+        Fact::Rejected { of_the_filter } => (policy.invalid_ttl, of_the_filter),
+        _ => return None,
+    };
+    let age = first.now.since(learned.at);
+    let fresh = first.now >= learned.at && age < ttl.min(learned.ttl);
+    (fresh && !deferred && !learned.lost && learned.asked > cleared && learned.ended < first.began).then_some(learned)
+}
+
+/// Whether a stale Valid is known beyond doubt, which is accepted where the destination can't be asked.
+fn stale_before(events: &Events, asked: &Asked) -> bool {
+    let mut covering = events.clears.iter().filter(|clear| clear.covers(&asked.recipient, &asked.domain));
+    let of_recipient = |learned: &&Learned| {
+        learned.recipient == asked.recipient && matches!(learned.fact, Fact::Accepted | Fact::Rejected { .. })
+    };
+    let Some(learned) = events.learned.iter().filter(of_recipient).max_by_key(|learned| learned.ended) else {
+        return false;
+    };
+    let in_time = asked.now >= learned.at && asked.now.since(learned.at) < learned.ttl + STALE_FOR;
+    let kept = learned.fact == Fact::Accepted && !learned.lost && asked.began_at > learned.ended_at + MAY_BE_LOST;
+    kept && in_time && covering.all(|clear| clear.acknowledged.is_some_and(|at| at < learned.asked))
+}
+
+/// Whether a decision is one that the destinations, the lists and the configuration have earned.
+fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), String> {
+    let answer = decision.would.as_ref().unwrap_or(&decision.answer);
+    let Some(config) = &asked.config else {
+        return match (decision.row, answer.action) {
+            (1, Action::Reject) if asked.recipient.is_empty() && answer.code == Some(501) => Ok(()),
+            (2, Action::None) => Ok(()),
+            _ => Err("no rule of the domain's has this answer".into()),
+        };
+    };
+    let policy = &config.policy;
+    if policy.callouts == Mode::Observe && decision.answer.action != Action::Accept {
+        return Err("a domain in observe mode was not accepted".into());
+    }
+    if !policy.pass_reply_text && ["10.0.0.", "destination.example"].iter().any(|name| answer.text.contains(name)) {
+        return Err("the destination's name or address is shown to the sender".into());
+    }
+    // What was said and may still be served: not older than that, and not from before a clear.
+    let earned = |fact: &dyn Fn(&Learned) -> bool, at_most: Duration| {
+        events.learned.iter().any(|learned| {
+            fact(learned)
+                && learned.asked > asked.floor
+                && learned.decided > asked.floor
+                && asked.now.since(learned.said_at) < at_most
+        })
+    };
+    let of_recipient = |learned: &Learned| learned.recipient == asked.recipient;
+    let of_domain = |learned: &Learned| learned.domain == asked.domain;
+    let accepted = |at_most| earned(&|l| l.fact == Fact::Accepted && of_recipient(l), at_most);
+    let accepts_all = |at_most| earned(&|l| l.fact == Fact::AcceptsAll && of_domain(l), at_most);
+    let need = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
+    let must = |expected: AcceptOrDefer| {
+        let expected = if expected == AcceptOrDefer::Accept { Action::Accept } else { Action::Defer };
+        need(answer.action == expected, "the policy has another answer")
+    };
+    match answer.action {
+        Action::Reject => {
+            let codes = if decision.row == 15 { [556, 450] } else { [550, 450] };
+            need(codes.contains(&answer.code.unwrap_or(0)), "the code is no reject's")?;
+            need((answer.code == Some(450)) == (policy.reject_code == 450), "the code is not the policy's")?;
+            need(matches!(decision.row, 3 | 8 | 11 | 15), "no such row rejects")?;
+        }
+        Action::None => return Err("a configured domain always has an answer".into()),
+        Action::Accept | Action::Defer => {}
+    }
+    let valid_for = policy.valid_ttl + CALLOUT;
+    match decision.row {
+        3 => {
+            let local_part = asked.recipient.rsplit_once('@').map_or("", |(local_part, _)| local_part);
+            let listed = if answer.action == Action::Reject { &config.invalid } else { &config.valid };
+            need(listed.contains(&local_part.to_lowercase()), "it is on no list")
+        }
+        4 => need(policy.callouts == Mode::Off, "callouts are not off"),
+        5 => need(asked.recipient.to_lowercase().starts_with("postmaster@"), "it is not postmaster"),
+        6 | 9 => {
+            need(accepts_all(valid_for), "no random local part was accepted within the time that it counts")?;
+            must(policy.accept_all)
+        }
+        7 | 10 => {
+            need(answer.action == Action::Accept, "a recipient that exists is not accepted")?;
+            need(accepted(valid_for), "no 2xx was said to its RCPT within the time that it counts")
+        }
+        8 | 11 => judge_refusal(policy, decision.row, answer.action, &earned, &of_recipient),
+        12 | 14 | 16 => {
+            let stale = STALE_FOR + 96 * HOUR + CALLOUT;
+            let held = decision.row == 12 && decision.source == Source::Cache;
+            if held {
+                let deferred = |l: &Learned| {
+                    of_recipient(l) && matches!(l.fact, Fact::Deferred | Fact::Rejected { of_the_filter: true })
+                };
+                // A recipient that needs SMTPUTF8 is held without a word of the destination's.
+                need(earned(&deferred, HOLD_DOWN + CALLOUT) || !asked.recipient.is_ascii(), "nobody said 4xx to it")?;
+            }
+            match answer.action {
+                Action::Accept if policy.tempfail == AcceptOrDefer::Defer => {
+                    need(accepted(stale) || accepts_all(stale), "accepted as stale, and it was never valid")
+                }
+                Action::Accept => Ok(()),
+                _ if stale_before(events, asked) => {
+                    Err("deferred, though it was valid within the time that counts".into())
+                }
+                _ if decision.reason.contains("too many recipients that do not exist") => {
+                    need(asked.guessing, "the client did not guess")
+                }
+                _ => must(policy.tempfail),
+            }
+        }
+        13 => {
+            need(
+                earned(&|l| l.fact == Fact::NullSenderRefused && of_domain(l), INVALID_AT_MOST),
+                "MAIL was not refused",
+            )?;
+            must(policy.unverifiable)
+        }
+        15 => {
+            let at_most = policy.invalid_ttl.min(INVALID_AT_MOST);
+            need(earned(&|l| l.fact == Fact::NullMx && of_domain(l), at_most), "no null MX was seen within 2 h")
+        }
+        row => Err(format!("row {row} does not fit")),
+    }?;
+    let callout = decision.source == Source::Callout;
+    if asked.guessing && callout && !asked.live && !asked.cached_only {
+        return Err("the destination was asked for a client that guesses".into());
+    }
+    need(!(asked.cached_only && callout), "the destination was asked for a question of what is kept only")
+}
+
+fn judge_refusal(
+    policy: &Policy,
+    row: u8,
+    action: Action,
+    earned: &dyn Fn(&dyn Fn(&Learned) -> bool, Duration) -> bool,
+    of_recipient: &dyn Fn(&Learned) -> bool,
+) -> Result<(), String> {
+    let refused = |filter: bool| {
+        move |learned: &Learned| of_recipient(learned) && learned.fact == Fact::Rejected { of_the_filter: filter }
+    };
+    let at_most = policy.invalid_ttl.min(INVALID_AT_MOST);
+    match action {
+        Action::Reject if earned(&refused(false), at_most) => Ok(()),
+        // A word about the filter that is kept from when such words counted stays what it was.
+        Action::Reject
+            if earned(&refused(true), at_most) && (row == 8 || policy.policy_rejects == RejectOrDefer::Reject) =>
+        {
+            Ok(())
+        }
+        Action::Reject => Err("no 5xx was said to its RCPT within 2 h and since the last clear".into()),
+        Action::Defer if policy.policy_rejects == RejectOrDefer::Defer && earned(&refused(true), CALLOUT) => Ok(()),
+        _ => Err("a recipient that was refused is accepted".into()),
+    }
+}

@@ -1,0 +1,50 @@
+//! Thousands of seeds, and the proof that a seed replays.
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
+
+use callahead_callout::TlsClient;
+use callahead_simulation::{STEPS, Totals, folder, run};
+
+/// Seeds of the test command. `cargo xtask soak` runs others, and more.
+const SEEDS: std::ops::Range<u64> = 0..2000;
+
+fn run_all(seeds: std::ops::Range<u64>, steps: usize) -> Totals {
+    let tls = TlsClient::new(&[]).unwrap();
+    let mut totals = Totals::default();
+    for seed in seeds {
+        let folder = folder().unwrap();
+        match run(seed, steps, folder.path(), &tls) {
+            Ok(summary) => totals.add(&summary),
+            Err(broken) => panic!(
+                "{broken}\nseed {seed} broke a promise (see the last line). Again: \
+                 cargo run -p callahead-simulation -- --seed {seed} --steps {steps}"
+            ),
+        }
+    }
+    println!("{totals}");
+    totals
+}
+
+#[test]
+fn no_seed_breaks_a_promise() {
+    let totals = run_all(SEEDS, STEPS).sum;
+    // A simulation in which nothing happens proves nothing.
+    assert!(totals.decisions > 100_000 && totals.rejects > 30_000, "{totals:?}");
+    assert!(totals.callouts > 50_000 && totals.clears > 10_000 && totals.lives > 4_000, "{totals:?}");
+}
+
+#[test]
+fn long_runs_break_none_either() {
+    run_all(1_000_000..1_000_020, 20 * STEPS);
+}
+
+#[test]
+fn a_seed_replays_to_the_last_event() {
+    let tls = TlsClient::new(&[]).unwrap();
+    for seed in 0..100 {
+        let (first, again) = (folder().unwrap(), folder().unwrap());
+        let first = run(seed, STEPS, first.path(), &tls).unwrap();
+        let again = run(seed, STEPS, again.path(), &tls).unwrap();
+        assert_eq!(first, again, "seed {seed} had another history the second time");
+        assert_ne!(run(seed + 1, STEPS, folder().unwrap().path(), &tls).unwrap().digest, first.digest);
+    }
+}
