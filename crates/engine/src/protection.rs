@@ -61,7 +61,9 @@ impl Clients {
         }
         let missed = seen.entry(client).or_default();
         missed.retain(|(at, other)| now.since(*at) <= harvest.window && *other != fingerprint);
-        missed.push_back((now, fingerprint));
+        // By time, and not by arrival: a slow answer to an old question must not push out a newer one.
+        let place = missed.partition_point(|(at, _)| *at <= now);
+        missed.insert(place, (now, fingerprint));
         // One more than the limit is all that has to be known.
         while missed.len() > harvest.limit + 1 {
             missed.pop_front();
@@ -143,6 +145,16 @@ mod tests {
 
     fn recipient(n: usize) -> Recipient {
         format!("guess{n}@one.example").parse().unwrap()
+    }
+
+    #[test]
+    fn a_slow_answer_to_an_old_question_pushes_out_no_newer_one() {
+        let (clients, harvest) = (Clients::new(10), Harvest { limit: 2, ..Harvest::default() });
+        let client: IpAddr = "192.0.2.1".parse().unwrap();
+        let (old, new) = (Timestamp(1_000_000_000), Timestamp(1_000_590_000));
+        (0..3).for_each(|n| clients.missed(client, &recipient(n), new, harvest));
+        (3..9).for_each(|n| clients.missed(client, &recipient(n), old, harvest));
+        assert!(clients.is_guessing(client, old.after(Duration::from_secs(700)), harvest));
     }
 
     #[test]

@@ -495,7 +495,11 @@ impl Session {
     async fn start_tls(&mut self) -> io::Result<Next> {
         let tls = self.destination.script().tls.clone();
         let next = self.reply(Step::StartTls, "220 2.0.0 Ready to start TLS").await?;
-        let faulty = self.destination.script().faults.contains_key(&Step::StartTls);
+        // Slowness alone is no refusal.
+        let faulty = match self.destination.script().faults.get(&Step::StartTls) {
+            Some((fault, times)) => *times != Some(0) && !matches!(fault, Fault::SlowBytes(_)),
+            None => false,
+        };
         if next != Next::Go || faulty {
             return Ok(next);
         }

@@ -1,0 +1,237 @@
+//! Everything that can go wrong at a destination, and what it then says of a recipient by the design's sections 3 and 4.
+
+use std::time::Duration;
+
+use callahead_callout::{MxAnswer, ResolveError, TlsPolicy};
+use callahead_testbed::tls::TestCa;
+use callahead_testbed::{Fault, Place, Script, Step, Tls};
+
+/// What comes of a callout, in the words of the decision table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Says {
+    /// The fault does not bear on it: a mailbox that exists is accepted, one that does not is refused.
+    Truth,
+    /// Row 9.
+    AcceptsAll,
+    /// Row 10.
+    Accepts,
+    /// Row 11.
+    Refuses,
+    /// Row 12.
+    Later,
+    /// Row 13.
+    RefusesNullSender,
+    /// Row 14.
+    NoAnswer,
+    /// Row 15.
+    NullMx,
+}
+
+/// What the domain's route leads to.
+#[derive(Clone, Debug)]
+pub enum Where {
+    Server(Script),
+    Place(Place),
+    /// The first host refuses connections, and the second one is well.
+    SecondHost,
+    /// Nothing is there at all.
+    Nowhere,
+    Mx(Option<Result<MxAnswer, ResolveError>>),
+}
+
+/// One fault.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub name: String,
+    pub place: Where,
+    pub tls: TlsPolicy,
+    /// Where a random local part is asked first, because nothing is known of the domain: for a mailbox that exists, and for one
+    /// that does not.
+    pub fresh: [Says; 2],
+    /// Where the domain is known to tell recipients apart.
+    pub known: [Says; 2],
+    /// The random local part is refused whatever becomes of the recipient.
+    pub tells_apart: bool,
+}
+
+/// The mailboxes that are asked for; only the first exists.
+pub const MAILBOXES: [&str; 2] = ["anna@one.example", "carol@one.example"];
+
+fn sound() -> Script {
+    Script::with_mailboxes([MAILBOXES[0]])
+}
+
+fn case(name: impl Into<String>, place: Where, says: Says) -> Case {
+    let name = name.into();
+    Case { name, place, tls: TlsPolicy::Opportunistic, fresh: [says; 2], known: [says; 2], tells_apart: false }
+}
+
+impl Case {
+    fn known(self, says: Says) -> Self {
+        Self { known: [says; 2], ..self }
+    }
+    fn tls(self, tls: TlsPolicy) -> Self {
+        Self { tls, ..self }
+    }
+}
+
+/// The faults of one step, with their names.
+fn faults() -> Vec<(&'static str, Fault)> {
+    let reply = |text: &str| Fault::Reply(text.to_owned());
+    let and_close = |text: &str| Fault::ReplyAndClose(text.to_owned());
+    vec![
+        ("550", reply("550 5.7.1 no")),
+        ("450", reply("450 4.3.0 later")),
+        ("421", reply("421 4.3.2 closing")),
+        ("354", reply("354 go on")),
+        ("550, and closes", and_close("550 5.7.1 no")),
+        ("421, and closes", and_close("421 4.3.2 closing")),
+        ("two replies", reply("250 one\n550 5.1.1 two")),
+        ("hangs", Fault::Hang),
+        ("closes", Fault::CloseAfter(0)),
+        ("closes within the reply", Fault::CloseAfter(5)),
+        ("slow, an octet in 20 ms", Fault::SlowBytes(Duration::from_millis(20))),
+        ("slow, an octet in 4 s", Fault::SlowBytes(Duration::from_secs(4))),
+        ("no reply at all", Fault::Garbage(b"this is no reply\r\n".to_vec())),
+        ("octets that are no text", Fault::Garbage(b"\x00\xff\xfe\r\n".to_vec())),
+        ("a line of 9,000 octets", Fault::OverlongLine(9000)),
+        ("lines without end", Fault::EndlessLines),
+    ]
+}
+
+/// What a fault at a step comes to, where a random local part is asked first and where not.
+fn by_design(step: Step, fault: &str) -> (Says, Says) {
+    use Says::{Accepts, AcceptsAll, Later, NoAnswer, Refuses, RefusesNullSender, Truth};
+    let both = |says| (says, says);
+    match (step, fault) {
+        // Slowness within the deadline is no fault, and after the answer nothing is.
+        (_, "slow, an octet in 20 ms") | (Step::Quit, _) => both(Truth),
+        // HELO is said where EHLO is refused for good.
+        (Step::Ehlo, "550") => both(Truth),
+        // Opportunistic: without TLS where it is refused.
+        (Step::StartTls, "550" | "450") => both(Truth),
+        (Step::Mail, "550" | "550, and closes") => both(RefusesNullSender),
+        (Step::Mail, "450") => both(Later),
+        (Step::Rcpt, "550") => both(Refuses),
+        (Step::Rcpt, "450") => both(Later),
+        // The random local part takes the connection with it; without one the refusal was said in full.
+        (Step::Rcpt, "550, and closes") => (NoAnswer, Refuses),
+        // The first reply to RCPT counts, and it is a 250 to whoever is asked for.
+        (Step::Rcpt, "two replies") => (AcceptsAll, Accepts),
+        // RSET stands between the random local part and the recipient.
+        (Step::Rset, _) => (NoAnswer, Truth),
+        _ => both(NoAnswer),
+    }
+}
+
+fn step_name(step: Step) -> &'static str {
+    match step {
+        Step::Greeting => "greeting",
+        Step::Ehlo => "EHLO",
+        Step::Helo => "HELO",
+        Step::StartTls => "STARTTLS",
+        Step::Mail => "MAIL",
+        Step::Rcpt => "RCPT",
+        Step::Rset => "RSET",
+        Step::Quit => "QUIT",
+    }
+}
+
+/// All of them.
+pub fn catalogue() -> Vec<Case> {
+    use Says::{Accepts, AcceptsAll, Later, NoAnswer, NullMx, Refuses, RefusesNullSender, Truth};
+    let ca = TestCa::new();
+    let certificate = || Tls::Certificate(ca.server("mail.example"));
+    let mut cases = vec![case("none", Where::Server(sound()), Truth)];
+    for step in Step::ALL {
+        for (name, fault) in faults() {
+            let mut script = sound().fault(step, fault);
+            match step {
+                Step::Helo => script = script.fault(Step::Ehlo, Fault::Reply("502 5.5.2 what?".into())),
+                Step::StartTls => script.tls = certificate(),
+                _ => {}
+            }
+            let (fresh, known) = by_design(step, name);
+            cases.push(case(format!("{}: {name}", step_name(step)), Where::Server(script), fresh).known(known));
+        }
+    }
+    let mut script = |name: &str, says, change: &dyn Fn(&mut Script)| {
+        let mut script = sound();
+        change(&mut script);
+        cases.push(case(name, Where::Server(script), says));
+    };
+    script("greylisting", Later, &|s| s.greylist = Some(Duration::from_secs(300)));
+    script("null sender: 550", RefusesNullSender, &|s| s.null_sender_reply = Some("550 5.7.1 no bounces".into()));
+    script("null sender: 451", Later, &|s| s.null_sender_reply = Some("451 4.7.1 later".into()));
+    script("takes no connection now (421)", NoAnswer, &|s| s.max_connections = Some(0));
+    script("421 to the first MAIL", NoAnswer, &|s| s.drop_after_uses = Some(0));
+    script("answers the first of pipelined commands only", Truth, &|s| s.broken_pipelining = true);
+    script("no PIPELINING", Truth, &|s| s.extensions.retain(|keyword| keyword != "PIPELINING"));
+    script("no extensions at all", Truth, &|s| s.extensions.clear());
+    script("answers recipients from memory within a session", Truth, &|s| s.remembers = true);
+    script("answers after 1 s", Truth, &|s| s.reply_delay = Duration::from_secs(1));
+    script("answers after 20 s", NoAnswer, &|s| s.reply_delay = Duration::from_secs(20));
+    for (reply, says) in [
+        ("550 5.1.1 no such user", Refuses),
+        ("554-no\r\n554 at all", Refuses),
+        ("552 5.2.2 mailbox full", Refuses),
+        ("550 5.7.1 your address is blocked", Refuses),
+        ("553", Refuses),
+        ("450 4.2.1 busy", Later),
+        ("452 4.2.2 full", Later),
+        ("251 2.1.5 will forward", Accepts),
+        ("252 perhaps", Accepts),
+        ("503 5.5.1 bad sequence", NoAnswer),
+        ("421 4.3.2 closing", NoAnswer),
+        ("354 go on", NoAnswer),
+        ("999 what", NoAnswer),
+        ("550-no\r\n250 yes", NoAnswer),
+    ] {
+        let shown = reply.replace("\r\n", " / ");
+        script(&format!("to the recipient: {shown}"), says, &|s| {
+            s.rcpt_replies = MAILBOXES.map(|mailbox| (mailbox.to_owned(), reply.to_owned())).into();
+        });
+    }
+    for case in cases.iter_mut().filter(|case| case.name.starts_with("to the recipient: ")) {
+        case.tells_apart = true;
+    }
+    cases.push(case("accepts every recipient", Where::Server(Script::accept_all()), AcceptsAll).known(Accepts));
+    // A refused recipient ends the session: the random local part does, and so does one that does not exist.
+    let script = Script { drop_after_errors: Some(0), ..sound() };
+    let dropped = case("421 instead of the first refusal", Where::Server(script), NoAnswer);
+    cases.push(Case { known: [Accepts, NoAnswer], ..dropped });
+    let script = Script { drop_after_uses: Some(1), ..sound() };
+    cases.push(case("421 to the second MAIL", Where::Server(script), NoAnswer).known(Truth));
+    for (policy, named) in [
+        (TlsPolicy::Opportunistic, "opportunistic"),
+        (TlsPolicy::Required, "required"),
+        (TlsPolicy::Verified, "verified"),
+    ] {
+        for (tls, name) in [
+            (Tls::None, "not offered"),
+            (certificate(), "a certificate of an unknown authority"),
+            (Tls::GarbageAfter220, "garbage behind 220"),
+            (Tls::CloseAfter220, "closes behind 220"),
+            (Tls::Injection(ca.server("mail.example")), "a reply in clear behind 220"),
+        ] {
+            let encrypts = matches!(tls, Tls::Certificate(_)) && policy == TlsPolicy::Required;
+            let says = if encrypts || policy == TlsPolicy::Opportunistic { Truth } else { NoAnswer };
+            let script = Script { tls, ..sound() };
+            cases.push(case(format!("TLS {named}: {name}"), Where::Server(script), says).tls(policy));
+        }
+    }
+    let failed = |what: &str| ResolveError::Failed("one.example".into(), what.into());
+    let dns = |name: &str, answer, says| case(format!("MX: {name}"), Where::Mx(answer), says);
+    cases.extend([
+        case("connection refused", Where::Place(Place::Refused), NoAnswer),
+        case("packets are swallowed", Where::Place(Place::BlackHole), NoAnswer),
+        case("no way there", Where::Nowhere, NoAnswer),
+        case("the first host refuses connections, the second is well", Where::SecondHost, Truth),
+        dns("null (RFC 7505)", Some(Ok(MxAnswer::Null)), NullMx),
+        dns("SERVFAIL", Some(Err(failed("SERVFAIL"))), NoAnswer),
+        dns("no such domain", Some(Err(ResolveError::NoSuchDomain("one.example".into()))), NoAnswer),
+        dns("none, and no address", Some(Ok(MxAnswer::None)), NoAnswer),
+        dns("the DNS never answers", None, NoAnswer),
+    ]);
+    cases
+}

@@ -1,0 +1,339 @@
+//! The fault matrix: every fault of the testbed, for a mailbox that exists and one that does not, over every state of the cache, asked
+//! through every listener. What is expected is written down from the design (`catalogue.rs` and [`expected`]), and shares nothing with
+//! the engine's table. The outcome is `docs/faults.md`.
+#![allow(clippy::unwrap_used, unreachable_pub, missing_docs)]
+
+mod catalogue;
+mod fronts;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use callahead_cache::{Cache, DomainState, Lookup, Options, RecipientState, Record, Timestamp};
+use callahead_callout::{BoxFuture, BoxStream, Callouts, Dial, Hop, MxAnswer, Resolve, ResolveError, Route, TlsClient};
+use callahead_engine::{
+    Alert, Decision, Directory, DomainConfig, Engine, Observer, Parts, Question, Settings, TestClock,
+};
+use callahead_smtp::{Domain, DomainName, Recipient};
+use callahead_testbed::{Destination, Ended, Net, Place, Script};
+use catalogue::{Case, MAILBOXES, Says, Where, catalogue};
+use fronts::{Front, Seen};
+use tokio::time::Instant;
+
+const NOW: Timestamp = Timestamp(1_700_000_000_000);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// What is kept before the question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Cold,
+    /// Learned a minute ago.
+    Valid,
+    Invalid,
+    /// 97 h old.
+    StaleValid,
+    /// 3 h old; what is known of the domain still counts.
+    ExpiredInvalid,
+}
+
+const STATES: [State; 5] = [State::Cold, State::Valid, State::Invalid, State::StaleValid, State::ExpiredInvalid];
+
+/// The design's section 3, for a domain with the default policy: the answer, and the row that gives it.
+fn expected(case: &Case, exists: bool, state: State) -> (Seen, u8) {
+    match state {
+        State::Valid => return (Seen::Accept, 7),
+        State::Invalid => return (Seen::Reject, 8),
+        _ => {}
+    }
+    match says(case, exists, state) {
+        Says::AcceptsAll => (Seen::Accept, 9),
+        Says::Accepts => (Seen::Accept, 10),
+        Says::Refuses => (Seen::Reject, 11),
+        Says::RefusesNullSender => (Seen::Accept, 13),
+        Says::NullMx => (Seen::Reject, 15),
+        later @ (Says::Later | Says::NoAnswer) => {
+            let row = if later == Says::Later { 12 } else { 14 };
+            (if state == State::StaleValid { Seen::Accept } else { Seen::Defer }, row)
+        }
+        Says::Truth => unreachable!("the truth is one or the other"),
+    }
+}
+
+fn says(case: &Case, exists: bool, state: State) -> Says {
+    let says = if state == State::ExpiredInvalid { case.known } else { case.fresh };
+    match says[usize::from(!exists)] {
+        Says::Truth if exists => Says::Accepts,
+        Says::Truth => Says::Refuses,
+        other => other,
+    }
+}
+
+/// What the cache has to hold afterwards: of the recipient, and of the domain.
+fn kept(case: &Case, exists: bool, state: State) -> (Option<RecipientState>, Option<DomainState>) {
+    let before = match state {
+        State::Cold => (None, None),
+        State::Valid | State::StaleValid => (Some(RecipientState::Valid), Some(DomainState::NotAcceptAll)),
+        State::Invalid | State::ExpiredInvalid => (Some(RecipientState::Invalid), Some(DomainState::NotAcceptAll)),
+    };
+    if matches!(state, State::Valid | State::Invalid) {
+        return before;
+    }
+    match says(case, exists, state) {
+        Says::AcceptsAll => (before.0, Some(DomainState::AcceptAll)),
+        Says::Accepts => (Some(RecipientState::Valid), Some(DomainState::NotAcceptAll)),
+        Says::Refuses => (Some(RecipientState::Invalid), Some(DomainState::NotAcceptAll)),
+        Says::RefusesNullSender => (before.0, Some(DomainState::RefusesNullSender)),
+        Says::NullMx => (before.0, Some(DomainState::NullMx)),
+        Says::Later if case.tells_apart => (before.0, Some(DomainState::NotAcceptAll)),
+        Says::Later | Says::NoAnswer | Says::Truth => before,
+    }
+}
+
+/// The network and the DNS.
+#[derive(Clone)]
+struct Outside {
+    net: Net,
+    mx: Option<Result<MxAnswer, ResolveError>>,
+}
+
+impl Dial for Outside {
+    fn dial(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>> {
+        Box::pin(async move { Ok(Box::new(self.net.dial(address).await?) as BoxStream) })
+    }
+}
+
+impl Resolve for Outside {
+    fn mx<'a>(&'a self, _: &'a DomainName) -> BoxFuture<'a, Result<MxAnswer, ResolveError>> {
+        Box::pin(async move {
+            match &self.mx {
+                Some(answer) => answer.clone(),
+                None => std::future::pending().await,
+            }
+        })
+    }
+    fn addresses<'a>(&'a self, host: &'a DomainName) -> BoxFuture<'a, Result<Vec<IpAddr>, ResolveError>> {
+        Box::pin(async move { Err(ResolveError::NoAddress(host.to_string())) })
+    }
+}
+
+struct Deaf;
+
+impl Observer for Deaf {
+    fn decided(&self, _: &Question<'_>, _: &Decision) {}
+    fn alert(&self, _: &Alert) {}
+}
+
+/// A node with nothing but the domain `one.example`, and the destinations behind it.
+struct Node {
+    engine: Engine,
+    callouts: Callouts,
+    destinations: Vec<Destination>,
+}
+
+impl Node {
+    async fn start(case: &Case, state: State, mailbox: &Recipient, folder: &Path, tls: &TlsClient) -> Self {
+        let outside =
+            Outside { net: Net::default(), mx: if let Where::Mx(mx) = &case.place { mx.clone() } else { None } };
+        let address = |n: u8| SocketAddr::from(([10, 0, 0, n], 25));
+        let mut destinations = Vec::new();
+        let mut server = |n: u8, script: &Script| {
+            let destination = Destination::new(script.clone());
+            outside.net.set(address(n), Place::Server(destination.clone()));
+            destinations.push(destination);
+        };
+        match &case.place {
+            Where::Server(script) => server(1, script),
+            Where::Place(place) => outside.net.set(address(1), place.clone()),
+            Where::SecondHost => {
+                server(2, &Script::with_mailboxes([MAILBOXES[0]]));
+                outside.net.set(address(1), Place::Refused);
+            }
+            Where::Nowhere | Where::Mx(_) => {}
+        }
+        let hops: &[&str] = match case.place {
+            Where::Mx(_) => &["mx"],
+            Where::SecondHost => &["10.0.0.1", "10.0.0.2"],
+            _ => &["10.0.0.1"],
+        };
+        let route = Route { hops: hops.iter().map(|hop| hop.parse::<Hop>().unwrap()).collect(), tls: case.tls };
+        let options = Options { map_size: 16 << 20, ..Options::default() };
+        let cache = Cache::open_paced(folder, &options, NOW, || std::future::ready(())).unwrap();
+        seed(&cache, mailbox, state).await;
+        let settings = callahead_callout::Settings::new(Domain::parse("filter.example").unwrap());
+        let callouts = Callouts::new(settings, outside.clone(), outside, tls.clone());
+        let engine = Engine::new(Parts {
+            cache,
+            callouts: Arc::new(callouts.clone()),
+            clock: Arc::new(TestClock::at(NOW)),
+            directory: Directory::new([DomainConfig::new("one.example", route)]).unwrap(),
+            settings: Settings::default(),
+            observer: Arc::new(Deaf),
+        });
+        Self { engine, callouts, destinations }
+    }
+
+    /// Ends everything, and looks whether every session was ended properly.
+    async fn end(&self) {
+        self.engine.shutdown(Duration::from_secs(60)).await;
+        self.callouts.shutdown(Duration::from_secs(10)).await;
+        // A destination that speaks slowly comes to its end, too.
+        tokio::time::sleep(Duration::from_secs(1000)).await;
+        assert_eq!(self.callouts.totals().sessions, 0);
+        for destination in &self.destinations {
+            let record = destination.record();
+            record.assert_polite();
+            let closed = |ended: Ended| matches!(ended, Ended::Quit | Ended::ByUs);
+            assert!(record.sessions.iter().all(|session| closed(session.ended)), "{}", record.dialogue());
+        }
+    }
+}
+
+/// Writes what is kept before.
+async fn seed(cache: &Cache, mailbox: &Recipient, state: State) {
+    let (what, ago, ttl) = match state {
+        State::Cold => return,
+        State::Valid => (RecipientState::Valid, HOUR / 60, 96 * HOUR),
+        State::Invalid => (RecipientState::Invalid, HOUR / 60, 2 * HOUR),
+        State::StaleValid => (RecipientState::Valid, 97 * HOUR, 96 * HOUR),
+        State::ExpiredInvalid => (RecipientState::Invalid, 3 * HOUR, 2 * HOUR),
+    };
+    let epoch = cache.lookup(mailbox).unwrap().epoch;
+    let at = Timestamp(NOW.0 - u64::try_from(ago.as_millis()).unwrap());
+    let record =
+        Record { state: what, checked_at: at, expires_at: at.after(ttl), destination: String::new(), reply: None };
+    let domain = Record {
+        state: DomainState::NotAcceptAll,
+        checked_at: at,
+        expires_at: at.after(12 * HOUR),
+        destination: String::new(),
+        reply: None,
+    };
+    cache.put_recipient(mailbox, record, epoch).await.unwrap();
+    cache.put_domain(mailbox.domain(), domain, epoch).await.unwrap();
+}
+
+/// One case through all listeners at once: their questions are one callout. Gives what was seen.
+async fn run(case: &Case, exists: bool, state: State, tls: &TlsClient) -> (Seen, u8) {
+    let folder = callahead_simulation::folder().unwrap();
+    let address = MAILBOXES[usize::from(!exists)];
+    let mailbox: Recipient = address.parse().unwrap();
+    let node = Node::start(case, state, &mailbox, folder.path(), tls).await;
+    for front in Front::ALL {
+        front.serve(folder.path(), &node.engine, &node.callouts).await;
+    }
+    let (sees, row) = expected(case, exists, state);
+    let began = Instant::now();
+    let mut asking = tokio::task::JoinSet::new();
+    for front in Front::ALL {
+        let folder = folder.path().to_owned();
+        asking.spawn(async move { (front, front.ask(&folder, address).await) });
+    }
+    let mut told = None;
+    while let Some(answered) = asking.join_next().await {
+        let (front, (seen, answer)) = answered.unwrap();
+        let label = format!("{:?} of {address} over {state:?} through {front:?}: {answer}", case.name);
+        assert!(began.elapsed() <= Duration::from_secs(30), "after {:?}: {label}", began.elapsed());
+        assert_eq!(seen, sees, "{label}{}", dialogue(&node));
+        if let Some(told_row) = front.row(&answer) {
+            assert_eq!(told_row, row, "{label}{}", dialogue(&node));
+            told = Some(told_row);
+        }
+    }
+    let callouts = node.callouts.totals().questions;
+    assert!(callouts <= 1, "{callouts} callouts for one recipient");
+    node.end().await;
+    let Lookup { recipient, domain, .. } = node.engine.cache().lookup(&mailbox).unwrap();
+    let found = (recipient.as_ref().map(|record| record.state), domain.map(|record| record.state));
+    assert_eq!(found, kept(case, exists, state), "what is kept after {:?} over {state:?}", case.name);
+    if let Some(record) = recipient.filter(|record| record.state == RecipientState::Invalid) {
+        assert!(record.end() <= record.checked_at.after(2 * HOUR), "it is kept for longer than it may");
+    }
+    (sees, told.expect("the API tells the row"))
+}
+
+fn dialogue(node: &Node) -> String {
+    node.destinations.iter().map(|destination| format!("\n{}", destination.record().dialogue())).collect()
+}
+
+fn word(seen: Seen) -> &'static str {
+    match seen {
+        Seen::Accept => "accept",
+        Seen::Reject => "**reject**",
+        Seen::Defer => "defer",
+    }
+}
+
+const HEAD: &str = "\
+# What comes of faults
+
+Generated by `cargo xtask faults` from the tests in `crates/simulation/tests/faults/`, which run it and compare: a
+recipient is asked for while its destination misbehaves, and what is answered is held against the decision table. The number in brackets
+is the row. `policy`, `socketmap` and the API give the same answer in their own words; each is asked in each case.
+
+In each case it is also checked that the answer came within 30 s (of simulated time), that one callout at most was made for all the
+listeners, what the cache holds afterwards, and that every session ended in QUIT or by the destination itself.
+
+A recipient with a fresh record is answered from it whatever the destination does: valid is accepted (row 7) and invalid is rejected
+(row 8). That is tried with every fault, too, and left out of the table.
+
+*Cold*: nothing is kept. *Stale*: a valid record that expired an hour ago. *Expired*: an invalid record that expired an hour ago; the
+domain is known to tell its recipients apart, so that no random local part is asked first. The mailbox `exists` or is `missing`
+at the destination.
+
+";
+
+#[test]
+fn every_fault_over_every_state_through_every_listener_is_answered_by_the_table() {
+    let tls = TlsClient::new(&[]).unwrap();
+    let mut rows = String::new();
+    let mut cases = 0;
+    let mut answers: BTreeMap<&str, usize> = BTreeMap::new();
+    for case in catalogue() {
+        write!(rows, "| {} |", case.name).unwrap();
+        for state in STATES {
+            for exists in [true, false] {
+                let runtime =
+                    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+                let (seen, row) = runtime.block_on(run(&case, exists, state, &tls));
+                // The rule that stands over the table, once more and by itself.
+                let earned =
+                    matches!(says(&case, exists, state), Says::Refuses | Says::NullMx) || state == State::Invalid;
+                assert!(seen != Seen::Reject || earned, "a false permanent rejection: {:?} over {state:?}", case.name);
+                cases += Front::ALL.len();
+                *answers.entry(word(seen)).or_default() += Front::ALL.len();
+                if !matches!(state, State::Valid | State::Invalid) {
+                    write!(rows, " {} ({row}) |", word(seen)).unwrap();
+                }
+            }
+        }
+        rows.push('\n');
+    }
+    let mut page = HEAD.to_owned();
+    let counted = |answer| answers.get(answer).copied().unwrap_or(0);
+    writeln!(
+        page,
+        "{cases} cases: {} accepted, {} rejected, {} deferred; no false permanent rejection.\n",
+        counted("accept"),
+        counted("**reject**"),
+        counted("defer")
+    )
+    .unwrap();
+    page.push_str("| fault | cold, exists | cold, missing | stale, exists | stale, missing | expired, exists | expired, missing |\n");
+    page.push_str("| --- | --- | --- | --- | --- | --- | --- |\n");
+    page.push_str(&rows);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/faults.md");
+    if std::env::var_os("CALLAHEAD_REWRITE").is_some() {
+        std::fs::write(&path, page).unwrap();
+        return;
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        committed == page,
+        "docs/faults.md is not what the matrix gives: run cargo xtask faults, and look at what changed"
+    );
+}
