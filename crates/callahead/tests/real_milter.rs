@@ -8,7 +8,9 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use callahead_testbed::mta::{Files, Kind, Mailboxes, Mta, Sent, postfix_base, sendmail_base, swaks, swaks_with};
+use callahead_testbed::mta::{
+    Files, Kind, Mailboxes, Mta, Sent, free_port, postfix_base, sendmail_base, swaks, swaks_with,
+};
 use callahead_testbed::{Destination, Script};
 use real::Daemon;
 
@@ -186,6 +188,34 @@ fn real_sendmail_is_not_led_around_its_socket_maps_by_other_spellings() {
 #[test]
 fn real_postfix_with_the_milter_keeps_out_who_does_not_exist() {
     keeps_out_who_does_not_exist(Front::Postfix);
+}
+
+/// The README's way out for one's own users: their service has no milter, and so does not wait for Callahead.
+#[test]
+fn real_postfix_lets_its_own_users_send_while_callahead_is_away() {
+    let destination = Mta::destination(Kind::Exim, &Mailboxes::new(DOMAIN, &["anna"])).unwrap();
+    let mut daemon = Daemon::start(DOMAIN, destination.address());
+    let submission = free_port().unwrap();
+    let service = format!("127.0.0.1:{submission} inet n - n - - smtpd\n  -o smtpd_milters=\n");
+    let option = service.lines().last().unwrap();
+    assert!(include_str!("../../../examples/postfix-milter/README.md").contains(option));
+    let milter = daemon.milter.port();
+    let files = |port| -> Files {
+        let (main, master) = postfix_base(port);
+        let example = POSTFIX.replace("inet:127.0.0.1:10042", &format!("inet:127.0.0.1:{milter}"));
+        let rest = format!(
+            "myhostname = front.example\nrelay_transport = relay:[127.0.0.1]:{}\n",
+            destination.address().port()
+        );
+        vec![("main.cf", format!("{main}{rest}{example}")), ("master.cf", master + &service)]
+    };
+    let mta = Mta::front(Kind::Postfix, &files).unwrap();
+    daemon.stop();
+    assert!(send(&mta, "anna").transcript.contains("<** 45"));
+    let own = SocketAddr::from(([127, 0, 0, 1], submission));
+    accepted(&swaks(own, "user@example.com", "anna@example.com").unwrap());
+    let delivered = destination.log_with("<= user@example.com");
+    assert!(delivered.contains("<= user@example.com"), "{delivered}");
 }
 
 /// Protection against guessing is by the SMTP client's address, and not by the MTA's.
