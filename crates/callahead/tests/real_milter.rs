@@ -26,6 +26,8 @@ enum Front {
     Sendmail,
     SendmailSocketmap,
     Postfix,
+    /// With `milter_protocol` set to the oldest version that is understood.
+    PostfixVersion2,
 }
 
 /// A front set up by its example, with the daemon's ports instead of the usual ones.
@@ -46,19 +48,25 @@ fn front(front: Front, daemon: &Daemon, destination: SocketAddr) -> Mta {
                 let example = rendered(SOCKETMAP, sendmail(10041), sendmail(socketmap));
                 vec![("sendmail.mc", sendmail_base(listen, destination) + "MAILER(`smtp')dnl\n" + &example)]
             }
-            Front::Postfix => {
+            Front::Postfix | Front::PostfixVersion2 => {
                 let example = rendered(POSTFIX, "inet:127.0.0.1:10042".into(), format!("inet:127.0.0.1:{milter}"));
                 let (main, master) = postfix_base(listen);
                 // swaks comes from 127.0.0.1, and must not count as one of our own clients.
-                let rest = format!(
+                let mut rest = format!(
                     "myhostname = front.example\nmynetworks = 192.0.2.0/24\nrelay_transport = relay:[127.0.0.1]:{}\n",
                     destination.port()
                 );
+                if front == Front::PostfixVersion2 {
+                    rest.push_str("milter_protocol = 2\n");
+                }
                 vec![("main.cf", format!("{main}{rest}{example}")), ("master.cf", master)]
             }
         }
     };
-    let kind = if front == Front::Postfix { Kind::Postfix } else { Kind::Sendmail };
+    let kind = match front {
+        Front::Sendmail | Front::SendmailSocketmap => Kind::Sendmail,
+        Front::Postfix | Front::PostfixVersion2 => Kind::Postfix,
+    };
     Mta::front(kind, &files).unwrap()
 }
 
@@ -188,6 +196,22 @@ fn real_sendmail_is_not_led_around_its_socket_maps_by_other_spellings() {
 #[test]
 fn real_postfix_with_the_milter_keeps_out_who_does_not_exist() {
     keeps_out_who_does_not_exist(Front::Postfix);
+}
+
+/// Every step has a reply then, and the end of the message comes here too.
+#[test]
+fn real_postfix_that_speaks_version_2_is_answered() {
+    let destination = Mta::destination(Kind::Exim, &Mailboxes::new(DOMAIN, &["anna"])).unwrap();
+    let daemon = Daemon::start(DOMAIN, destination.address());
+    let mta = front(Front::PostfixVersion2, &daemon, destination.address());
+    for sender in ["one@sender.example", "two@sender.example"] {
+        let both = swaks(mta.address(), sender, "dora@example.com,anna@example.com").unwrap();
+        accepted(&both);
+        assert!(both.transcript.contains("550 5.1.1 "), "{}", both.transcript);
+        let delivered = destination.log_with(&format!("<= {sender}"));
+        assert!(delivered.contains(&format!("<= {sender}")), "{delivered}");
+    }
+    assert!(!daemon.log().contains("what came is no request"), "{}", daemon.log());
 }
 
 /// The README's way out for one's own users: their service has no milter, and so does not wait for Callahead.
