@@ -110,7 +110,8 @@ fn a_reload_is_applied_whole_or_not_at_all() {
     std::fs::write(&config, format!("{good}valid = [\"old-list\"]\ninvalid_ttl = \"3h\"\n")).unwrap();
     daemon.signal("HUP");
     let event = daemon.until("is more than 2h");
-    assert!(event["message"].as_str().unwrap().contains("callahead.toml:14: domain.invalid_ttl"), "{event}");
+    let place = format!("callahead.toml:{}: domain.invalid_ttl", good.lines().count() + 2);
+    assert!(event["message"].as_str().unwrap().contains(&place), "{event}");
     daemon.until("nothing was changed");
     assert!(client.ask("old-list@one.example").starts_with("550"), "the good half was not applied either");
     std::fs::write(&config, format!("{good}valid = [\"old-list\"]\n")).unwrap();
@@ -241,5 +242,32 @@ fn fifty_kills_in_the_middle_of_writing_undo_no_clear() {
     let mut client = daemon.client();
     for mailbox in &created {
         assert_eq!(client.ask(mailbox), "DUNNO", "{mailbox}");
+    }
+}
+
+#[test]
+fn the_milter_answers_and_is_counted() {
+    let world = World::new(normal());
+    let daemon = Daemon::start(&world.config(""));
+    let mut mta = TcpStream::connect(daemon.milter).unwrap();
+    let packet = |data: &[u8]| [&u32::try_from(data.len()).unwrap().to_be_bytes(), data].concat();
+    let negotiation = b"O\0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff";
+    let rcpts = [&b"R<anna@one.example>\0"[..], b"R<nobody@one.example>\0"];
+    for data in [&negotiation[..], b"Cx\x004\0\x19192.0.2.7\0", rcpts[0], rcpts[1], b"Q"] {
+        mta.write_all(&packet(data)).unwrap();
+    }
+    let mut answers = Vec::new();
+    mta.read_to_end(&mut answers).unwrap();
+    let refused = packet(b"y550 5.1.1 Recipient address rejected: the mailbox does not exist\0");
+    let expected = [packet(b"c"), refused].concat();
+    assert!(answers.ends_with(&expected), "{:?}", String::from_utf8_lossy(&answers));
+
+    let metrics = daemon.get("/metrics");
+    for sample in [
+        "callahead_decisions_total{listener=\"milter\",verdict=\"valid\",row=\"10\",source=\"callout\"} 1",
+        "callahead_decisions_total{listener=\"milter\",verdict=\"invalid\",row=\"11\",source=\"callout\"} 1",
+        &format!("callahead_listener_requests_total{{listener=\"milter\",at=\"{}\"}} 3", daemon.milter),
+    ] {
+        assert!(metrics.contains(sample), "{sample}\n{metrics}");
     }
 }

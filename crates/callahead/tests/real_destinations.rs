@@ -1,4 +1,4 @@
-//! Callahead asking Postfix, Exim and OpenSMTPD, as Debian ships them and with their own limits for clients that ask and never
+//! Callahead asking Postfix, Exim, OpenSMTPD and Sendmail, as Debian ships them and with their own limits for clients that ask and never
 //! send. `cargo xtask test` installs them, see `callahead_testbed::mta`.
 #![allow(clippy::unwrap_used)]
 
@@ -88,6 +88,7 @@ fn sees_accept_all(kind: Kind, quit: &str) {
 const POSTFIX_QUIT: &str = "quit=1";
 const EXIM_QUIT: &str = "closed by QUIT";
 const OPENSMTPD_QUIT: &str = "reason=quit";
+const SENDMAIL_QUIT: &str = "<<< QUIT";
 
 #[test]
 fn real_postfix_is_asked_for_its_mailboxes_without_slowing_down() {
@@ -105,6 +106,11 @@ fn real_opensmtpd_is_asked_for_its_mailboxes_without_dropping_us() {
 }
 
 #[test]
+fn real_sendmail_is_asked_for_its_mailboxes_without_dropping_us() {
+    asks_for_mailboxes(Kind::Sendmail, SENDMAIL_QUIT);
+}
+
+#[test]
 fn real_postfix_that_accepts_all_is_seen_as_such() {
     sees_accept_all(Kind::Postfix, POSTFIX_QUIT);
 }
@@ -117,4 +123,9 @@ fn real_exim_that_accepts_all_is_seen_as_such() {
 #[test]
 fn real_opensmtpd_that_accepts_all_is_seen_as_such() {
     sees_accept_all(Kind::OpenSmtpd, OPENSMTPD_QUIT);
+}
+
+#[test]
+fn real_sendmail_that_accepts_all_is_seen_as_such() {
+    sees_accept_all(Kind::Sendmail, SENDMAIL_QUIT);
 }

@@ -1,5 +1,5 @@
-//! Real Sendmail and Postfix with Callahead as their milter, set up by the files in `examples/` as they are shipped, with swaks as
-//! the sender. `cargo xtask test` installs them, see `callahead_testbed::mta`.
+//! Real Sendmail and Postfix with Callahead as their milter, and Sendmail with its socket maps, set up by the files in
+//! `examples/` as they are shipped, with swaks as the sender. `cargo xtask test` installs them, see `callahead_testbed::mta`.
 #![allow(clippy::unwrap_used)]
 
 mod real;
@@ -8,34 +8,64 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use callahead_testbed::mta::{Files, Kind, Mailboxes, Mta, Sent, postfix_base, sendmail_base, swaks, swaks_with};
+use callahead_testbed::mta::{
+    Files, Kind, Mailboxes, Mta, Sent, free_port, postfix_base, sendmail_base, swaks, swaks_with,
+};
 use callahead_testbed::{Destination, Script};
 use real::Daemon;
 
 const SENDMAIL: &str = include_str!("../../../examples/sendmail/callahead.mc");
+const SOCKETMAP: &str = include_str!("../../../examples/sendmail/socketmap.mc");
 const POSTFIX: &str = include_str!("../../../examples/postfix-milter/milter.cf");
 
 /// The domain in the examples.
 const DOMAIN: &str = "example.com";
 
-/// A front set up by its example, with the daemon's port instead of the usual one.
-fn front(kind: Kind, daemon: &Daemon, destination: SocketAddr) -> Mta {
-    let port = daemon.milter.port();
+#[derive(Clone, Copy, PartialEq)]
+enum Front {
+    Sendmail,
+    SendmailSocketmap,
+    Postfix,
+    /// With `milter_protocol` set to the oldest version that is understood.
+    PostfixVersion2,
+}
+
+/// A front set up by its example, with the daemon's ports instead of the usual ones.
+fn front(front: Front, daemon: &Daemon, destination: SocketAddr) -> Mta {
+    let rendered = |example: &str, place: String, ours: String| {
+        assert!(example.contains(&place));
+        example.replace(&place, &ours)
+    };
+    let sendmail = |port: u16| format!("inet:{port}@127.0.0.1");
+    let (milter, socketmap) = (daemon.milter.port(), daemon.socketmap.port());
     let files = |listen| -> Files {
-        if kind == Kind::Sendmail {
-            let example = SENDMAIL.replace("inet:10042@127.0.0.1", &format!("inet:{port}@127.0.0.1"));
-            assert_ne!(example, SENDMAIL);
-            return vec![("sendmail.mc", sendmail_base(listen, destination) + &example + "MAILER(`smtp')dnl\n")];
+        match front {
+            Front::Sendmail => {
+                let example = rendered(SENDMAIL, sendmail(10042), sendmail(milter));
+                vec![("sendmail.mc", sendmail_base(listen, destination) + &example + "MAILER(`smtp')dnl\n")]
+            }
+            Front::SendmailSocketmap => {
+                let example = rendered(SOCKETMAP, sendmail(10041), sendmail(socketmap));
+                vec![("sendmail.mc", sendmail_base(listen, destination) + "MAILER(`smtp')dnl\n" + &example)]
+            }
+            Front::Postfix | Front::PostfixVersion2 => {
+                let example = rendered(POSTFIX, "inet:127.0.0.1:10042".into(), format!("inet:127.0.0.1:{milter}"));
+                let (main, master) = postfix_base(listen);
+                // swaks comes from 127.0.0.1, and must not count as one of our own clients.
+                let mut rest = format!(
+                    "myhostname = front.example\nmynetworks = 192.0.2.0/24\nrelay_transport = relay:[127.0.0.1]:{}\n",
+                    destination.port()
+                );
+                if front == Front::PostfixVersion2 {
+                    rest.push_str("milter_protocol = 2\n");
+                }
+                vec![("main.cf", format!("{main}{rest}{example}")), ("master.cf", master)]
+            }
         }
-        let example = POSTFIX.replace("{ inet:127.0.0.1:10042", &format!("{{ inet:127.0.0.1:{port}"));
-        assert_ne!(example, POSTFIX);
-        let (main, master) = postfix_base(listen);
-        // swaks comes from 127.0.0.1, and must not count as one of our own clients.
-        let rest = format!(
-            "myhostname = front.example\nmynetworks = 192.0.2.0/24\nrelay_transport = relay:[127.0.0.1]:{}\n",
-            destination.port()
-        );
-        vec![("main.cf", format!("{main}{rest}{example}")), ("master.cf", master)]
+    };
+    let kind = match front {
+        Front::Sendmail | Front::SendmailSocketmap => Kind::Sendmail,
+        Front::Postfix | Front::PostfixVersion2 => Kind::Postfix,
     };
     Mta::front(kind, &files).unwrap()
 }
@@ -62,10 +92,10 @@ fn answered(sent: &Sent, reply: &str) {
 
 /// The story of a front: an existing recipient, a missing one, both at once, one that is created and cleared, a reload,
 /// and the destination and Callahead gone.
-fn keeps_out_who_does_not_exist(kind: Kind) {
+fn keeps_out_who_does_not_exist(which: Front) {
     let mut destination = Mta::destination(Kind::Exim, &Mailboxes::new(DOMAIN, &["anna", "Ben"])).unwrap();
     let mut daemon = Daemon::start(DOMAIN, destination.address());
-    let mut mta = front(kind, &daemon, destination.address());
+    let mut mta = front(which, &daemon, destination.address());
 
     accepted(&send(&mta, "anna"));
     let delivered = destination.log_with("=> :blackhole: <anna@example.com>");
@@ -93,10 +123,8 @@ fn keeps_out_who_does_not_exist(kind: Kind) {
 
     // Not one of our domains: no opinion. Sendmail relays for 127.0.0.1, Postfix does not.
     let relay = swaks(mta.address(), "someone@sender.example", "x@elsewhere.example").unwrap();
-    match kind {
-        Kind::Sendmail => assert!(relay.rcpt_reply().starts_with("250 "), "{}", relay.transcript),
-        _ => assert!(relay.rcpt_reply().contains("Relay access denied"), "{}", relay.transcript),
-    }
+    let expected = if which == Front::Postfix { "454 4.7.1 " } else { "250 " };
+    assert!(relay.rcpt_reply().starts_with(expected), "{}", relay.transcript);
 
     mta.reload().unwrap();
     accepted(&send(&mta, "anna"));
@@ -122,35 +150,103 @@ fn keeps_out_who_does_not_exist(kind: Kind) {
 
 #[test]
 fn real_sendmail_with_the_milter_keeps_out_who_does_not_exist() {
-    keeps_out_who_does_not_exist(Kind::Sendmail);
+    keeps_out_who_does_not_exist(Front::Sendmail);
 }
 
-/// Sendmail takes `user%domain@its.own.name` for `user@domain`, and so passes by who looks at the domain that is written there.
 #[test]
-fn real_sendmail_is_not_led_around_the_milter_by_the_percent_hack() {
+fn real_sendmail_with_socket_maps_keeps_out_who_does_not_exist() {
+    keeps_out_who_does_not_exist(Front::SendmailSocketmap);
+}
+
+/// Sendmail takes `user%domain@its.own.name` and more of the kind for `user@domain`, and so leads past those who only look
+/// at the domain that is written there.
+fn is_not_led_around_by_other_spellings(which: Front) {
     let destination = Mta::destination(Kind::Exim, &Mailboxes::new(DOMAIN, &["anna"])).unwrap();
     let daemon = Daemon::start(DOMAIN, destination.address());
-    let mta = front(Kind::Sendmail, &daemon, destination.address());
-    for (host, client) in [("sendmail.example", "127.0.0.1"), ("[127.0.0.1]", "127.0.0.2")] {
-        let ask = |local_part: &str| {
-            let recipient = format!("{local_part}%{DOMAIN}@{host}");
-            swaks_with(mta.address(), "someone@sender.example", &recipient, &["--local-interface", client]).unwrap()
-        };
-        accepted(&ask("anna"));
-        answered(&ask("dora"), "550 5.1.1 ");
+    let mta = front(which, &daemon, destination.address());
+    let mut smtp = Smtp::connect(&mta);
+    assert!(smtp.say("MAIL FROM:<someone@sender.example>").starts_with("250"));
+    for spelling in [
+        "USER@example.com.",
+        "USER%example.com@sendmail.example",
+        "USER%example.com@[127.0.0.1]",
+        "USER%example.com",
+        "example.com!USER@sendmail.example",
+        "example.com!USER",
+        "\"USER@example.com\"@sendmail.example",
+        "\"USER%example.com\"@sendmail.example",
+    ] {
+        for (user, code) in [("dora", "550 5.1.1 "), ("anna", "250 ")] {
+            let reply = smtp.say(&format!("RCPT TO:<{}>", spelling.replace("USER", user)));
+            assert!(reply.starts_with(code), "{spelling}: {reply}");
+        }
     }
 }
 
 #[test]
+fn real_sendmail_is_not_led_around_the_milter_by_other_spellings() {
+    is_not_led_around_by_other_spellings(Front::Sendmail);
+}
+
+#[test]
+fn real_sendmail_is_not_led_around_its_socket_maps_by_other_spellings() {
+    is_not_led_around_by_other_spellings(Front::SendmailSocketmap);
+}
+
+#[test]
 fn real_postfix_with_the_milter_keeps_out_who_does_not_exist() {
-    keeps_out_who_does_not_exist(Kind::Postfix);
+    keeps_out_who_does_not_exist(Front::Postfix);
+}
+
+/// Every step has a reply then, and the end of the message comes here too.
+#[test]
+fn real_postfix_that_speaks_version_2_is_answered() {
+    let destination = Mta::destination(Kind::Exim, &Mailboxes::new(DOMAIN, &["anna"])).unwrap();
+    let daemon = Daemon::start(DOMAIN, destination.address());
+    let mta = front(Front::PostfixVersion2, &daemon, destination.address());
+    for sender in ["one@sender.example", "two@sender.example"] {
+        let both = swaks(mta.address(), sender, "dora@example.com,anna@example.com").unwrap();
+        accepted(&both);
+        assert!(both.transcript.contains("550 5.1.1 "), "{}", both.transcript);
+        let delivered = destination.log_with(&format!("<= {sender}"));
+        assert!(delivered.contains(&format!("<= {sender}")), "{delivered}");
+    }
+    assert!(!daemon.log().contains("what came is no request"), "{}", daemon.log());
+}
+
+/// The README's way out for one's own users: their service has no milter, and so does not wait for Callahead.
+#[test]
+fn real_postfix_lets_its_own_users_send_while_callahead_is_away() {
+    let destination = Mta::destination(Kind::Exim, &Mailboxes::new(DOMAIN, &["anna"])).unwrap();
+    let mut daemon = Daemon::start(DOMAIN, destination.address());
+    let submission = free_port().unwrap();
+    let service = format!("127.0.0.1:{submission} inet n - n - - smtpd\n  -o smtpd_milters=\n");
+    let option = service.lines().last().unwrap();
+    assert!(include_str!("../../../examples/postfix-milter/README.md").contains(option));
+    let milter = daemon.milter.port();
+    let files = |port| -> Files {
+        let (main, master) = postfix_base(port);
+        let example = POSTFIX.replace("inet:127.0.0.1:10042", &format!("inet:127.0.0.1:{milter}"));
+        let rest = format!(
+            "myhostname = front.example\nrelay_transport = relay:[127.0.0.1]:{}\n",
+            destination.address().port()
+        );
+        vec![("main.cf", format!("{main}{rest}{example}")), ("master.cf", master + &service)]
+    };
+    let mta = Mta::front(Kind::Postfix, &files).unwrap();
+    daemon.stop();
+    assert!(send(&mta, "anna").transcript.contains("<** 45"));
+    let own = SocketAddr::from(([127, 0, 0, 1], submission));
+    accepted(&swaks(own, "user@example.com", "anna@example.com").unwrap());
+    let delivered = destination.log_with("<= user@example.com");
+    assert!(delivered.contains("<= user@example.com"), "{delivered}");
 }
 
 /// Protection against guessing is by the SMTP client's address, and not by the MTA's.
-fn slows_down_who_guesses(kind: Kind) {
+fn slows_down_who_guesses(which: Front) {
     let destination = Mta::destination(Kind::Exim, &Mailboxes::new(DOMAIN, &["anna"])).unwrap();
     let daemon = Daemon::start_with(DOMAIN, destination.address(), "[harvest]\nlimit = 3\n");
-    let mta = front(kind, &daemon, destination.address());
+    let mta = front(which, &daemon, destination.address());
     for n in 0..4 {
         answered(&send_from(&mta, "127.0.0.2", &format!("guess{n}")), "550 5.1.1 ");
     }
@@ -163,16 +259,16 @@ fn slows_down_who_guesses(kind: Kind) {
 
 #[test]
 fn real_sendmail_passes_on_the_client_that_guesses() {
-    slows_down_who_guesses(Kind::Sendmail);
+    slows_down_who_guesses(Front::Sendmail);
 }
 
 #[test]
 fn real_postfix_passes_on_the_client_that_guesses() {
-    slows_down_who_guesses(Kind::Postfix);
+    slows_down_who_guesses(Front::Postfix);
 }
 
 /// A destination's words with percent signs in them: Sendmail uses replies as format strings.
-fn says_percent_signs(kind: Kind) {
+fn says_percent_signs(which: Front) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let mut script = Script::with_mailboxes(["anna@example.com"]);
     let replies = [("full", "452 4.2.2 100% full"), ("gone", "550 5.1.1 100% gone, %s %n %d%")];
@@ -180,7 +276,7 @@ fn says_percent_signs(kind: Kind) {
     let destination = Destination::new(script);
     let listening = runtime.block_on(destination.listen()).unwrap();
     let daemon = Daemon::start_with(DOMAIN, listening.address(), "[defaults]\npass_reply_text = true\n");
-    let mta = front(kind, &daemon, listening.address());
+    let mta = front(which, &daemon, listening.address());
     let full = send(&mta, "full");
     answered(&full, "451 4.4.0 ");
     assert!(full.rcpt_reply().ends_with("said: 100% full"), "{}", full.transcript);
@@ -191,12 +287,12 @@ fn says_percent_signs(kind: Kind) {
 
 #[test]
 fn real_sendmail_says_percent_signs() {
-    says_percent_signs(Kind::Sendmail);
+    says_percent_signs(Front::Sendmail);
 }
 
 #[test]
 fn real_postfix_says_percent_signs() {
-    says_percent_signs(Kind::Postfix);
+    says_percent_signs(Front::Postfix);
 }
 
 /// An SMTP session that goes on while other things happen.
@@ -230,10 +326,10 @@ impl Smtp {
 
 /// Sessions that are open while Callahead is started again: the one that sends its message does not notice, the one that
 /// asks is put off, and the next one is answered.
-fn outlives_a_restart_of_callahead(kind: Kind) {
+fn outlives_a_restart_of_callahead(which: Front) {
     let destination = Mta::destination(Kind::Exim, &Mailboxes::new(DOMAIN, &["anna"])).unwrap();
     let mut daemon = Daemon::start(DOMAIN, destination.address());
-    let mta = front(kind, &daemon, destination.address());
+    let mta = front(which, &daemon, destination.address());
     let (mut sending, mut asking) = (Smtp::connect(&mta), Smtp::connect(&mta));
     for smtp in [&mut sending, &mut asking] {
         assert!(smtp.say("MAIL FROM:<long@sender.example>").starts_with("250"));
@@ -264,12 +360,12 @@ fn outlives_a_restart_of_callahead(kind: Kind) {
 
 #[test]
 fn real_sendmail_outlives_a_restart_of_callahead() {
-    outlives_a_restart_of_callahead(Kind::Sendmail);
+    outlives_a_restart_of_callahead(Front::Sendmail);
 }
 
 #[test]
 fn real_postfix_outlives_a_restart_of_callahead() {
-    outlives_a_restart_of_callahead(Kind::Postfix);
+    outlives_a_restart_of_callahead(Front::Postfix);
 }
 
 /// What the READMEs tell to set is what the files say that the tests above run with.

@@ -13,7 +13,8 @@
 //!
 //! The gateway has its own account of it ([`gateway`]). Elsewhere clients are the MTA's processes, on the same host or a network of one's own: there is no authentication. Still, nothing
 //! that they send is trusted: it is bounded by the `MAX_` constants and [`Limits`], and what can't be read closes
-//! its connection, which MTAs take for a temporary failure. It is never a rejection.
+//! its connection, which MTAs take for a temporary failure (of a milter, if they are told to: see `examples/`). It is never a
+//! rejection.
 
 mod address;
 pub mod gateway;

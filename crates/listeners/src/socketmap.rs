@@ -16,6 +16,8 @@
 //! | | anything else | `NOTFOUND` |
 //! | any other | | `PERM`: a misspelt name must show, and not let the check go away |
 //!
+//! Sendmail folds keys to lower case unless the map has `-f`.
+//!
 //! With `recipient_delimiter` set, Postfix asks for `user@domain` once `user+tag@domain` is not found; it can't be told here
 //! that the second question is about the first.
 

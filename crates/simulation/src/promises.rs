@@ -378,7 +378,11 @@ fn judge_refusal(
             Ok(())
         }
         Action::Reject => Err("no 5xx was said to its RCPT within 2 h and since the last clear".into()),
-        Action::Defer if policy.policy_rejects == RejectOrDefer::Defer && earned(&refused(true), CALLOUT) => Ok(()),
+        Action::Defer
+            if policy.policy_rejects == RejectOrDefer::Defer && earned(&refused(true), HOLD_DOWN + CALLOUT) =>
+        {
+            Ok(())
+        }
         _ => Err("a recipient that was refused is accepted".into()),
     }
 }

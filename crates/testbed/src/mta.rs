@@ -28,8 +28,6 @@ use tempfile::TempDir;
 
 /// How long a server may take until it greets.
 const START_WITHIN: Duration = Duration::from_secs(30);
-/// How long a server may take from the order to reload until it no longer answers by the configuration before.
-const RELOAD_PAUSE: Duration = Duration::from_millis(500);
 /// How often a server is started again because its port was taken by somebody else in between.
 const TRIES: u32 = 3;
 
@@ -119,7 +117,12 @@ impl Kind {
     fn reload(self) -> Option<&'static str> {
         match self {
             Self::Postfix => Some("postfix reload"),
-            Self::Sendmail => Some("kill -HUP \"$(head -n 1 /var/run/sendmail/mta/sendmail.pid)\""),
+            // It starts again as the same process, and writes its file anew when it listens.
+            Self::Sendmail => Some(
+                "file=/var/run/sendmail/mta/sendmail.pid; before=$(stat -c %z $file) && \
+                 kill -HUP \"$(head -n 1 $file)\" && \
+                 until [ -s $file ] && [ \"$(stat -c %z $file)\" != \"$before\" ]; do sleep 0.05; done",
+            ),
             Self::Exim | Self::OpenSmtpd => None,
         }
     }
@@ -203,8 +206,6 @@ impl Mta {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        // The one before it may still greet: wait out the moment in which nobody listens.
-        std::thread::sleep(RELOAD_PAUSE);
         self.wait_for_greeting()
     }
 
@@ -265,7 +266,8 @@ impl Mta {
                 return Ok(());
             }
             let log = self.log();
-            if log.contains("in use") {
+            // Exims beside each other say so of a socket that they do without, too.
+            if log.lines().any(|line| line.contains("in use") && !line.contains("daemon_notifier_socket")) {
                 return Err(io::Error::new(io::ErrorKind::AddrInUse, log));
             }
             if self.child.try_wait()?.is_some() {

@@ -37,6 +37,7 @@ pub struct Daemon {
     pub child: Child,
     pub policy: SocketAddr,
     pub socketmap: SocketAddr,
+    pub milter: SocketAddr,
     pub http: SocketAddr,
     pub admin: PathBuf,
     pub gateway: Option<SocketAddr>,
@@ -54,7 +55,7 @@ pub fn configure_with(dir: &TempDir, listen: &str, domains: &str) -> PathBuf {
     let path = dir.path().join("callahead.toml");
     let folder = dir.path().display();
     let text = format!(
-        "node = \"filter.example\"\ndata_dir = \"{folder}/data\"\n[listen]\npolicy = [\"127.0.0.1:0\"]\nsocketmap = [\"127.0.0.1:0\"]\n\
+        "node = \"filter.example\"\ndata_dir = \"{folder}/data\"\n[listen]\npolicy = [\"127.0.0.1:0\"]\nsocketmap = [\"127.0.0.1:0\"]\nmilter = [\"127.0.0.1:0\"]\n\
          http = [\"127.0.0.1:0\"]\nadmin = [\"unix:{folder}/admin.sock\"]\n{listen}\n[resolver]\nservers = [\"127.0.0.1:9\"]\n{domains}"
     );
     std::fs::write(&path, text).unwrap();
@@ -94,7 +95,8 @@ impl Daemon {
         let tcp = |name: &str| places[name].parse().unwrap();
         let admin = PathBuf::from(places["admin"].strip_prefix("unix:").unwrap());
         let gateway = places.get("gateway").map(|place| place.parse().unwrap());
-        Self { gateway, policy: tcp("policy"), socketmap: tcp("socketmap"), http: tcp("http"), admin, child, log }
+        let (socketmap, milter) = (tcp("socketmap"), tcp("milter"));
+        Self { policy: tcp("policy"), socketmap, milter, http: tcp("http"), gateway, admin, child, log }
     }
 
     pub fn signal(&self, name: &str) {

@@ -134,6 +134,8 @@ fn step_name(step: Step) -> &'static str {
         Step::Rcpt => "RCPT",
         Step::Rset => "RSET",
         Step::Quit => "QUIT",
+        // A callout never comes so far; `Step::ALL` does not have them.
+        Step::Data | Step::Message => "message",
     }
 }
 

@@ -117,7 +117,7 @@ match from any for domain \"{}\" action throw
     vec![("smtpd.conf", config), ("mailboxes", list)]
 }
 
-/// Nothing of it needs DNS, and Debian's throttles for clients are left out.
+/// What every Sendmail in a test needs: no DNS.
 fn sendmail_common(port: u16) -> String {
     format!(
         "include(`/usr/share/sendmail/cf/m4/cf.m4')dnl
@@ -140,10 +140,21 @@ pub(super) fn sendmail_front(port: u16, destination: SocketAddr) -> String {
     format!("{common}define(`SMART_HOST', `relay:[{ip}]')dnl\ndefine(`RELAY_MAILER_ARGS', `TCP $h {port}')dnl\n")
 }
 
+/// Limits for clients in Debian's `sendmail.mc`.
+const SENDMAIL_LIMITS: &str = "define(`confCONNECTION_RATE_THROTTLE', `15')dnl
+define(`confCONNECTION_RATE_WINDOW_SIZE',`10m')dnl
+FEATURE(`access_db', , `skip')dnl
+FEATURE(`greet_pause', `1000')dnl
+FEATURE(`delay_checks', `friend', `n')dnl
+define(`confBAD_RCPT_THROTTLE',`3')dnl
+FEATURE(`conncontrol', `nodelay', `terminate')dnl
+FEATURE(`ratecontrol', `nodelay', `terminate')dnl
+";
+
 fn sendmail(boxes: &Mailboxes, port: u16) -> Files {
     let domain = &boxes.domain;
     let config = format!(
-        "{}VIRTUSER_DOMAIN(`{domain}')dnl\nFEATURE(`virtusertable')dnl\nMAILER(`local')dnl\nMAILER(`smtp')dnl\n",
+        "{}{SENDMAIL_LIMITS}VIRTUSER_DOMAIN(`{domain}')dnl\nFEATURE(`virtusertable')dnl\nMAILER(`local')dnl\nMAILER(`smtp')dnl\n",
         sendmail_common(port)
     );
     let others = if boxes.accept_all { "nobody" } else { "error:5.1.1:550 User unknown" };
