@@ -226,6 +226,57 @@ fn real_opensmtpd_is_smuggled_nothing() {
     smuggles_nothing(Kind::OpenSmtpd);
 }
 
+const EXAMPLE: &str = include_str!("../../../examples/gateway/callahead.toml");
+
+/// The example as it is shipped, but for its places and its destination, between a real Postfix that insists on TLS and a real Exim.
+#[test]
+fn real_postfix_sends_by_tls_through_the_example_to_exim() {
+    let mta = Mta::front(Kind::Exim, &|port| {
+        exim(port).into_iter().map(|(name, text)| (name, text.replace(DOMAIN, "example.com"))).collect()
+    })
+    .unwrap();
+    fs::create_dir_all(mta.folder().join("mail")).unwrap();
+    open_to_all(&mta.folder().join("mail"));
+    let dir = TempDir::new().unwrap();
+    let folder = dir.path().to_str().unwrap();
+    let certificate = rcgen::generate_simple_self_signed(["mx1.filter.example".to_owned()]).unwrap();
+    fs::write(dir.path().join("tls.crt"), certificate.cert.pem()).unwrap();
+    fs::write(dir.path().join("tls.key"), certificate.signing_key.serialize_pem()).unwrap();
+    let mut text = EXAMPLE.to_owned();
+    for (from, to) in [
+        ("0.0.0.0:25", "127.0.0.1:0"),
+        ("127.0.0.1:8080\"]", "127.0.0.1:0\"]\npolicy = [\"127.0.0.1:0\"]\nsocketmap = [\"127.0.0.1:0\"]"),
+        ("/var/lib/callahead", &format!("{folder}/data")),
+        ("/run/callahead/admin.sock", &format!("{folder}/admin.sock")),
+        ("/etc/callahead/tls.crt", &format!("{folder}/tls.crt")),
+        ("/etc/callahead/tls.key", &format!("{folder}/tls.key")),
+        ("mail.example.net", &mta.address().to_string()),
+    ] {
+        assert!(text.contains(from), "{from} is not in the example");
+        text = text.replacen(from, to, 1);
+    }
+    let path = dir.path().join("callahead.toml");
+    fs::write(&path, text).unwrap();
+    let daemon = Daemon::start(&path);
+    let sender = Mta::front(Kind::Postfix, &|port| {
+        let (main, master) = postfix_base(port);
+        let more = format!(
+            "myhostname = sender.example\nrelay_domains = example.com\nrelayhost = [127.0.0.1]:{}\nsmtp_tls_security_level = encrypt\n",
+            daemon.gateway.unwrap().port()
+        );
+        vec![("main.cf", main.to_owned() + &more), ("master.cf", master)]
+    })
+    .unwrap();
+    let sent = swaks(sender.address(), "someone@sender.example", "anna@example.com").unwrap();
+    assert_eq!(sent.code, Some(0), "{}", sent.transcript);
+    let files = delivered(&mta, 1);
+    assert_eq!(files.len(), 1, "{}\n{}", sender.log(), mta.log());
+    let trace = b"Received: from sender.example ([127.0.0.1])\n\tby mx1.filter.example with ESMTPS id ";
+    assert!(contains(&files[0], trace), "{}", String::from_utf8_lossy(&files[0]));
+    let refused = swaks(daemon.gateway.unwrap(), "someone@sender.example", "dora@example.com").unwrap();
+    assert!(refused.rcpt_reply().starts_with("550 5.1.1 "), "{}", refused.transcript);
+}
+
 /// smtp-source with many sessions at a time, into a simulated destination that counts.
 #[test]
 fn real_smtp_source_sends_five_hundred_messages_in_twenty_sessions() {
@@ -300,7 +351,15 @@ default_destination_concurrency_failed_cohort_limit = 100000
                 // Sessions and all.
                 drop(listening.take());
                 std::thread::sleep(Duration::from_millis(100));
-                listening = Some(runtime.block_on(destination.listen_at(address)).unwrap());
+                // Somebody's connection may have been given the port meanwhile, for a while.
+                let until = Instant::now() + Duration::from_secs(60);
+                listening = loop {
+                    match runtime.block_on(destination.listen_at(address)) {
+                        Ok(listening) => break Some(listening),
+                        Err(error) => assert!(Instant::now() < until, "{error}"),
+                    }
+                    std::thread::sleep(Duration::from_millis(50));
+                };
                 restarts += 1;
             }
             drop(listening);

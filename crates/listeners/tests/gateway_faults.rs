@@ -253,7 +253,11 @@ async fn a_client_that_goes_within_its_message_delivers_nothing() {
         settle().await;
         let record = destination.record();
         assert!(record.messages.is_empty(), "{sent:?}");
-        assert_eq!(record.sessions.last().unwrap().ended, Ended::Closed, "closed within the message, without QUIT");
+        assert_eq!(
+            record.sessions.last().unwrap().ended,
+            Ended::WithinMessage,
+            "closed within the message, without QUIT"
+        );
         assert_eq!(world.counters.open.load(Ordering::Relaxed), 0);
     }
 }

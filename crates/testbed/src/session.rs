@@ -62,6 +62,7 @@ pub(crate) struct Session {
     tls: bool,
     mute: bool,
     pub(crate) taking: Taking,
+    pub(crate) within_message: bool,
 }
 
 impl Destination {
@@ -174,8 +175,12 @@ impl Destination {
             tls: false,
             mute: false,
             taking: Taking::default(),
+            within_message: false,
         };
-        let ended = session.converse(too_many).await;
+        let ended = match session.converse(too_many).await {
+            Ended::Closed if session.within_message => Ended::WithinMessage,
+            ended => ended,
+        };
         session.note(|record| record.ended = ended);
         self.recorder().open -= 1;
     }
@@ -303,6 +308,7 @@ impl Session {
             "RCPT" => self.rcpt(line).await,
             "RSET" => {
                 self.mail = false;
+                self.within_message = false;
                 self.taking = Taking::default();
                 self.reply(Step::Rset, "250 2.0.0 Ok").await
             }

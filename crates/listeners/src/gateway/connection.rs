@@ -98,7 +98,7 @@ where
             );
             return;
         };
-        client = header.client.unwrap_or(peer);
+        client = header.client.map_or(peer, |client| client.to_canonical());
         first = rest;
     }
     let trusted = settings.trusts(client);
@@ -336,7 +336,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
     async fn recipient(&mut self, rcpt: &Rcpt) -> Reply {
         let Some(mail) = self.session.mail().cloned() else { return say(503, (5, 5, 1), "RCPT comes behind MAIL") };
         let question = Question {
-            client: Some(self.session.client().address.to_canonical()),
+            client: Some(self.session.client().address),
             sender: Some(mail.sender.as_str()),
             ..Question::new(&rcpt.address, Listener::Gateway)
         };
