@@ -1,7 +1,10 @@
 //! `callahead demo`: the main job, on loopback, with nothing to set up.
 //!
 //! Five simulated mail servers behave as real ones do, a daemon stands in front of them, and a client asks through the policy
-//! listener as Postfix would. What is printed is what was answered on those sockets, row by row of the decision table.
+//! listener as Postfix would. What is printed is what was answered on those sockets, row by row of the decision table. Then a sender
+//! sends messages through the gateway, and they arrive.
+
+mod gateway;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -89,6 +92,8 @@ pub async fn run(exit: bool) -> anyhow::Result<u8> {
     let asked = rows.iter().filter(|row| row.len() > 2).count();
     output::print(&destinations.summary(style, asked, &server));
 
+    let relayed = mail(style, &server).await?;
+
     if !exit {
         output::print(&to_try(style, &destinations, &server));
         tokio::signal::ctrl_c().await?;
@@ -96,8 +101,35 @@ pub async fn run(exit: bool) -> anyhow::Result<u8> {
     }
     server.stop().await;
     destinations.assert_polite();
-    output::print("stopped; every session ended in QUIT, and no message was ever sent\n");
+    let arrived: usize = destinations.all.iter().map(|(_, destination, _)| destination.record().messages.len()).sum();
+    if exit {
+        // With somebody at the keyboard more may have been sent.
+        anyhow::ensure!(arrived == relayed, "{relayed} messages were relayed, and {arrived} arrived");
+    }
+    output::print(&format!(
+        "stopped; every session ended in QUIT, or was cut off within a message that must not arrive; \
+         no callout sent a message: the {arrived} that arrived came through the gateway\n"
+    ));
     Ok(DONE)
+}
+
+/// Sends messages through the gateway and shows what the sender was told; gives how many were accepted.
+async fn mail(style: Style, server: &Server) -> anyhow::Result<usize> {
+    let gateway = match server.address("gateway") {
+        Some(Listen::Tcp(address)) => *address,
+        _ => anyhow::bail!("the demo's gateway did not start"),
+    };
+    let sent = gateway::send(gateway).await?;
+    let mut rows = Vec::new();
+    for message in &sent {
+        for (nth, (said, reply)) in message.answers.iter().enumerate() {
+            let what = if nth == 0 { message.what } else { "" };
+            rows.push(vec![what.to_owned(), said.clone(), reply.clone()]);
+        }
+    }
+    output::print("\n");
+    output::print(&output::table(style, &["THROUGH THE GATEWAY", "FOR", "ANSWER TO THE SENDER"], &rows));
+    Ok(sent.iter().filter(|message| message.accepted).count())
 }
 
 /// What is asked, in order; `+` creates the mailbox, `x` clears it.
@@ -123,8 +155,8 @@ const SESSION: &[(&str, &str)] = &[
 
 impl Destinations {
     async fn start() -> anyhow::Result<Self> {
-        let normal = Destination::new(Script::with_mailboxes(["anna@normal.example", "ben@normal.example"]));
-        let all = Destination::new(Script::accept_all());
+        let normal = Destination::new(Script::taking_messages(["anna@normal.example", "ben@normal.example"]));
+        let all = Destination::new(Script { accept_all: true, ..Script::taking_messages([]) });
         let grey = Destination::new(Script { greylist: Some(Duration::from_secs(120)), ..Script::accept_all() });
         let refusal = "550 5.7.1 Bounces are not accepted here".to_owned();
         let no_bounce = Destination::new(Script { null_sender_reply: Some(refusal), ..Script::accept_all() });
@@ -146,7 +178,7 @@ impl Destinations {
 
     fn config(&self, folder: &str) -> anyhow::Result<Config> {
         let mut text = format!(
-            "node = \"filter.example\"\ndata_dir = {:?}\n[listen]\npolicy = [\"127.0.0.1:0\"]\nsocketmap = [\"127.0.0.1:0\"]\n\
+            "node = \"filter.example\"\ndata_dir = {:?}\n[listen]\npolicy = [\"127.0.0.1:0\"]\ngateway = [\"127.0.0.1:0\"]\nsocketmap = [\"127.0.0.1:0\"]\n\
              http = [\"127.0.0.1:0\"]\nadmin = [\"unix:{folder}/admin.sock\"]\n[resolver]\nservers = [\"127.0.0.1:9\"]\n",
             format!("{folder}/data")
         );
@@ -210,7 +242,7 @@ fn to_try(style: Style, destinations: &Destinations, server: &Server) -> String 
         _ => return String::new(),
     };
     let normal = destinations.addresses().next().map(|(_, address)| address.to_string()).unwrap_or_default();
-    let socket = place("admin");
+    let (socket, gateway) = (place("admin"), place("gateway"));
     let socket = socket.trim_start_matches("unix:");
     format!(
         "\n{}\n\
@@ -218,6 +250,10 @@ fn to_try(style: Style, destinations: &Destinations, server: &Server) -> String 
          \x20   printf 'request=smtpd_access_policy\\nprotocol_state=RCPT\\nrecipient=ben@normal.example\\n\\n' | nc -q 1 {host} {port}\n\
          \x20 what the destination itself says, in an SMTP session:\n\
          \x20   swaks --server {normal} --from '<>' --to dora@normal.example --quit-after RCPT\n\
+         \x20 a message through the gateway, one to nobody, and one to a domain that is not ours:\n\
+         \x20   swaks --server {gateway} --from you@sender.example --to anna@normal.example\n\
+         \x20   swaks --server {gateway} --from you@sender.example --to nobody@normal.example\n\
+         \x20   swaks --server {gateway} --from you@sender.example --to you@elsewhere.example\n\
          \x20 a callout with its dialogue:\n\
          \x20   callahead check --route {normal} --transcript dora@normal.example\n\
          \x20 what is kept, and forgetting it:\n\

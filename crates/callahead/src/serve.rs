@@ -178,6 +178,7 @@ impl Server {
                     ("node", config.node != self.config.node),
                     ("data_dir", config.data_dir != self.config.data_dir),
                     ("listen", config.listen != self.config.listen),
+                    ("gateway.connections", config.gateway.connections != self.config.gateway.connections),
                     ("resolver", config.resolver != self.config.resolver),
                 ] {
                     if changed {

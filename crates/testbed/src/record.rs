@@ -10,6 +10,8 @@ pub enum Ended {
     Quit,
     /// The client closed without QUIT.
     Closed,
+    /// The client closed within a message: how one is given up that must not be delivered.
+    WithinMessage,
     /// The destination itself closed it.
     ByUs,
 }

@@ -87,6 +87,7 @@ pub(crate) struct Session {
     unsent: Vec<u64>,
     /// What was said of whom in this session, with its mark.
     remembered: HashMap<String, (String, Option<u64>)>,
+    pub(crate) within_message: bool,
 }
 
 impl Destination {
@@ -212,9 +213,11 @@ impl Destination {
             pipelining: false,
             unsent: Vec::new(),
             remembered: HashMap::new(),
+            within_message: false,
         };
         let ended = match session.converse(too_many).await {
             Ended::Closed if session.quit => Ended::Quit,
+            Ended::Closed if session.within_message => Ended::WithinMessage,
             ended => ended,
         };
         session.note(|record| record.ended = ended);
@@ -374,6 +377,7 @@ impl Session {
             "RCPT" => self.rcpt(line).await,
             "RSET" => {
                 self.mail = false;
+                self.within_message = false;
                 self.taking = Taking::default();
                 self.reply(Step::Rset, "250 2.0.0 Ok").await
             }

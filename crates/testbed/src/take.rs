@@ -38,6 +38,7 @@ impl Session {
             return Ok(next);
         }
         self.flush().await?;
+        self.within_message = true;
         let lenient = self.destination.script().lenient_lines;
         let mut searched: usize = 0;
         loop {
@@ -65,6 +66,7 @@ impl Session {
             return self.say("501 5.5.4 Syntax");
         };
         let last = words.next() == Some("LAST");
+        self.within_message = true;
         while self.input.len() < size {
             if !self.more().await? {
                 return Ok(Next::Close);
@@ -85,6 +87,7 @@ impl Session {
     /// The message is there: kept, and then answered.
     async fn whole(&mut self, proper: &str) -> io::Result<Next> {
         self.mail = false;
+        self.within_message = false;
         let taking = std::mem::take(&mut self.taking);
         // What is refused by a 4xx or a 5xx was not delivered.
         let refused = matches!(

@@ -207,10 +207,17 @@ impl Scrape {
             of.timed_out.load(Ordering::Relaxed)
         })?;
         of("listener_requests", "Requests answered", Counter, |of| of.requests.load(Ordering::Relaxed))?;
-        of("gateway_messages_relayed", "Messages that a recipients' server accepted", Counter, |of| {
+        let gateways = || listeners.iter().filter(|listener| listener.name == "gateway");
+        let mut of_gateways = |name, help, value: fn(&Counters) -> u64| {
+            page.family(
+                (name, help, Counter),
+                gateways().map(|listener| (vec![("at", listener.at.as_str())], value(&listener.counters))),
+            )
+        };
+        of_gateways("gateway_messages_relayed", "Messages that a recipients' server accepted", |of| {
             of.messages_relayed.load(Ordering::Relaxed)
         })?;
-        of("gateway_messages_refused", "Messages that were begun and not accepted", Counter, |of| {
+        of_gateways("gateway_messages_refused", "Messages that were begun and not accepted", |of| {
             of.messages_refused.load(Ordering::Relaxed)
         })
     }

@@ -98,7 +98,7 @@ where
             );
             return;
         };
-        client = header.client.unwrap_or(peer);
+        client = header.client.map_or(peer, |client| client.to_canonical());
         first = rest;
     }
     let trusted = settings.trusts(client);
@@ -335,8 +335,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
 
     async fn recipient(&mut self, rcpt: &Rcpt) -> Reply {
         let Some(mail) = self.session.mail().cloned() else { return say(503, (5, 5, 1), "RCPT comes behind MAIL") };
+        // A trusted client that does not say for whom it speaks is an MTA with many clients: those that guess among them are not known.
+        let client = self.session.client().address;
         let question = Question {
-            client: Some(self.session.client().address.to_canonical()),
+            client: (!self.in_force.settings.trusts(client)).then_some(client),
             sender: Some(mail.sender.as_str()),
             ..Question::new(&rcpt.address, Listener::Gateway)
         };

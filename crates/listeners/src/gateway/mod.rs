@@ -293,7 +293,7 @@ impl Gateway {
         counters.accepted.fetch_add(1, Ordering::Relaxed);
         counters.open.fetch_add(1, Ordering::Relaxed);
         let _open = Open(counters);
-        connection::serve(&self.inner, stream, peer, counters, shutdown).await;
+        connection::serve(&self.inner, stream, peer.to_canonical(), counters, shutdown).await;
     }
 }
 

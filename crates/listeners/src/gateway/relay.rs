@@ -29,10 +29,14 @@ use super::content::DotWriter;
 /// Octets of the server's words that are passed on.
 const MAX_PASSED_ON: usize = 200;
 
+/// For a session with a server to be opened: connection, greeting, EHLO and TLS, over all hosts of a route. As long as a callout, since
+/// the client waits for its reply to RCPT, and everybody for a host that is tried again after failures.
+const OPEN_WITHIN: Duration = Duration::from_secs(30);
+
 /// How long the server may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// To be connected to, and for the reply to a command, or to take a part of the message.
+    /// For the reply to a command, or to take a part of the message.
     pub(crate) step: Duration,
     /// For the reply to the message's end.
     pub(crate) end: Duration,
@@ -182,7 +186,7 @@ impl Relay {
             }
             self.end();
         }
-        let deadline = Instant::now() + self.patience.step;
+        let deadline = Instant::now() + self.patience.step.min(OPEN_WITHIN);
         match self.callouts.connect(&hop.route, recipient.domain(), deadline).await {
             Ok(session) => {
                 self.link = Some(Link { session, hop: hop.clone(), used: false, needs_reset: false });

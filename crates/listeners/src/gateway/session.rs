@@ -537,7 +537,7 @@ impl Session {
             return self.refuse(&say(503, (5, 5, 1), "XCLIENT can't be said within a transaction"));
         }
         if let Some(address) = xclient.address {
-            self.client.address = address;
+            self.client.address = address.to_canonical();
         }
         self.client.helo = xclient.helo;
         self.client.esmtp = false;
