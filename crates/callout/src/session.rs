@@ -81,6 +81,8 @@ pub(crate) struct Session {
     reader: ReplyReader,
     /// What EHLO offered.
     pub(crate) offers: Offers,
+    /// TLS was negotiated.
+    pub(crate) encrypted: bool,
     /// Questions answered, and recipients refused.
     pub(crate) uses: u32,
     /// Questions at most, as far as the host's greeting tells.
@@ -180,6 +182,7 @@ impl Opening<'_> {
         // What was offered in clear does not count any more (RFC 3207 4.2).
         let mut session = Session::new(stream, self.settings);
         session.most_uses = most_uses;
+        session.encrypted = true;
         if let Err(trouble) = session.ehlo(self, transcript).await {
             session.quit(self.settings.quit_timeout, Some(transcript)).await;
             return Err(trouble);
@@ -210,6 +213,7 @@ impl Session {
             stream,
             reader: ReplyReader::new(settings.replies),
             offers: Offers::default(),
+            encrypted: false,
             uses: 0,
             most_uses: u32::MAX,
             opened: Instant::now(),

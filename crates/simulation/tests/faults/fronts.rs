@@ -4,10 +4,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use callahead_callout::Callouts;
-use callahead_engine::Engine;
+use callahead_callout::{Callouts, Guard};
+use callahead_control::{Control, DecisionLog, Domains, LogSettings, Passwords};
+use callahead_engine::{Engine, SystemClock};
 use callahead_listeners::{Limits, Listen, MODE_OWNER, policy, socketmap};
-use callahead_web::{HttpLimits, Metrics, Readiness, State, admin_router, serve_http};
+use callahead_web::{
+    Administration, Events, HttpLimits, Metrics, Readiness, State, Throttle, admin_router, serve_http,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
@@ -42,7 +45,22 @@ impl Front {
             Self::Policy => drop(tokio::spawn(policy::serve(bound, engine, Limits::default(), stop))),
             Self::Socketmap => drop(tokio::spawn(socketmap::serve(bound, engine, Limits::default(), stop))),
             Self::Admin => {
+                let clock = Arc::new(SystemClock::new());
+                // Every front is served in a folder of its own; nothing of these is asked for by a question.
+                let at = |name: &str| folder.join(name);
+                let administration = Administration {
+                    control: Control::open(&at("control.db")).unwrap(),
+                    domains: Arc::new(Domains::new(engine.clone())),
+                    log: DecisionLog::open(&at("log.db"), LogSettings::default(), clock.clone()).unwrap(),
+                    events: Events::new(clock),
+                    guard: Guard::default(),
+                    passwords: Passwords::new().unwrap(),
+                    node: "node.example".into(),
+                    shutdown: stop.clone(),
+                    throttle: Throttle::default(),
+                };
                 let state = State {
+                    administration,
                     engine,
                     callouts: Some(callouts.clone()),
                     metrics: Arc::new(Metrics::default()),

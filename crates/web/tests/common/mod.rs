@@ -1,16 +1,21 @@
 //! An engine over a scripted destination, served through HTTP, and a client that speaks plain HTTP/1.1.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use callahead_cache::{Cache, Options, Timestamp};
-use callahead_callout::{Ask, BoxFuture, Hop, Outcome, Report, Request, Route, TlsPolicy, Transcript};
-use callahead_engine::{Directory, DomainConfig, Engine, Parts, Settings, TestClock};
+use callahead_callout::{Ask, BoxFuture, Guard, Hop, Outcome, Report, Request, Route, TlsPolicy, Transcript};
+use callahead_control::{Control, DecisionLog, Domains, LogSettings, Passwords};
+use callahead_engine::{Directory, DomainConfig, Engine, Parts, Policy, Settings, TestClock};
 use callahead_listeners::{Listen, ListenError, MODE_OWNER, Stream};
 use callahead_smtp::{EnhancedCode, Reply};
-use callahead_web::{HttpLimits, ListenerStatus, Metrics, Readiness, State, serve_http};
+use callahead_web::{
+    Administration, Events, HttpLimits, ListenerStatus, Metrics, Readiness, State, Throttle, serve_http,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -45,8 +50,14 @@ impl Ask for Script {
     }
 }
 
-pub struct Bench {
+/// Who asks at a place.
+pub struct Client {
     pub at: Listen,
+}
+
+pub struct Bench {
+    client: Client,
+    state: State,
     pub engine: Engine,
     pub clock: Arc<TestClock>,
     pub gate: Arc<Semaphore>,
@@ -54,6 +65,7 @@ pub struct Bench {
     pub shutdown: CancellationToken,
     pub serving: JoinHandle<()>,
     pub folder: TempDir,
+    pub administration: Administration,
 }
 
 pub struct Response {
@@ -71,6 +83,12 @@ impl Response {
     #[track_caller]
     pub fn ok(&self) -> Value {
         assert_eq!(self.status, 200, "{}", self.body);
+        self.json()
+    }
+
+    #[track_caller]
+    pub fn created(&self) -> Value {
+        assert_eq!(self.status, 201, "{}", self.body);
         self.json()
     }
 
@@ -109,28 +127,79 @@ impl Bench {
         let domains =
             ["example.com", "other.example", "any.example"].map(|name| DomainConfig::new(name, route.clone()));
         let metrics = Arc::new(Metrics::default());
+        let control = Control::open(&folder.path().join("control.db")).unwrap();
+        let log = DecisionLog::open(&folder.path().join("log.db"), LogSettings::default(), clock.clone()).unwrap();
+        let events = Events::new(clock.clone());
         let engine = Engine::new(Parts {
             cache: Cache::open(&folder.path().join("cache"), &options, now).unwrap(),
             callouts: Arc::new(Script(gate.clone())),
             clock: clock.clone(),
-            directory: Directory::new(domains).unwrap(),
+            directory: Directory::default(),
             settings: Settings::default(),
-            observer: metrics.clone(),
+            observer: Arc::new((metrics.clone(), (log.clone(), events.clone()))),
         });
+        let registry = Arc::new(Domains::new(engine.clone()));
+        registry.set_file(domains.into(), Policy::default(), TlsPolicy::Opportunistic, &control.local());
+        let followed = registry.clone();
+        control.set_follower(move |local| followed.follow(local));
+        let shutdown = CancellationToken::new();
+        let guard = Guard::default();
+        guard.set(Guard::default_networks(), []);
+        let administration = Administration {
+            control,
+            domains: registry,
+            log,
+            events,
+            guard,
+            passwords: Passwords::new().unwrap(),
+            node: "filter.example".into(),
+            shutdown: shutdown.clone(),
+            throttle: Throttle::default(),
+        };
         let bound = listen.unwrap().bind(MODE_OWNER).await.unwrap();
-        let (readiness, shutdown) = (Arc::new(Readiness::default()), CancellationToken::new());
+        let readiness = Arc::new(Readiness::default());
         let state = State {
             engine: engine.clone(),
             callouts: None,
             metrics,
             readiness: readiness.clone(),
             listeners: [ListenerStatus::of("http", &bound)].into(),
+            administration: administration.clone(),
         };
         let at = bound.local_addr().clone();
-        let serving = tokio::spawn(serve_http(bound, router(state), limits, shutdown.clone()));
-        Self { at, engine, clock, gate, readiness, shutdown, serving, folder }
+        let serving = tokio::spawn(serve_http(bound, router(state.clone()), limits, shutdown.clone()));
+        let client = Client { at };
+        Self { client, state, engine, clock, gate, readiness, shutdown, serving, folder, administration }
     }
 
+    /// The same state behind another router.
+    pub async fn beside(&self, router: fn(State) -> Router) -> Client {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("beside{}.sock", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let bound = Listen::Unix(self.folder.path().join(name)).bind(MODE_OWNER).await.unwrap();
+        let at = bound.local_addr().clone();
+        let router = router(self.state.clone());
+        tokio::spawn(serve_http(bound, router, HttpLimits::default(), self.shutdown.clone()));
+        Client { at }
+    }
+
+    /// Asks for each, so that it is kept.
+    pub async fn keep(&self, recipients: &[&str]) {
+        for recipient in recipients {
+            self.get(&format!("/api/v1/recipients/{recipient}/verdict")).await.ok();
+        }
+        self.engine.shutdown(Duration::from_secs(5)).await;
+    }
+}
+
+impl Deref for Bench {
+    type Target = Client;
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Client {
     pub async fn connect(&self) -> Stream {
         match &self.at {
             Listen::Tcp(at) => Stream::Tcp(tokio::net::TcpStream::connect(at).await.unwrap()),
@@ -139,11 +208,36 @@ impl Bench {
     }
 
     pub async fn request(&self, method: &str, target: &str) -> Response {
+        self.send(method, target, &[], "").await
+    }
+
+    /// With a body of JSON and a token.
+    pub async fn call(&self, token: &str, method: &str, target: &str, body: Option<&Value>) -> Response {
+        let bearer = format!("Bearer {token}");
+        let mut headers = vec![("Content-Type", "application/json")];
+        if !token.is_empty() {
+            headers.push(("Authorization", &bearer));
+        }
+        self.send(method, target, &headers, &body.map(Value::to_string).unwrap_or_default()).await
+    }
+
+    pub async fn send(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Response {
         let mut stream = self.connect().await;
-        let request = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let length = body.len();
+        let request = format!(
+            "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+        );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
+        if target.starts_with("/api/v1/events") {
+            // It does not end by itself.
+            while !answer.contains("\r\n\r\n") {
+                answer.push(char::from(stream.read_u8().await.unwrap()));
+            }
+        } else {
+            stream.read_to_string(&mut answer).await.unwrap();
+        }
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         Response { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
@@ -155,13 +249,5 @@ impl Bench {
 
     pub async fn delete(&self, target: &str) -> Response {
         self.request("DELETE", target).await
-    }
-
-    /// Asks for each, so that it is kept.
-    pub async fn keep(&self, recipients: &[&str]) {
-        for recipient in recipients {
-            self.get(&format!("/api/v1/recipients/{recipient}/verdict")).await.ok();
-        }
-        self.engine.shutdown(Duration::from_secs(5)).await;
     }
 }
