@@ -30,7 +30,7 @@ pub enum Says {
 /// What the domain's route leads to.
 #[derive(Clone, Debug)]
 pub enum Where {
-    Server(Script),
+    Server(Box<Script>),
     Place(Place),
     /// The first host refuses connections, and the second one is well.
     SecondHost,
@@ -59,6 +59,10 @@ pub const MAILBOXES: [&str; 2] = ["anna@one.example", "carol@one.example"];
 
 fn sound() -> Script {
     Script::with_mailboxes([MAILBOXES[0]])
+}
+
+fn server(script: Script) -> Where {
+    Where::Server(Box::new(script))
 }
 
 fn case(name: impl Into<String>, place: Where, says: Says) -> Case {
@@ -142,7 +146,7 @@ pub fn catalogue() -> Vec<Case> {
     use Says::{Accepts, AcceptsAll, Later, NoAnswer, NullMx, Refuses, RefusesNullSender, Truth};
     let ca = TestCa::new();
     let certificate = || Tls::Certificate(ca.server("mail.example"));
-    let mut cases = vec![case("none", Where::Server(sound()), Truth)];
+    let mut cases = vec![case("none", server(sound()), Truth)];
     for step in Step::ALL {
         for (name, fault) in faults() {
             let mut script = sound().fault(step, fault);
@@ -152,13 +156,13 @@ pub fn catalogue() -> Vec<Case> {
                 _ => {}
             }
             let (fresh, known) = by_design(step, name);
-            cases.push(case(format!("{}: {name}", step_name(step)), Where::Server(script), fresh).known(known));
+            cases.push(case(format!("{}: {name}", step_name(step)), server(script), fresh).known(known));
         }
     }
     let mut script = |name: &str, says, change: &dyn Fn(&mut Script)| {
         let mut script = sound();
         change(&mut script);
-        cases.push(case(name, Where::Server(script), says));
+        cases.push(case(name, server(script), says));
     };
     script("greylisting", Later, &|s| s.greylist = Some(Duration::from_secs(300)));
     script("null sender: 550", RefusesNullSender, &|s| s.null_sender_reply = Some("550 5.7.1 no bounces".into()));
@@ -195,13 +199,13 @@ pub fn catalogue() -> Vec<Case> {
     for case in cases.iter_mut().filter(|case| case.name.starts_with("to the recipient: ")) {
         case.tells_apart = true;
     }
-    cases.push(case("accepts every recipient", Where::Server(Script::accept_all()), AcceptsAll).known(Accepts));
+    cases.push(case("accepts every recipient", server(Script::accept_all()), AcceptsAll).known(Accepts));
     // A refused recipient ends the session: the random local part does, and so does one that does not exist.
     let script = Script { drop_after_errors: Some(0), ..sound() };
-    let dropped = case("421 instead of the first refusal", Where::Server(script), NoAnswer);
+    let dropped = case("421 instead of the first refusal", server(script), NoAnswer);
     cases.push(Case { known: [Accepts, NoAnswer], ..dropped });
     let script = Script { drop_after_uses: Some(1), ..sound() };
-    cases.push(case("421 to the second MAIL", Where::Server(script), NoAnswer).known(Truth));
+    cases.push(case("421 to the second MAIL", server(script), NoAnswer).known(Truth));
     for (policy, named) in [
         (TlsPolicy::Opportunistic, "opportunistic"),
         (TlsPolicy::Required, "required"),
@@ -217,7 +221,7 @@ pub fn catalogue() -> Vec<Case> {
             let encrypts = matches!(tls, Tls::Certificate(_)) && policy == TlsPolicy::Required;
             let says = if encrypts || policy == TlsPolicy::Opportunistic { Truth } else { NoAnswer };
             let script = Script { tls, ..sound() };
-            cases.push(case(format!("TLS {named}: {name}"), Where::Server(script), says).tls(policy));
+            cases.push(case(format!("TLS {named}: {name}"), server(script), says).tls(policy));
         }
     }
     let failed = |what: &str| ResolveError::Failed("one.example".into(), what.into());
