@@ -10,7 +10,7 @@ use callahead_smtp::Reply;
 use tokio::time::Instant;
 
 use crate::history::{Asked, Events, Fact, History, Learned, MAY_BE_LOST, Seq};
-use crate::world::World;
+use crate::world::{LEAST_INVALID_TTL, LEAST_VALID_TTL, World};
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// Nothing that speaks against a recipient is served for longer.
@@ -41,7 +41,7 @@ impl Ask for Watched {
             let id = self.ids.fetch_add(1, Ordering::Relaxed);
             history.callout_began(id, &request);
             let report = self.callouts.ask(request.clone()).await;
-            history.callout_ended(id, &request, &report, &self.world);
+            history.callout_ended(id, &request, &report);
             report
         })
     }
@@ -92,12 +92,11 @@ impl History {
         events.asking.insert(id, crate::history::Asking { recipient, began, began_at: Instant::now() });
     }
 
-    fn callout_ended(&self, id: u64, request: &Request, report: &Report, world: &World) {
+    fn callout_ended(&self, id: u64, request: &Request, report: &Report) {
         let recipient = request.recipient.to_string();
         let domain = request.recipient.domain().to_string();
         self.note(|| format!("callout {id} of {recipient} brings {:?}", report.outcome));
         let at = self.now();
-        let policy = world.config(&domain).map(|config| config.policy).unwrap_or_default();
         let mut events = self.events();
         let ended = events.next();
         let Some(asking) = events.asking.remove(&id) else { return };
@@ -142,8 +141,8 @@ impl History {
             return;
         };
         let ttl = match fact {
-            Fact::Accepted | Fact::AcceptsAll => policy.valid_ttl,
-            Fact::Rejected { .. } | Fact::NullMx => policy.invalid_ttl,
+            Fact::Accepted | Fact::AcceptsAll => LEAST_VALID_TTL,
+            Fact::Rejected { .. } | Fact::NullMx => LEAST_INVALID_TTL,
             Fact::NullSenderRefused => INVALID_AT_MOST,
             Fact::Deferred => HOLD_DOWN,
         };
