@@ -372,7 +372,7 @@ fn judge_refusal(events: &Events, asked: &Asked, policy: &Policy, row: u8, actio
         // A word about the filter that is kept from when such words counted stays what it was.
         Action::Reject if refused(true, at_most) && (row == 8 || counts) => Ok(()),
         Action::Reject => Err("no 5xx was said to its RCPT within 2 h and since the last clear".into()),
-        Action::Defer if !counts && refused(true, CALLOUT) => Ok(()),
+        Action::Defer if !counts && refused(true, HOLD_DOWN + CALLOUT) => Ok(()),
         _ => Err("a recipient that was refused is accepted".into()),
     }
 }
