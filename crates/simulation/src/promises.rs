@@ -10,7 +10,7 @@ use callahead_smtp::Reply;
 use tokio::time::Instant;
 
 use crate::history::{Asked, Events, Fact, History, Learned, MAY_BE_LOST, Seq};
-use crate::world::World;
+use crate::world::{LEAST_INVALID_TTL, LEAST_VALID_TTL, World};
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// Nothing that speaks against a recipient is served for longer.
@@ -41,7 +41,7 @@ impl Ask for Watched {
             let id = self.ids.fetch_add(1, Ordering::Relaxed);
             history.callout_began(id, &request);
             let report = self.callouts.ask(request.clone()).await;
-            history.callout_ended(id, &request, &report, &self.world);
+            history.callout_ended(id, &request, &report);
             report
         })
     }
@@ -92,12 +92,11 @@ impl History {
         events.asking.insert(id, crate::history::Asking { recipient, began, began_at: Instant::now() });
     }
 
-    fn callout_ended(&self, id: u64, request: &Request, report: &Report, world: &World) {
+    fn callout_ended(&self, id: u64, request: &Request, report: &Report) {
         let recipient = request.recipient.to_string();
         let domain = request.recipient.domain().to_string();
         self.note(|| format!("callout {id} of {recipient} brings {:?}", report.outcome));
         let at = self.now();
-        let policy = world.config(&domain).map(|config| config.policy).unwrap_or_default();
         let mut events = self.events();
         let ended = events.next();
         let Some(asking) = events.asking.remove(&id) else { return };
@@ -142,8 +141,8 @@ impl History {
             return;
         };
         let ttl = match fact {
-            Fact::Accepted | Fact::AcceptsAll => policy.valid_ttl,
-            Fact::Rejected { .. } | Fact::NullMx => policy.invalid_ttl,
+            Fact::Accepted | Fact::AcceptsAll => LEAST_VALID_TTL,
+            Fact::Rejected { .. } | Fact::NullMx => LEAST_INVALID_TTL,
             Fact::NullSenderRefused => INVALID_AT_MOST,
             Fact::Deferred => HOLD_DOWN,
         };
@@ -251,6 +250,16 @@ fn stale_before(events: &Events, asked: &Asked) -> bool {
     kept && in_time && covering.all(|clear| clear.acknowledged.is_some_and(|at| at < learned.asked))
 }
 
+/// Whether something was said that may still be served: not older than that, and not from before a clear.
+fn earned(events: &Events, asked: &Asked, fact: &dyn Fn(&Learned) -> bool, at_most: Duration) -> bool {
+    events.learned.iter().any(|learned| {
+        fact(learned)
+            && learned.asked > asked.floor
+            && learned.decided > asked.floor
+            && asked.now.since(learned.said_at) < at_most
+    })
+}
+
 /// Whether a decision is one that the destinations, the lists and the configuration have earned.
 fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), String> {
     let answer = decision.would.as_ref().unwrap_or(&decision.answer);
@@ -268,15 +277,7 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
     if !policy.pass_reply_text && ["10.0.0.", "destination.example"].iter().any(|name| answer.text.contains(name)) {
         return Err("the destination's name or address is shown to the sender".into());
     }
-    // What was said and may still be served: not older than that, and not from before a clear.
-    let earned = |fact: &dyn Fn(&Learned) -> bool, at_most: Duration| {
-        events.learned.iter().any(|learned| {
-            fact(learned)
-                && learned.asked > asked.floor
-                && learned.decided > asked.floor
-                && asked.now.since(learned.said_at) < at_most
-        })
-    };
+    let earned = |fact: &dyn Fn(&Learned) -> bool, at_most| earned(events, asked, fact, at_most);
     let of_recipient = |learned: &Learned| learned.recipient == asked.recipient;
     let of_domain = |learned: &Learned| learned.domain == asked.domain;
     let accepted = |at_most| earned(&|l| l.fact == Fact::Accepted && of_recipient(l), at_most);
@@ -313,7 +314,7 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
             need(answer.action == Action::Accept, "a recipient that exists is not accepted")?;
             need(accepted(valid_for), "no 2xx was said to its RCPT within the time that it counts")
         }
-        8 | 11 => judge_refusal(policy, decision.row, answer.action, &earned, &of_recipient),
+        8 | 11 => judge_refusal(events, asked, policy, decision.row, answer.action),
         12 | 14 | 16 => {
             let stale = STALE_FOR + 96 * HOUR + CALLOUT;
             let held = decision.row == 12 && decision.source == Source::Cache;
@@ -358,31 +359,20 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
     need(!(asked.cached_only && callout), "the destination was asked for a question of what is kept only")
 }
 
-fn judge_refusal(
-    policy: &Policy,
-    row: u8,
-    action: Action,
-    earned: &dyn Fn(&dyn Fn(&Learned) -> bool, Duration) -> bool,
-    of_recipient: &dyn Fn(&Learned) -> bool,
-) -> Result<(), String> {
-    let refused = |filter: bool| {
-        move |learned: &Learned| of_recipient(learned) && learned.fact == Fact::Rejected { of_the_filter: filter }
+/// Rows 8 and 11: the recipient was refused.
+fn judge_refusal(events: &Events, asked: &Asked, policy: &Policy, row: u8, action: Action) -> Result<(), String> {
+    let refused = |filter: bool, at_most| {
+        let fact = Fact::Rejected { of_the_filter: filter };
+        earned(events, asked, &|learned| learned.recipient == asked.recipient && learned.fact == fact, at_most)
     };
     let at_most = policy.invalid_ttl.min(INVALID_AT_MOST);
+    let counts = policy.policy_rejects == RejectOrDefer::Reject;
     match action {
-        Action::Reject if earned(&refused(false), at_most) => Ok(()),
+        Action::Reject if refused(false, at_most) => Ok(()),
         // A word about the filter that is kept from when such words counted stays what it was.
-        Action::Reject
-            if earned(&refused(true), at_most) && (row == 8 || policy.policy_rejects == RejectOrDefer::Reject) =>
-        {
-            Ok(())
-        }
+        Action::Reject if refused(true, at_most) && (row == 8 || counts) => Ok(()),
         Action::Reject => Err("no 5xx was said to its RCPT within 2 h and since the last clear".into()),
-        Action::Defer
-            if policy.policy_rejects == RejectOrDefer::Defer && earned(&refused(true), HOLD_DOWN + CALLOUT) =>
-        {
-            Ok(())
-        }
+        Action::Defer if !counts && refused(true, HOLD_DOWN + CALLOUT) => Ok(()),
         _ => Err("a recipient that was refused is accepted".into()),
     }
 }
