@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use callahead_testbed::mta::{Files, Kind, Mta, postfix_base, run, swaks};
+use callahead_testbed::mta::{Files, Kind, Mailboxes, Mta, postfix_base, run, swaks};
 use callahead_testbed::{Destination, Script};
 use common::mail::{MailClient, awkward_messages};
 use common::{Daemon, configure_with, domain};
@@ -226,6 +226,22 @@ fn real_opensmtpd_is_smuggled_nothing() {
     smuggles_nothing(Kind::OpenSmtpd);
 }
 
+/// More senders at a time than Postfix takes connections from one client (50): they wait for each other, and nobody is put off.
+#[test]
+fn real_smtp_source_in_a_hundred_sessions_does_not_overrun_a_real_postfix() {
+    let mta = Mta::destination(Kind::Postfix, &Mailboxes::accept_all(DOMAIN)).unwrap();
+    let dir = TempDir::new().unwrap();
+    let daemon = daemon(&dir, mta.address(), "trusted = [\"127.0.0.0/8\"]");
+    let server = format!("inet:{}", daemon.gateway.unwrap());
+    let recipient = format!("anna@{DOMAIN}");
+    let words =
+        ["smtp-source", "-s", "100", "-m", "400", "-l", "2000", "-f", "s@sender.example", "-t", &recipient, &server];
+    let sent = run("postfix", &words).unwrap();
+    assert_eq!(sent.code, Some(0), "{}", sent.transcript);
+    let log = mta.log_with("disconnect");
+    assert!(!log.contains("too many connections") && !log.contains("Connection concurrency limit"), "{log}");
+}
+
 const EXAMPLE: &str = include_str!("../../../examples/gateway/callahead.toml");
 
 /// The example as it is shipped, but for its places and its destination, between a real Postfix that insists on TLS and a real Exim.
@@ -284,7 +300,7 @@ fn real_smtp_source_sends_five_hundred_messages_in_twenty_sessions() {
     let destination = Destination::new(Script { accept_all: true, ..Script::taking_messages([]) });
     let listening = runtime.block_on(destination.listen()).unwrap();
     let dir = TempDir::new().unwrap();
-    let daemon = daemon(&dir, listening.address(), "");
+    let daemon = daemon(&dir, listening.address(), "trusted = [\"127.0.0.0/8\"]");
     let server = format!("inet:{}", daemon.gateway.unwrap());
     let recipient = format!("anna@{DOMAIN}");
     let sent = run(
@@ -358,10 +374,11 @@ default_destination_concurrency_failed_cohort_limit = 100000
             let mut listening = Some(listening);
             let mut restarts = 0;
             while !done.load(Ordering::Relaxed) {
-                std::thread::sleep(Duration::from_millis(300));
+                // Longer than the pause that the circuit breaker makes, so that something gets through before the next.
+                std::thread::sleep(Duration::from_millis(1500));
                 // Sessions and all.
                 drop(listening.take());
-                std::thread::sleep(Duration::from_millis(100));
+                std::thread::sleep(Duration::from_millis(50));
                 // The one before ends in its own time.
                 let until = Instant::now() + Duration::from_secs(60);
                 listening = loop {
@@ -431,5 +448,5 @@ default_destination_concurrency_failed_cohort_limit = 100000
         std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).unwrap();
     }
     assert!(doubled <= lost, "{doubled} doubled, and only {lost} replies were lost");
-    assert!(restarts > 3, "{restarts} restarts");
+    assert!(restarts > 1, "{restarts} restarts");
 }

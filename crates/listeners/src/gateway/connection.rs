@@ -32,7 +32,7 @@ const PROXY_WITHIN: Duration = Duration::from_secs(10);
 /// For a TLS handshake.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(60);
 /// How long a session with a server is kept while its client says nothing.
-const LINK_IDLE: Duration = Duration::from_secs(10);
+const LINK_IDLE: Duration = Duration::from_secs(2);
 /// Recipients of a message that its log event names.
 const RECIPIENTS_LOGGED: usize = 20;
 
