@@ -2,7 +2,7 @@
 //!
 //! Their Debian packages conflict, and a test has no business with the host's `/etc`. So each server runs in a *root of
 //! its own*: an overlay over the host's `/`, with what `apt-get install` of the one package changed laid on top, in mount
-//! and PID namespaces of its own; see [`root`]. The network is the host's, so ports on 127.0.0.1 are shared.
+//! and PID namespaces of its own; see `root`. The network is the host's, so ports on 127.0.0.1 are shared.
 //! `cargo xtask test` makes these layers once, into `target/mta`; without them every function here fails with a sentence
 //! that says so.
 //!
