@@ -92,8 +92,10 @@ impl Callouts {
                     }
                 };
                 match self.inner.open(&key, &pool, &settings, until, &mut transcript).await {
-                    Ok(session) => {
+                    Ok(mut session) => {
                         admission.succeeded();
+                        // A callout may have found that it offers what it can't do.
+                        session.offers.pipelining &= pool.pipelines();
                         let destination = HostPort(&key.host, key.port).to_string();
                         let quit_timeout = settings.quit_timeout;
                         return Ok(ClientSession { session, destination, quit_timeout, _place: place });
