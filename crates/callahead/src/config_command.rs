@@ -18,8 +18,14 @@ pub fn run(command: ConfigCommand) -> anyhow::Result<u8> {
     match command {
         ConfigCommand::Check { config } => match Config::load(&config) {
             Ok(good) => {
+                // What a start would fail for, beyond the file itself.
+                if let Err(error) = good.gateway_settings() {
+                    output::remark(&error.to_string());
+                    return Ok(USAGE);
+                }
                 let listeners = good.listen.policy.len()
                     + good.listen.socketmap.len()
+                    + good.listen.gateway.len()
                     + good.listen.http.len()
                     + good.listen.admin.len();
                 output::print(&format!(

@@ -62,6 +62,7 @@ impl Config {
             idle: self.callout.idle,
             uses: self.callout.uses,
             sessions_per_destination: self.callout.sessions_per_destination,
+            relays_per_destination: self.gateway.sessions_per_destination,
             ..callahead_callout::Settings::new(self.node.clone())
         }
     }

@@ -201,8 +201,8 @@ impl Server {
         let loaded = Config::load(path).and_then(|config| {
             // The node's name stays that of the start, as the log says.
             let here = Config { node: self.config.node.clone(), ..config.clone() };
-            let settings = here.gateway_settings().map_err(|error| ConfigError(vec![error.to_string()]))?;
-            Ok((config, settings))
+            let settings = self.gateway.as_ref().map(|_| here.gateway_settings()).transpose();
+            Ok((config, settings.map_err(|error| ConfigError(vec![error.to_string()]))?))
         });
         match loaded {
             Ok((config, gateway_settings)) => {
@@ -223,8 +223,8 @@ impl Server {
                 // The name in EHLO stays that of the start, as the log says.
                 let config = Config { node: self.config.node.clone(), ..config };
                 self.node.callouts.reconfigure(config.callout_settings());
-                if let Some(gateway) = &self.gateway {
-                    gateway.reconfigure(gateway_settings);
+                if let (Some(gateway), Some(settings)) = (&self.gateway, gateway_settings) {
+                    gateway.reconfigure(settings);
                 }
                 tracing::info!(domains = config.domains.len(), "the configuration was read again and is in force");
                 self.readiness.set_reloaded(None);

@@ -11,8 +11,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use callahead_testbed::mta::{Files, Kind, Mta, postfix_base, run, swaks};
-use callahead_testbed::{Destination, Script};
+use callahead_testbed::mta::{Files, Kind, Mailboxes, Mta, postfix_base, run, swaks};
+use callahead_testbed::{Destination, Message, Script};
 use common::mail::{MailClient, awkward_messages};
 use common::{Daemon, configure_with, domain};
 use tempfile::TempDir;
@@ -227,6 +227,69 @@ fn real_opensmtpd_is_smuggled_nothing() {
     smuggles_nothing(Kind::OpenSmtpd);
 }
 
+/// Exim says BDAT where it is offered, and so does the gateway.
+#[test]
+fn real_exim_sends_by_bdat_through_the_gateway_to_postfix() {
+    let mta = delivering(Kind::Postfix);
+    fs::create_dir_all(mta.folder().join("mail")).unwrap();
+    open_to_all(&mta.folder().join("mail"));
+    let dir = TempDir::new().unwrap();
+    let daemon = daemon(&dir, mta.address(), "");
+    let sender = Mta::front(Kind::Exim, &|port| {
+        let config = format!(
+            "primary_hostname = sender.example
+daemon_smtp_ports = {port}
+local_interfaces = 127.0.0.1
+log_file_path = /instance/%slog
+host_lookup =
+acl_smtp_rcpt = accept
+
+begin routers
+all:
+  driver = manualroute
+  domains = {DOMAIN}
+  route_list = * 127.0.0.1
+  self = send
+  transport = gateway
+
+begin transports
+gateway:
+  driver = smtp
+  port = {}
+  allow_localhost
+",
+            daemon.gateway.unwrap().port()
+        );
+        vec![("exim4.conf", config)]
+    })
+    .unwrap();
+    let sent = swaks(sender.address(), "someone@sender.example", &format!("anna@{DOMAIN}")).unwrap();
+    assert_eq!(sent.code, Some(0), "{}", sent.transcript);
+    let files = delivered(&mta, 1);
+    assert_eq!(files.len(), 1, "{}\n{}", sender.log(), mta.log());
+    let text = String::from_utf8_lossy(&files[0]);
+    assert!(text.contains("Received: from sender.example ([127.0.0.1])\n\tby filter.example with ESMTP id "), "{text}");
+    assert!(sender.log_with("Completed").contains(" K "), "not by BDAT: {}", sender.log());
+    // Two chunks: our line, and Exim's own.
+    assert!(mta.log_with("bdat=2").contains("bdat=2"), "{}", mta.log());
+}
+
+/// More senders at a time than Postfix takes connections from one client (50): they wait for each other, and nobody is put off.
+#[test]
+fn real_smtp_source_in_two_hundred_sessions_does_not_overrun_a_real_postfix() {
+    let mta = Mta::destination(Kind::Postfix, &Mailboxes::accept_all(DOMAIN)).unwrap();
+    let dir = TempDir::new().unwrap();
+    let daemon = daemon(&dir, mta.address(), "trusted = [\"127.0.0.0/8\"]");
+    let server = format!("inet:{}", daemon.gateway.unwrap());
+    let recipient = format!("anna@{DOMAIN}");
+    let words =
+        ["smtp-source", "-s", "200", "-m", "400", "-l", "2000", "-f", "s@sender.example", "-t", &recipient, &server];
+    let sent = run("postfix", &words).unwrap();
+    assert_eq!(sent.code, Some(0), "{}", sent.transcript);
+    let log = mta.log_with("disconnect");
+    assert!(!log.contains("too many connections") && !log.contains("Connection concurrency limit"), "{log}");
+}
+
 const EXAMPLE: &str = include_str!("../../../examples/gateway/callahead.toml");
 
 /// The example as it is shipped, but for its places and its destination, between a real Postfix that insists on TLS and a real Exim.
@@ -285,7 +348,7 @@ fn real_smtp_source_sends_five_hundred_messages_in_twenty_sessions() {
     let destination = Destination::new(Script { accept_all: true, ..Script::taking_messages([]) });
     let listening = runtime.block_on(destination.listen()).unwrap();
     let dir = TempDir::new().unwrap();
-    let daemon = daemon(&dir, listening.address(), "");
+    let daemon = daemon(&dir, listening.address(), "trusted = [\"127.0.0.0/8\"]");
     let server = format!("inet:{}", daemon.gateway.unwrap());
     let recipient = format!("anna@{DOMAIN}");
     let sent = run(
@@ -318,6 +381,13 @@ fn steady_address() -> SocketAddr {
     let lowest: u16 = range.split_whitespace().next().unwrap().parse().unwrap();
     let free = (1024..lowest).rev().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
     free.into_iter().find(|address| std::net::TcpListener::bind(address).is_ok()).unwrap()
+}
+
+/// How often a message for each recipient arrived.
+fn counted(messages: &[Message]) -> HashMap<String, usize> {
+    let mut counted = HashMap::new();
+    messages.iter().for_each(|message| *counted.entry(message.recipients.join(" ")).or_default() += 1);
+    counted
 }
 
 /// The issue's judgement in small: a real Postfix delivers through the gateway to a destination that is restarted all the time;
@@ -359,10 +429,11 @@ default_destination_concurrency_failed_cohort_limit = 100000
             let mut listening = Some(listening);
             let mut restarts = 0;
             while !done.load(Ordering::Relaxed) {
-                std::thread::sleep(Duration::from_millis(300));
+                // Longer than the pause that the circuit breaker makes, so that something gets through before the next.
+                std::thread::sleep(Duration::from_millis(1500));
                 // Sessions and all.
                 drop(listening.take());
-                std::thread::sleep(Duration::from_millis(100));
+                std::thread::sleep(Duration::from_millis(50));
                 // The one before ends in its own time.
                 let until = Instant::now() + Duration::from_secs(60);
                 listening = loop {
@@ -396,11 +467,8 @@ default_destination_concurrency_failed_cohort_limit = 100000
         ];
         let sent = run("postfix", &words).unwrap();
         assert_eq!(sent.code, Some(0), "{}", sent.transcript);
-        let until = Instant::now() + Duration::from_secs(120 + count as u64 / 20);
-        let arrived = || {
-            let messages = destination.record().messages;
-            messages.iter().map(|message| message.recipients.join(" ")).collect::<std::collections::HashSet<_>>().len()
-        };
+        let until = Instant::now() + Duration::from_secs(120 + count as u64 / 10);
+        let arrived = || destination.look(|record| counted(&record.messages).len());
         while arrived() < count && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(200));
         }
@@ -410,10 +478,7 @@ default_destination_concurrency_failed_cohort_limit = 100000
         restarting.join().unwrap()
     });
 
-    let mut arrived: HashMap<String, usize> = HashMap::new();
-    for message in destination.record().messages {
-        *arrived.entry(message.recipients.join(" ")).or_default() += 1;
-    }
+    let arrived = destination.look(|record| counted(&record.messages));
     assert_eq!(arrived.len(), count, "some did not arrive\n{}", sender.log());
     let doubled: usize = arrived.values().map(|times| times - 1).sum();
     daemon.signal("TERM");
@@ -432,5 +497,5 @@ default_destination_concurrency_failed_cohort_limit = 100000
         std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).unwrap();
     }
     assert!(doubled <= lost, "{doubled} doubled, and only {lost} replies were lost");
-    assert!(restarts > 3, "{restarts} restarts");
+    assert!(restarts > 1, "{restarts} restarts");
 }

@@ -2,7 +2,7 @@
 //!
 //! [`Callouts::connect`] goes through a route's hops until a host has greeted, answered EHLO, and encrypted where the route
 //! says so. The session belongs to the caller alone: it is not in the pool, and it does not count against a callout's
-//! bounds. Commands and content are the caller's octets; replies are read by the same reader, with the same limits, as a callout's.
+//! bounds but has one of its own ([`Settings::relays_per_destination`](crate::Settings::relays_per_destination)). Commands and content are the caller's octets; replies are read by the same reader, with the same limits, as a callout's.
 //!
 //! A session that is dropped closes its connection without a word. That is what has to happen in the middle of a message that
 //! shall not be delivered; everywhere else it is ended by [`ClientSession::quit`].
@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::callouts::{Callouts, Key};
 use crate::outcome::{Failure, HostFailure, Step};
+use crate::pool::RelayPlace;
 use crate::route::{Hop, HostPort, Route};
 use crate::session::{Offers, Session};
 use crate::transcript::Transcript;
@@ -24,6 +25,7 @@ pub struct ClientSession {
     session: Session,
     destination: String,
     quit_timeout: Duration,
+    _place: RelayPlace,
 }
 
 /// Why no session could be opened.
@@ -74,6 +76,14 @@ impl Callouts {
                 let until = if last { deadline } else { Instant::now() + left / 2 };
                 let pool = self.inner.pool(&key);
                 let failed = |failure, reply| HostFailure { host: pool.name.clone(), failure, reply };
+                // Before the breaker is asked, so that nobody waits who is the one to see whether the host is back.
+                let place = match pool.relay(&settings, until).await {
+                    Ok(place) => place,
+                    Err(failure) => {
+                        failures.push(failed(failure, None));
+                        continue;
+                    }
+                };
                 let admission = match pool.admit() {
                     Ok(admission) => admission,
                     Err(failure) => {
@@ -82,10 +92,13 @@ impl Callouts {
                     }
                 };
                 match self.inner.open(&key, &pool, &settings, until, &mut transcript).await {
-                    Ok(session) => {
+                    Ok(mut session) => {
                         admission.succeeded();
+                        // A callout may have found that it offers what it can't do.
+                        session.offers.pipelining &= pool.pipelines();
                         let destination = HostPort(&key.host, key.port).to_string();
-                        return Ok(ClientSession { session, destination, quit_timeout: settings.quit_timeout });
+                        let quit_timeout = settings.quit_timeout;
+                        return Ok(ClientSession { session, destination, quit_timeout, _place: place });
                     }
                     Err(trouble) => {
                         let failure = failed(trouble.failure, trouble.reply);

@@ -142,6 +142,9 @@ pub enum Failure {
     /// The MX leads to this node only.
     #[error("its MX leads back to this node")]
     OnlyOwnNames,
+    /// As many relays have a session with it as may.
+    #[error("too many messages are on their way to it")]
+    TooManyRelays,
     /// The host failed before and is left alone for now.
     #[error("it failed before and is asked again in {} s", .0.as_secs_f32().ceil())]
     CircuitOpen(Duration),

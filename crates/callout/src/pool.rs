@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::breaker::Breaker;
@@ -25,6 +25,8 @@ pub(crate) struct HostPool {
     state: Mutex<State>,
     /// The node's bound on sessions.
     node: Arc<Semaphore>,
+    /// A relay has ended its session.
+    relay_ended: Notify,
 }
 
 #[derive(Default)]
@@ -34,6 +36,8 @@ struct State {
     /// Sessions that exist or are being made, those that are ending included.
     open: usize,
     background: usize,
+    /// Sessions of relays.
+    relays: usize,
     reaping: bool,
     closing: bool,
     breaker: Breaker,
@@ -94,6 +98,9 @@ enum Turn {
     Wait(oneshot::Receiver<Slot>),
 }
 
+/// A relay's place at a host; given back when dropped.
+pub(crate) struct RelayPlace(Arc<HostPool>);
+
 /// Being the one who sees whether a host is back; given back when dropped.
 pub(crate) struct Admission {
     pool: Arc<HostPool>,
@@ -132,7 +139,7 @@ pub struct DestinationStatus {
 
 impl HostPool {
     pub(crate) fn new(name: String, node: Arc<Semaphore>) -> Self {
-        Self { name, state: Mutex::default(), node }
+        Self { name, state: Mutex::default(), node, relay_ended: Notify::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -216,6 +223,23 @@ impl HostPool {
         }
         state.background += 1;
         Ok(Background(Arc::clone(self)))
+    }
+
+    /// A place for a relay's session, when there is one before the deadline.
+    pub(crate) async fn relay(self: &Arc<Self>, settings: &Settings, deadline: Instant) -> Result<RelayPlace, Failure> {
+        loop {
+            {
+                let mut state = self.state();
+                if state.relays < settings.relays_per_destination {
+                    state.relays += 1;
+                    return Ok(RelayPlace(Arc::clone(self)));
+                }
+            }
+            // One that ended since is remembered by the Notify.
+            if timeout_at(deadline, self.relay_ended.notified()).await.is_err() {
+                return Err(Failure::TooManyRelays);
+            }
+        }
     }
 
     /// Takes a session back after a question: hands it on, keeps it, or ends it.
@@ -309,7 +333,10 @@ impl HostPool {
     /// Whether nothing would be lost by forgetting it.
     pub(crate) fn is_forgettable(&self, unused_for: Duration) -> bool {
         let state = self.state();
-        let quiet = state.open == 0 && state.waiting.is_empty() && state.breaker.open_for(Instant::now()).is_none();
+        let quiet = state.open == 0
+            && state.relays == 0
+            && state.waiting.is_empty()
+            && state.breaker.open_for(Instant::now()).is_none();
         quiet && state.last_used.is_none_or(|used| used.elapsed() > unused_for)
     }
 
@@ -405,6 +432,13 @@ fn count_out(pool: &Arc<HostPool>) {
         // One that waits no more after all drops the ticket, which comes here again.
         drop(waiter.send(Slot::Open(Ticket { _node: node, counted: Counted(Arc::clone(pool)) })));
         return;
+    }
+}
+
+impl Drop for RelayPlace {
+    fn drop(&mut self) {
+        self.0.state().relays -= 1;
+        self.0.relay_ended.notify_one();
     }
 }
 

@@ -23,6 +23,9 @@ pub struct Settings {
     pub rejected_per_session: u32,
     /// Sessions to one destination, those that are ending included. Default 20.
     pub sessions_per_destination: usize,
+    /// Sessions of relays to one destination ([`Callouts::connect`](crate::Callouts::connect)), besides those of callouts. Default 25: together
+    /// fewer than the 50 that a Postfix takes from one client (`smtpd_client_connection_count_limit`).
+    pub relays_per_destination: usize,
     /// Sessions in all. Default 1,000.
     pub sessions: usize,
     /// Questions that wait for a session of one destination. Default 1,000.
@@ -57,6 +60,7 @@ impl Settings {
             uses: 50,
             rejected_per_session: 8,
             sessions_per_destination: 20,
+            relays_per_destination: 25,
             sessions: 1000,
             queue_per_destination: 1000,
             quit_timeout: Duration::from_secs(2),

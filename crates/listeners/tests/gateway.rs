@@ -386,3 +386,35 @@ async fn loops_and_messages_that_are_too_large_are_refused_and_not_delivered() {
     assert_eq!(destination.record().messages.len(), 1);
     assert_eq!(world.counters.messages_refused.load(Ordering::Relaxed), 3);
 }
+
+#[tokio::test(start_paused = true)]
+async fn more_messages_at_a_time_than_a_destination_is_given_sessions_wait_for_each_other() {
+    let (world, destination) = World::one();
+    let mut busy = Vec::new();
+    for n in 0..25 {
+        let mut client = world.connect_from(&format!("192.0.2.{n}"));
+        client.reply().await;
+        client.expect("EHLO client.example", "250").await;
+        client.envelope("anna@one.example").await;
+        busy.push(client);
+    }
+    // The last has a place as soon as one of them is done.
+    let mut last = world.client().await;
+    last.expect("MAIL FROM:<s@e.example>", "250").await;
+    last.send("RCPT TO:<anna@one.example>\r\n").await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    busy.remove(0).quit().await;
+    assert!(last.reply().await.starts_with("250 2.1.5"));
+    assert!(last.data("x\r\n.\r\n").await.starts_with("250"));
+    // It keeps that for a moment; where nobody gives one up the sender is put off, and the destination is not taken for one that fails.
+    last.envelope("anna@one.example").await;
+    let mut late = world.client().await;
+    late.expect("MAIL FROM:<s@e.example>", "250").await;
+    let began = tokio::time::Instant::now();
+    late.expect("RCPT TO:<anna@one.example>", "451 4.4.1").await;
+    assert_eq!(began.elapsed().as_secs(), 30);
+    busy.remove(0).quit().await;
+    late.expect("RCPT TO:<anna@one.example>", "250").await;
+    let record = destination.record();
+    assert!(record.most_at_once <= 26, "25 and a callout: {}", record.most_at_once);
+}

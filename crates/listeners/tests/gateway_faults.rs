@@ -311,6 +311,27 @@ async fn a_slow_client_has_so_much_time_for_a_command_for_its_message_and_in_all
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_never_pauses_is_ended_with_its_session_all_the_same() {
+    let world = World::new(Settings { session_timeout: Duration::from_secs(60), commands: u32::MAX, ..settings() });
+    world.server(1, taking());
+    let mut client = world.client().await;
+    let began = tokio::time::Instant::now();
+    let mut replies = 0;
+    loop {
+        // There is something to read whenever the gateway looks.
+        client.try_send(b"NOOP\r\n").await;
+        tokio::time::advance(Duration::from_millis(100)).await;
+        let reply = client.reply().await;
+        if !reply.starts_with("250") {
+            assert!(reply.starts_with("421 4.4.2 The session has gone on"), "{reply}");
+            break;
+        }
+        replies += 1;
+    }
+    assert!(replies > 500 && began.elapsed() < Duration::from_secs(61), "{replies} {:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_lets_a_transaction_finish_and_tells_everyone_else() {
     let (world, destination, mut busy) = warm().await;
     let mut idle = world.client().await;

@@ -125,6 +125,11 @@ impl Destination {
         self.recorder().clone()
     }
 
+    /// What it was told until now, looked at without a copy: for a record with many messages.
+    pub fn look<R>(&self, at: impl FnOnce(&Record) -> R) -> R {
+        at(&self.recorder())
+    }
+
     /// See [`Record::assert_polite`].
     ///
     /// # Panics

@@ -36,6 +36,8 @@ pub struct GatewayConfig {
     pub recipients: usize,
     /// Octets in a message. 65,536 to 10 GiB.
     pub message_size: u64,
+    /// Sessions with one server behind. 1 to 10,000.
+    pub sessions_per_destination: usize,
     /// For the next command. 1 s to 1 h.
     pub command_timeout: Duration,
     /// For the next part of a message. 1 s to 1 h.
@@ -51,7 +53,8 @@ pub struct GatewayConfig {
 impl Default for GatewayConfig {
     fn default() -> Self {
         let nowhere = Domain::Literal(callahead_smtp::AddressLiteral::V4([127, 0, 0, 1].into()));
-        let settings = Settings::new(nowhere);
+        let settings = Settings::new(nowhere.clone());
+        let callouts = callahead_callout::Settings::new(nowhere);
         Self {
             tls_certificate: None,
             tls_key: None,
@@ -64,6 +67,7 @@ impl Default for GatewayConfig {
             errors: settings.errors,
             recipients: settings.recipients,
             message_size: settings.message_size,
+            sessions_per_destination: callouts.relays_per_destination,
             command_timeout: settings.command_timeout,
             data_timeout: settings.data_timeout,
             session_timeout: settings.session_timeout,
@@ -92,6 +96,7 @@ pub(super) fn read(section: &mut Section<'_, '_>, config: &mut GatewayConfig) {
     section.set("errors", &mut config.errors, number(1, 10_000));
     section.set("recipients", &mut config.recipients, number(100, 100_000));
     section.set("message_size", &mut config.message_size, number(65_536, 10 << 30));
+    section.set("sessions_per_destination", &mut config.sessions_per_destination, number(1, 10_000));
     let second = Duration::from_secs(1);
     section.set("command_timeout", &mut config.command_timeout, duration(second, second * 3600));
     section.set("data_timeout", &mut config.data_timeout, duration(second, second * 3600));

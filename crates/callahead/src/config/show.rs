@@ -83,6 +83,7 @@ fn gateway(out: &mut String, gateway: &GatewayConfig) {
     line(out, "errors", gateway.errors.to_string());
     line(out, "recipients", gateway.recipients.to_string());
     line(out, "message_size", gateway.message_size.to_string());
+    line(out, "sessions_per_destination", gateway.sessions_per_destination.to_string());
     for (key, timeout) in [
         ("command_timeout", gateway.command_timeout),
         ("data_timeout", gateway.data_timeout),

@@ -32,7 +32,7 @@ const PROXY_WITHIN: Duration = Duration::from_secs(10);
 /// For a TLS handshake.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(60);
 /// How long a session with a server is kept while its client says nothing.
-const LINK_IDLE: Duration = Duration::from_secs(10);
+const LINK_IDLE: Duration = Duration::from_secs(2);
 /// Recipients of a message that its log event names.
 const RECIPIENTS_LOGGED: usize = 20;
 
@@ -207,8 +207,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             let stops = !session.in_transaction();
             let now_until = if link_idle { until.min(link_until) } else { until };
             let mut take = |received: &[u8]| session.push(received);
+            // A client that always has something to say is never waited for.
+            let over = Instant::now() >= self.ends_at;
             tokio::select! {
                 biased;
+                () = self.shutdown.cancelled(), if stops => {
+                    self.session.close(&say(421, (4, 3, 2), "The service is stopping; try again later"));
+                    return Err(End::Closed);
+                }
+                () = std::future::ready(()), if over => {}
                 received = timeout_at(now_until, receive(&mut self.wire, &mut take)) => match received {
                     Ok(Ok(1..)) => return Ok(()),
                     Ok(_) => return Err(End::Gone),
@@ -221,10 +228,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                     }
                     Err(_) => {}
                 },
-                () = self.shutdown.cancelled(), if stops => {
-                    self.session.close(&say(421, (4, 3, 2), "The service is stopping; try again later"));
-                    return Err(End::Closed);
-                }
             }
             count(&self.counters.timed_out);
             until = Instant::now();

@@ -74,7 +74,8 @@ pub struct Settings {
     pub dsn: bool,
     /// Connections at the same time; further ones get a 421. Default 10,000. Takes effect at the start.
     pub connections: usize,
-    /// Of them, from one client: an IPv4 address, or the /64 of an IPv6 one. Default 100.
+    /// Of them, from one client: an IPv4 address, or the /64 of an IPv6 one. Default 20: fewer than the sessions that a server behind is
+    /// given, so that one slow client does not have them all.
     pub connections_per_client: usize,
     /// Commands in a session. Default 5,000.
     pub commands: u32,
@@ -110,7 +111,7 @@ impl Settings {
             proxy_protocol: false,
             dsn: false,
             connections: 10_000,
-            connections_per_client: 100,
+            connections_per_client: 20,
             commands: 5000,
             errors: 20,
             recipients: 1000,

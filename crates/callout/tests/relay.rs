@@ -1,0 +1,84 @@
+//! Sessions for a relay: opened by the way of callouts, and the caller's own after that.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::time::Duration;
+
+use callahead_callout::{ClientSession, ConnectError, Failure, MxAnswer, Step, TlsPolicy};
+use callahead_smtp::Domain;
+use callahead_testbed::{Ended, Fault, Place, Script, Tls};
+use common::{Bench, address, route};
+use tokio::time::Instant;
+
+async fn connect(bench: &Bench, hops: &[&str], domain: &str) -> Result<ClientSession, ConnectError> {
+    let domain = Domain::parse(domain).unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    bench.callouts.connect(&route(hops, TlsPolicy::Opportunistic), &domain, until).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_is_past_ehlo_knows_what_is_offered_and_ends_in_quit() {
+    let (bench, destination) = Bench::one(Script::taking_messages([]));
+    let mut session = connect(&bench, &["10.0.0.1"], "one.example").await.unwrap();
+    let offers = session.offers();
+    assert!(
+        offers.pipelining && offers.smtputf8 && offers.eight_bit_mime && offers.chunking && offers.dsn && offers.size
+    );
+    assert_eq!(session.destination(), "10.0.0.1:25");
+    let until = Instant::now() + Duration::from_secs(5);
+    session.send(Step::Mail, b"MAIL FROM:<s@e.example>\r\n", until).await.unwrap();
+    assert_eq!(session.reply(Step::Mail, until).await.unwrap().code(), 250);
+    assert!(session.is_quiet().await);
+    session.quit().await;
+    destination.assert_polite();
+    let plain = bench
+        .server(2, Script::taking_messages([]).fault(callahead_testbed::Step::Ehlo, Fault::Reply("502 no".into())));
+    let session = connect(&bench, &["10.0.0.2"], "one.example").await.unwrap();
+    assert_eq!(session.offers(), Default::default(), "nothing is offered after HELO");
+    drop(session);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(plain.record().sessions[0].ended, Ended::Closed, "dropped is closed without a word");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_mx_of_the_recipients_domain_is_the_way_and_a_null_mx_is_the_end_of_it() {
+    let (bench, _destination) = Bench::one(Script::taking_messages([]));
+    let host = |name: &str| callahead_smtp::DomainName::parse(name).unwrap();
+    let mx = |domain: &str, answer| bench.names.mx.lock().unwrap().insert(domain.into(), Ok(answer));
+    mx("one.example", MxAnswer::Hosts(vec![(20, host("b.example")), (10, host("a.example"))]));
+    mx("null.example", MxAnswer::Null);
+    bench.names.hosts.lock().unwrap().insert("b.example".into(), vec![address(1).ip()]);
+    let session = connect(&bench, &["mx"], "one.example").await.unwrap();
+    assert_eq!(session.destination(), "b.example:25", "the first has no address");
+    assert_eq!(connect(&bench, &["mx"], "null.example").await.unwrap_err(), ConnectError::NullMx);
+    let session = connect(&bench, &["mx", "10.0.0.1"], "null.example").await.unwrap();
+    assert_eq!(session.destination(), "10.0.0.1:25");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_fails_is_left_alone_by_relays_and_callouts_together() {
+    let (bench, _destination) = Bench::one(Script::taking_messages([]));
+    bench.net.set(address(1), Place::Refused);
+    for _ in 0..3 {
+        let error = connect(&bench, &["10.0.0.1"], "one.example").await.unwrap_err();
+        assert_eq!(error.to_string(), "no host could be used: 10.0.0.1:25: the connection was refused");
+    }
+    let dials = bench.net.dials().len();
+    let Err(ConnectError::Unreachable(failures)) = connect(&bench, &["10.0.0.1"], "one.example").await else {
+        panic!("it was used")
+    };
+    assert!(matches!(failures[0].failure, Failure::CircuitOpen(_)), "{failures:?}");
+    assert_eq!(common::kind(&bench.ask("anna@one.example").await.outcome), "unreachable");
+    assert_eq!(bench.net.dials().len(), dials, "nobody dialled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn tls_that_fails_is_done_without_where_the_policy_lets_it_be() {
+    let (bench, _destination) = Bench::one(Script { tls: Tls::GarbageAfter220, ..Script::taking_messages([]) });
+    assert!(connect(&bench, &["10.0.0.1"], "one.example").await.is_ok());
+    let until = Instant::now() + Duration::from_secs(30);
+    let domain = Domain::parse("one.example").unwrap();
+    let required = bench.callouts.connect(&route(&["10.0.0.1"], TlsPolicy::Required), &domain, until).await;
+    assert!(matches!(required, Err(ConnectError::Unreachable(_))));
+}
