@@ -95,8 +95,8 @@ pub(crate) async fn ask(
             // A reply too many that came by itself would be taken for the one to this command.
             match session.what_else_came(transcript).await {
                 Surplus::Nothing => {}
-                Surplus::Ending => return Err(broken(Failure::Ending(*step).into(), answered)),
-                Surplus::Reply => return Err(broken(Failure::Unsolicited(*step).into(), answered)),
+                Surplus::Ending => return Err(broken(Failure::Ending(*step).into(), answered, not_accept_all)),
+                Surplus::Reply => return Err(broken(Failure::Unsolicited(*step).into(), answered, not_accept_all)),
             }
             octets.clear();
             command.write(&mut octets);

@@ -81,8 +81,6 @@ pub(crate) struct Session {
     reader: ReplyReader,
     /// What EHLO offered.
     pub(crate) offers: Offers,
-    /// TLS was negotiated.
-    pub(crate) encrypted: bool,
     /// Questions answered, and recipients refused.
     pub(crate) uses: u32,
     /// Questions at most, as far as the host's greeting tells.
@@ -92,6 +90,8 @@ pub(crate) struct Session {
     pub(crate) rejected: u32,
     /// Since when nobody has asked here.
     pub(crate) idle_since: Instant,
+    /// TLS was negotiated.
+    pub(crate) encrypted: bool,
 }
 
 /// What opening a session needs to know.
@@ -213,12 +213,12 @@ impl Session {
             stream,
             reader: ReplyReader::new(settings.replies),
             offers: Offers::default(),
-            encrypted: false,
             uses: 0,
             most_uses: u32::MAX,
             opened: Instant::now(),
             rejected: 0,
             idle_since: Instant::now(),
+            encrypted: false,
         }
     }
 

@@ -42,14 +42,14 @@ pub struct Config {
     pub listen: ListenConfig,
     /// Name servers; none is the system's.
     pub resolver: Vec<SocketAddr>,
+    /// What is logged of decisions, and for how long.
+    pub log: LogSettings,
     /// Limits of callouts.
     pub callout: CalloutConfig,
     /// When a client counts as one that guesses addresses.
     pub harvest: Harvest,
     /// What the gateway allows.
     pub gateway: GatewayConfig,
-    /// What is logged of decisions, and for how long.
-    pub log: LogSettings,
     /// What holds for domains that do not say otherwise.
     pub defaults: Policy,
     /// The TLS policy of routes that do not say otherwise.
@@ -124,10 +124,10 @@ impl Default for Config {
             data_dir: PathBuf::from("/var/lib/callahead"),
             listen: ListenConfig::default(),
             resolver: Vec::new(),
+            log: LogSettings::default(),
             callout: CalloutConfig::default(),
             harvest: Harvest::default(),
             gateway: GatewayConfig::default(),
-            log: LogSettings::default(),
             defaults: Policy::default(),
             tls: TlsPolicy::default(),
             domains: Vec::new(),
@@ -221,6 +221,12 @@ impl Config {
         top.section("resolver", |resolver| {
             resolver.set("servers", &mut config.resolver, |value| strings(value)?.into_iter().map(server).collect());
         });
+        top.section("log", |log| {
+            log.set("days", &mut config.log.days, number(0, 3650));
+            log.set("size", &mut config.log.size, |value| size(text(value)?));
+            let recipients = [("full", LoggedRecipients::Full), ("domain", LoggedRecipients::Domain)];
+            log.set("recipients", &mut config.log.recipients, one_of(&recipients));
+        });
         top.section("callout", |callout| {
             let limits = &mut config.callout;
             let second = Duration::from_secs(1);
@@ -239,12 +245,6 @@ impl Config {
             harvest.set("window", &mut config.harvest.window, duration(minute, day));
         });
         top.section("gateway", |section| gateway::read(section, &mut config.gateway));
-        top.section("log", |log| {
-            log.set("days", &mut config.log.days, number(0, 3650));
-            log.set("size", &mut config.log.size, |value| size(text(value)?));
-            let recipients = [("full", LoggedRecipients::Full), ("domain", LoggedRecipients::Domain)];
-            log.set("recipients", &mut config.log.recipients, one_of(&recipients));
-        });
         top.section("defaults", |defaults| policy(defaults, &mut config.defaults, &mut config.tls));
         let (defaults, tls) = (config.defaults.clone(), config.tls);
         top.sections("domain", |section| {
