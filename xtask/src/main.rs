@@ -1,6 +1,7 @@
 //! Callahead's development tasks. `cargo xtask test` is what CI runs, and all that it runs.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod bench;
 mod fuzz;
 mod licences;
 mod roots;
@@ -17,6 +18,9 @@ Usage: cargo xtask COMMAND
   test --quick  without real mail servers and fuzzing
   roots         only install the mail servers that the tests need
   fuzz SECONDS  run each fuzz target for so long
+  bench         measure beside Exim, Postfix and bare servers (8 min) and write docs/benchmarks.md;
+                --full: with ten million entries; --quick: only see that it works;
+                --only WORD: some scenarios. The last two write to target/bench
 ";
 
 fn main() -> ExitCode {
@@ -26,6 +30,7 @@ fn main() -> ExitCode {
         ["test"] => steps::test(false),
         ["test", "--quick"] => steps::test(true),
         ["roots"] => roots::install(),
+        ["bench", arguments @ ..] => bench::run(arguments),
         ["fuzz", seconds] => match seconds.parse() {
             Ok(seconds) => fuzz::run(seconds),
             Err(_) => return usage(),
