@@ -42,7 +42,7 @@ impl Size {
             connections: 16,
             few: 2_000,
             many: 20_000,
-            mailboxes: 20_000,
+            mailboxes: 200_000,
             warm: 40,
             idle: 500,
             trips: 4,
@@ -60,7 +60,7 @@ impl Size {
             connections: 32,
             few: 10_000,
             many: 1_000_000,
-            mailboxes: 400_000,
+            mailboxes: 2_000_000,
             warm: 200,
             idle: 10_000,
             trips: 20,
@@ -71,6 +71,6 @@ impl Size {
 
     /// As [`Size::usual`], with ten million entries and longer measurements.
     pub fn full() -> Self {
-        Self { name: "full", span: Duration::from_secs(5), many: 10_000_000, mailboxes: 2_000_000, ..Self::usual() }
+        Self { name: "full", span: Duration::from_secs(5), many: 10_000_000, mailboxes: 5_000_000, ..Self::usual() }
     }
 }

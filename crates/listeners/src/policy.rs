@@ -18,7 +18,7 @@
 use std::net::IpAddr;
 
 use bytes::{Buf as _, BytesMut};
-use callahead_engine::{Action, Answer, Engine, Listener, Question};
+use callahead_engine::{Action, Answer, Decision, Engine, Listener, Question};
 use tokio_util::sync::CancellationToken;
 
 use crate::address;
@@ -217,48 +217,69 @@ impl Protocol for Policy {
         reader.has_partial()
     }
 
+    fn reply_at_once(&self, request: &Request, output: &mut Vec<u8>) -> bool {
+        if !(request.is_access_policy && request.is_rcpt) {
+            output.extend_from_slice(b"action=DUNNO\n\n");
+            return true;
+        }
+        let Some(recipient) = &request.recipient else {
+            tracing::warn!(
+                instance = request.instance,
+                "a policy request at RCPT has no recipient: deferred, since there is nothing to check"
+            );
+            output.extend_from_slice(b"action=451 4.3.5 the policy request has no recipient\n\n");
+            return true;
+        };
+        let recipient = address::quoted(recipient);
+        let Some(decision) = self.engine.decide_cached(&question(request, &recipient)) else { return false };
+        answered(request, &decision, output);
+        true
+    }
+
     fn reply(&self, request: Request) -> Replying {
         let engine = self.engine.clone();
-        Box::pin(async move { reply(&engine, &request).await })
+        Box::pin(async move {
+            let mut output = Vec::new();
+            let recipient = request.recipient.as_deref().filter(|_| request.is_access_policy && request.is_rcpt);
+            match recipient {
+                Some(recipient) => {
+                    let recipient = address::quoted(recipient);
+                    let decision = engine.decide(question(&request, &recipient)).await;
+                    answered(&request, &decision, &mut output);
+                }
+                None => drop(Self { engine }.reply_at_once(&request, &mut output)),
+            }
+            output
+        })
     }
 }
 
-async fn reply(engine: &Engine, request: &Request) -> Vec<u8> {
-    if !(request.is_access_policy && request.is_rcpt) {
-        return b"action=DUNNO\n\n".to_vec();
+fn question<'a>(request: &'a Request, recipient: &'a [u8]) -> Question<'a> {
+    Question {
+        recipient,
+        listener: Listener::Policy,
+        client: request.client,
+        sender: request.sender.as_deref(),
+        live: false,
+        cached_only: false,
     }
-    let Some(recipient) = &request.recipient else {
-        tracing::warn!(
-            instance = request.instance,
-            "a policy request at RCPT has no recipient: deferred, since there is nothing to check"
-        );
-        return b"action=451 4.3.5 the policy request has no recipient\n\n".to_vec();
-    };
-    let recipient = address::quoted(recipient);
-    let decision = engine
-        .decide(Question {
-            recipient: &recipient,
-            listener: Listener::Policy,
-            client: request.client,
-            sender: request.sender.as_deref(),
-            live: false,
-            cached_only: false,
-        })
-        .await;
+}
+
+/// Puts the decision in the protocol's words behind what is there.
+fn answered(request: &Request, decision: &Decision, output: &mut Vec<u8>) {
     tracing::debug!(instance = request.instance, row = decision.row, "policy request answered");
-    action(&decision.answer)
+    action(&decision.answer, output);
 }
 
 /// The engine's answer in the protocol's words.
-fn action(answer: &Answer) -> Vec<u8> {
-    let mut line = b"action=".to_vec();
+fn action(answer: &Answer, output: &mut Vec<u8>) {
+    output.extend_from_slice(b"action=");
     match answer.action {
-        Action::Accept | Action::None => line.extend_from_slice(b"DUNNO"),
-        Action::Reject => line.extend_from_slice(server::status(answer, 550, "5.1.1").as_bytes()),
-        Action::Defer => line.extend_from_slice(server::status(answer, 451, "4.4.0").as_bytes()),
+        Action::Accept | Action::None => output.extend_from_slice(b"DUNNO"),
+        Action::Reject => output.extend_from_slice(server::status(answer, 550, "5.1.1").as_bytes()),
+        Action::Defer => output.extend_from_slice(server::status(answer, 451, "4.4.0").as_bytes()),
     }
-    line.extend_from_slice(b"\n\n");
-    line
+    output.extend_from_slice(b"\n\n");
 }
 
 #[cfg(test)]

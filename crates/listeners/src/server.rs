@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
@@ -64,6 +64,11 @@ pub(crate) trait Protocol: Send + Sync + 'static {
     fn next(reader: &mut Self::Reader) -> Result<Option<Self::Request>, Self::Error>;
     fn buffered(reader: &Self::Reader) -> usize;
     fn has_partial(reader: &Self::Reader) -> bool;
+    /// Writes the reply behind `output` where it is at hand, and says whether it was: then nothing is awaited, and nothing boxed.
+    fn reply_at_once(&self, _request: &Self::Request, _output: &mut Vec<u8>) -> bool {
+        false
+    }
+    /// The reply, at hand or not.
     fn reply(&self, request: Self::Request) -> Replying;
 }
 
@@ -74,6 +79,8 @@ pub(crate) type Replying = Pin<Box<dyn Future<Output = Vec<u8>> + Send>>;
 const CHUNK: usize = 4096;
 /// Octets of requests that may wait behind a full pipeline before reading stops.
 const READ_AHEAD: usize = 64 * 1024;
+/// Octets of replies that are gathered before they are written.
+const WRITE_AHEAD: usize = 64 * 1024;
 /// How long a connection is still read when the listener stops, for requests that were sent and had not arrived. It can't
 /// be nothing: that bytes have arrived is only known after a turn of the runtime.
 const LINGER: Duration = Duration::from_millis(50);
@@ -263,6 +270,8 @@ impl<P: Protocol, S: AsyncRead + AsyncWrite + Unpin> Connection<P, S> {
     async fn talk(&mut self, shutdown: &CancellationToken) -> End {
         let mut chunk = vec![0; CHUNK];
         let mut quiet_until = Instant::now() + self.limits.idle;
+        // Set again when it has run out, and not for each request: most requests come long before.
+        let mut quiet = pin!(tokio::time::sleep_until(quiet_until));
         loop {
             match self.advance().await {
                 Ok(true) => {
@@ -287,7 +296,12 @@ impl<P: Protocol, S: AsyncRead + AsyncWrite + Unpin> Connection<P, S> {
                     Err(_) => return End::Broken,
                 },
                 // Only whole requests count: bytes that trickle in don't hold a connection open.
-                () = tokio::time::sleep_until(quiet_until), if !waits => return End::TimedOut,
+                () = &mut quiet, if !waits => {
+                    if Instant::now() >= quiet_until {
+                        return End::TimedOut;
+                    }
+                    quiet.as_mut().reset(quiet_until);
+                }
             }
         }
     }
@@ -309,8 +323,16 @@ impl<P: Protocol, S: AsyncRead + AsyncWrite + Unpin> Connection<P, S> {
     async fn advance(&mut self) -> Result<bool, End> {
         let mut malformed = None;
         let mut taken = false;
-        while self.pending.len() < self.limits.pipeline.max(1) {
+        while self.pending.len() < self.limits.pipeline.max(1) && self.output.len() < WRITE_AHEAD {
             match P::next(&mut self.reader) {
+                // Behind one that waits, a reply that is at hand has to wait too.
+                Ok(Some(request)) if self.pending.is_empty() => {
+                    if self.protocol.reply_at_once(&request, &mut self.output) {
+                        count(&self.counters.requests);
+                    } else {
+                        self.pending.push_back(Pending::Waiting(self.protocol.reply(request)));
+                    }
+                }
                 Ok(Some(request)) => self.pending.push_back(Pending::Waiting(self.protocol.reply(request))),
                 Ok(None) => break,
                 Err(error) => {
@@ -320,11 +342,13 @@ impl<P: Protocol, S: AsyncRead + AsyncWrite + Unpin> Connection<P, S> {
             }
             taken = true;
         }
-        poll_fn(|cx| {
-            poll_all(&mut self.pending, cx);
-            Poll::Ready(())
-        })
-        .await;
+        if !self.pending.is_empty() {
+            poll_fn(|cx| {
+                poll_all(&mut self.pending, cx);
+                Poll::Ready(())
+            })
+            .await;
+        }
         while let Some(Pending::Ready(reply)) = self.pending.pop_front_if(|one| matches!(one, Pending::Ready(_))) {
             self.output.extend_from_slice(&reply);
             count(&self.counters.requests);
