@@ -117,35 +117,44 @@ impl RequestReader {
     }
 
     fn advance(&mut self) -> Result<Option<Request>, RequestError> {
-        while let Some(found) = memchr::memchr(b'\n', &self.buffer[self.searched..]) {
+        // Octets of whole lines that are read; taken out of the buffer at once and not line by line.
+        let mut taken = 0;
+        let mut done = None;
+        while let Some(found) = memchr::memchr(b'\n', &self.buffer[taken + self.searched..]) {
             let end = self.searched + found;
+            let line = &self.buffer[taken..taken + end];
             // Telnet and other hands end lines with CR LF.
-            let line_end = if end > 0 && self.buffer[end - 1] == b'\r' { end - 1 } else { end };
-            if line_end > MAX_LINE {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            if line.len() > MAX_LINE {
                 return Err(RequestError::LineTooLong);
             }
             self.octets += end + 1;
             if self.octets > MAX_REQUEST {
                 return Err(RequestError::TooLong);
             }
-            let is_end = line_end == 0;
+            let is_end = line.is_empty();
             if !is_end {
                 self.attributes += 1;
                 if self.attributes > MAX_ATTRIBUTES {
                     return Err(RequestError::TooManyAttributes);
                 }
-                self.request.take(&self.buffer[..line_end])?;
+                self.request.take(line)?;
             }
-            self.buffer.advance(end + 1);
+            taken += end + 1;
             self.searched = 0;
-            // An empty line before a request is read over, as one left behind by a careless client.
-            if is_end && self.attributes > 0 {
-                (self.attributes, self.octets) = (0, 0);
-                return Ok(Some(std::mem::take(&mut self.request)));
-            }
             if is_end {
                 self.octets = 0;
+                // An empty line before a request is read over, as one left behind by a careless client.
+                if self.attributes > 0 {
+                    self.attributes = 0;
+                    done = Some(std::mem::take(&mut self.request));
+                    break;
+                }
             }
+        }
+        self.buffer.advance(taken);
+        if done.is_some() {
+            return Ok(done);
         }
         self.searched = self.buffer.len();
         // One more for a CR that its LF may follow.
@@ -276,8 +285,8 @@ fn action(answer: &Answer, output: &mut Vec<u8>) {
     output.extend_from_slice(b"action=");
     match answer.action {
         Action::Accept | Action::None => output.extend_from_slice(b"DUNNO"),
-        Action::Reject => output.extend_from_slice(server::status(answer, 550, "5.1.1").as_bytes()),
-        Action::Defer => output.extend_from_slice(server::status(answer, 451, "4.4.0").as_bytes()),
+        Action::Reject => server::status(answer, 550, "5.1.1", output),
+        Action::Defer => server::status(answer, 451, "4.4.0", output),
     }
     output.extend_from_slice(b"\n\n");
 }

@@ -4,8 +4,10 @@
 //! the order in which they came: one that needs a callout delays the answers behind it, but not their work. An answer that is
 //! at hand is written without a task of its own.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
+use std::io::Write as _;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -402,18 +404,23 @@ fn poll_all(pending: &mut VecDeque<Pending>, cx: &mut std::task::Context<'_>) {
 
 // === words that protocols share ===
 
-/// Code, enhanced code and text as one line, with what is missing filled in.
-pub(crate) fn status(answer: &Answer, code: u16, enhanced: &str) -> String {
+/// Puts code, enhanced code and text behind what is there, as one line, with what is missing filled in.
+pub(crate) fn status(answer: &Answer, code: u16, enhanced: &str, output: &mut Vec<u8>) {
     let code = answer.code.unwrap_or(code);
-    let text = one_line(&answer.text);
-    match &answer.enhanced {
-        Some(enhanced) => format!("{code} {enhanced} {text}"),
-        None => format!("{code} {enhanced} {text}"),
-    }
+    // Writing into memory does not fail.
+    let _ = match &answer.enhanced {
+        Some(enhanced) => write!(output, "{code} {enhanced} "),
+        None => write!(output, "{code} {enhanced} "),
+    };
+    output.extend_from_slice(one_line(&answer.text).as_bytes());
 }
 
 /// The text without anything that could end its line: the engine's texts have nothing of that kind, and a line that
 /// splits would be a second answer.
-pub(crate) fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
+    // What is printable ASCII needs no look at each character.
+    if text.bytes().all(|octet| matches!(octet, b' '..=b'~')) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
 }

@@ -6,11 +6,13 @@
 
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use jiff::Timestamp;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::{self, Format, Json, Writer};
-use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
+use tracing_subscriber::fmt::time::SystemTime as TheirTime;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -20,7 +22,7 @@ const DECISION: &str = "callahead::decision";
 /// The format.
 #[derive(Debug)]
 pub(super) struct Lines {
-    others: Format<Json, SystemTime>,
+    others: Format<Json, TheirTime>,
 }
 
 impl Default for Lines {
@@ -46,7 +48,7 @@ where
         let mut line = LINE.take();
         line.clear();
         line.push_str("{\"timestamp\":\"");
-        SystemTime.format_time(&mut Writer::new(&mut line))?;
+        time(&mut line, SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())?;
         line.push_str("\",\"level\":\"");
         line.push_str(event.metadata().level().as_str());
         line.push('"');
@@ -57,6 +59,38 @@ where
         let written = writer.write_str(&line);
         LINE.set(line);
         written
+    }
+}
+
+thread_local! {
+    /// A second since 1970 and what it looks like, up to its point: most lines share theirs with the line before.
+    static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
+}
+
+/// Puts a time since 1970 behind what is there, in UTC, RFC 3339 with microseconds.
+fn time(out: &mut String, since: Duration) -> fmt::Result {
+    SECOND.with_borrow_mut(|(second, shown)| {
+        if *second != since.as_secs() {
+            let whole = i64::try_from(since.as_secs()).ok().and_then(|whole| Timestamp::from_second(whole).ok());
+            shown.clear();
+            write!(shown, "{}", whole.unwrap_or_default())?;
+            // The digits behind the point, and the Z, are written below.
+            shown.truncate(shown.len() - 1);
+            shown.push('.');
+            *second = since.as_secs();
+        }
+        out.push_str(shown);
+        digits(out, since.subsec_micros(), 6);
+        out.push('Z');
+        Ok(())
+    })
+}
+
+/// Puts the last so many decimal digits of a number behind what is there, zeros in front.
+fn digits(out: &mut String, number: u32, count: u32) {
+    for place in (0..count).rev() {
+        let digit = number / 10u32.pow(place) % 10;
+        out.push(char::from_digit(digit, 10).unwrap_or('0'));
     }
 }
 
@@ -100,6 +134,15 @@ impl Visit for Fields<'_> {
 
     fn record_f64(&mut self, field: &Field, value: f64) {
         self.name(field);
+        // Thousandths, as all durations here are, without the general way.
+        if (0.0..MOST_THOUSANDTHS).contains(&value) {
+            let thousandths = (value * 1e3).round();
+            if thousandths / 1e3 == value {
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 10^9, and whole")]
+                let thousandths = thousandths as u32;
+                return thousandth(self.0, thousandths);
+            }
+        }
         // With its point, also where nothing stands behind it; JSON has no word for what is no number.
         let _ = if value.is_finite() { write!(self.0, "{value:?}") } else { self.0.write_str("null") };
     }
@@ -110,6 +153,21 @@ impl Visit for Fields<'_> {
         let _ = write!(Escaped(self.0), "{value:?}");
         self.0.push('"');
     }
+}
+
+/// Numbers below this are looked at for being whole thousandths.
+const MOST_THOUSANDTHS: f64 = 1e6;
+
+/// Puts a number of thousandths behind what is there as a decimal number: at least one digit behind the point, and no zeros
+/// that say nothing.
+fn thousandth(out: &mut String, thousandths: u32) {
+    let (whole, mut rest, mut count) = (thousandths / 1000, thousandths % 1000, 3);
+    while count > 1 && rest % 10 == 0 {
+        rest /= 10;
+        count -= 1;
+    }
+    let _ = write!(out, "{whole}.");
+    digits(out, rest, count);
 }
 
 /// What is written to it is escaped.
@@ -190,7 +248,7 @@ mod tests {
         #[test]
         fn decisions_are_written_as_the_subscribers_own_format_would(
             text in ".*", odd in "[\\x00-\\x1f\"\\\\ä\u{2028}]*", is in any::<bool>(),
-            unsigned in any::<u64>(), signed in any::<i64>(), real in 0.0..1e9f64, words in proptest::option::of(".*"),
+            unsigned in any::<u64>(), signed in any::<i64>(), real in 0.0..1e9f64, thousandths in 0..2_000_000_000u32, words in proptest::option::of(".*"),
         ) {
             let log = || tracing::info!(
                 target: "callahead::decision",
@@ -198,6 +256,7 @@ mod tests {
                 client = words.as_ref().map(tracing::field::display),
                 reply = words,
                 shown = ?odd,
+                thousandths = f64::from(thousandths) / 1e3,
                 is,
                 unsigned,
                 signed,
@@ -208,6 +267,27 @@ mod tests {
             );
             prop_assert_eq!(line(true, log), line(false, log));
         }
+    }
+
+    #[test]
+    fn times_are_in_utc_with_microseconds_also_across_seconds() {
+        let shown = |since| {
+            let mut out = String::new();
+            time(&mut out, since).unwrap();
+            out
+        };
+        let second = Duration::from_secs(1_764_035_618);
+        let times =
+            [second + Duration::from_nanos(238_599_999), second, second + Duration::from_millis(999), second * 2];
+        assert_eq!(
+            times.map(shown),
+            [
+                "2025-11-25T01:53:38.238599Z",
+                "2025-11-25T01:53:38.000000Z",
+                "2025-11-25T01:53:38.999000Z",
+                "2081-10-19T03:47:16.000000Z"
+            ]
+        );
     }
 
     #[test]
