@@ -64,6 +64,11 @@ pub fn number(value: f64) -> String {
     out
 }
 
+/// A whole number, in groups of three digits.
+pub fn count(count: u64) -> String {
+    if count < 100 { count.to_string() } else { number(real(count)) }
+}
+
 /// Nanoseconds in the unit that suits them.
 pub fn time(nanoseconds: f64) -> String {
     match nanoseconds {

@@ -107,7 +107,7 @@ fn the_report_says_what_was_met_missed_and_not_measured_and_writes_its_plots() {
     section.say("How.");
     let mut table = Table::new(&["", "rate"]);
     table.row(["Callahead".into(), "1".into()]);
-    section.tables.push(table);
+    section.show(table);
     let labels = svg::Labels { title: "A < B", x: "x", y: "y" };
     let series = [svg::Series { name: "s".into(), points: vec![(1.0, 5.0), (10.0, 7.0), (100.0, 6.0)] }];
     section.plots.push(("one.svg".into(), svg::lines(labels, &series)));

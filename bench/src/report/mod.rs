@@ -30,15 +30,22 @@ pub struct Table {
     pub rows: Vec<Vec<String>>,
 }
 
+/// A piece of a section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A paragraph.
+    Text(String),
+    /// Numbers.
+    Numbers(Table),
+}
+
 /// What one scenario has to say.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Section {
     /// Its heading.
     pub title: String,
-    /// How it was measured, in paragraphs.
-    pub text: Vec<String>,
-    /// The numbers.
-    pub tables: Vec<Table>,
+    /// How it was measured and what came of it, in order.
+    pub parts: Vec<Part>,
     /// Plots: the file's name and the picture.
     pub plots: Vec<(String, String)>,
     /// Rows of the design's table that it decides.
@@ -108,7 +115,12 @@ impl Section {
 
     /// Adds a paragraph.
     pub fn say(&mut self, text: impl Into<String>) {
-        self.text.push(text.into());
+        self.parts.push(Part::Text(text.into()));
+    }
+
+    /// Adds a table.
+    pub fn show(&mut self, table: Table) {
+        self.parts.push(Part::Numbers(table));
     }
 }
 
@@ -152,11 +164,11 @@ impl Report {
         out.push_str(&table.markdown());
         for section in &self.sections {
             let _ = writeln!(out, "\n## {}\n", section.title);
-            section.text.iter().for_each(|text| {
-                let _ = writeln!(out, "{text}\n");
-            });
-            for table in &section.tables {
-                let _ = writeln!(out, "{}", table.markdown());
+            for part in &section.parts {
+                let _ = match part {
+                    Part::Text(text) => writeln!(out, "{text}\n"),
+                    Part::Numbers(table) => writeln!(out, "{}", table.markdown()),
+                };
             }
             for (file, _) in &section.plots {
                 let _ = writeln!(out, "![{}]({file})\n", section.title);

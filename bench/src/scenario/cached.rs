@@ -7,7 +7,7 @@ use anyhow::ensure;
 use super::{Bench, HEADS, Measured, Round, interleaved};
 use crate::load::{Answer, Client, Names, Protocol, Target, open_loop};
 use crate::report::{Section, Table, Verdict, svg};
-use crate::stats::{Spread, number, real, time};
+use crate::stats::{Spread, count, number, real, time};
 use crate::subject::{Callahead, Destination, Helper, Setup, Subject, exim, fill, postfix};
 
 /// How long a peer may take to learn the recipients that it is then asked for.
@@ -22,26 +22,37 @@ pub async fn policy(bench: &Bench) -> anyhow::Result<Section> {
     let setup = Setup::new(&bench.folder.join("policy"), ([127, 0, 0, 1], 9).into());
     fill(&setup.folder, size.few, 1).await?;
     let daemon = Callahead::start(&setup).await?;
+    let quiet_setup =
+        Setup { log: "info,callahead::decision=off", ..Setup::new(&bench.folder.join("quiet"), setup.destination) };
+    fill(&quiet_setup.folder, size.few, 1).await?;
+    let quiet = Callahead::start(&quiet_setup).await?;
     let bare = Helper::start(&["serve-bare", "policy"]).await?;
-    let subjects = [
+    let mut subjects = vec![
         Subject::new("Callahead", daemon.address("policy")?, Protocol::Policy, daemon.process()),
         Subject::new("bare", bare.address, Protocol::Policy, bare.process()).constant(),
+        Subject::new("Callahead, decisions not logged", quiet.address("policy")?, Protocol::Policy, quiet.process()),
     ];
     let names = Names::random(size.few);
     let measured = interleaved(bench, &subjects, Some(&daemon), &names, size.connections).await?;
-    let [ours, theirs] = measured.as_slice() else { anyhow::bail!("two subjects were to be measured") };
+    let [ours, theirs, unlogged] = measured.as_slice() else { anyhow::bail!("three subjects were to be measured") };
 
     let mut section = Section::new("Cached answers by the policy protocol");
     section.say(format!(
         "{} connections ask for {} recipients of which every second exists, at random; Callahead logs every decision to a \
          file, as JSON. \"bare\" reads requests and answers DUNNO, on the same runtime.",
         size.connections,
-        number(real(size.few))
+        count(size.few)
     ));
     let mut table = Table::new(&HEADS);
     measured.iter().for_each(|one| table.row(one.row()));
-    section.tables.push(table);
+    section.show(table);
     ceiling(&mut section, theirs);
+    section.say(format!(
+        "With decisions not logged (`CALLAHEAD_LOG=info,callahead::decision=off`) the ratio to bare is {}: that is what the log costs.",
+        Spread::of_ratios(&unlogged.rates(), &theirs.rates()).show(number)
+    ));
+    quiet.kill().await?;
+    subjects.truncate(2);
     let ratio = Spread::of_ratios(&ours.rates(), &theirs.rates());
     section.verdicts.push(Verdict::new(
         "cached answers, policy protocol",
@@ -62,7 +73,7 @@ pub async fn policy(bench: &Bench) -> anyhow::Result<Section> {
         let quantile = |at| Spread::of(&one.quantiles(at)).show(time);
         table.row([one.name.to_owned(), quantile(0.5), quantile(0.99), quantile(0.999)]);
     }
-    section.tables.push(table);
+    section.show(table);
     let ratio = Spread::of_ratios(&ours_half.quantiles(0.99), &theirs_half.quantiles(0.99));
     section.verdicts.push(Verdict::new(
         "cached answers, policy protocol, p99 at half load",
@@ -140,7 +151,7 @@ pub async fn smtp(bench: &Bench) -> anyhow::Result<Section> {
          of them, while a gateway that relays as it reads has to have a session with the destination for a recipient that it \
          accepts. \"bare\" answers 250 to everything.",
         size.connections,
-        number(real(size.warm))
+        count(size.warm)
     ));
     if daemon.is_none() {
         section.say("This version has no gateway, so Callahead has no row here: it takes no SMTP itself.");
@@ -159,7 +170,7 @@ pub async fn smtp(bench: &Bench) -> anyhow::Result<Section> {
         section.say(format!("{per_session} RCPT a session (for 1, an answer's time is that of RCPT to QUIT):"));
         let mut table = Table::new(&HEADS);
         measured.iter().for_each(|one| table.row(one.row()));
-        section.tables.push(table);
+        section.show(table);
         let bars: Vec<_> = measured.iter().map(|one| (one.name.to_owned(), Spread::of(&one.rates()).median)).collect();
         let title = format!("Cached answers by SMTP, {per_session} RCPT a session");
         let labels = svg::Labels { title: &title, x: "answers a second, logarithmic", y: "" };

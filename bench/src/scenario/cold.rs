@@ -102,7 +102,7 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
                 number(Spread::of(&one.cpu_per_million()).median),
             ]);
         }
-        section.tables.push(table);
+        section.show(table);
         let bars: Vec<_> = measured.iter().map(|one| (one.name.to_owned(), Spread::of(&one.rates()).median)).collect();
         let title = format!("Cold callouts, {CLIENTS} clients, {word} recipients");
         let labels = svg::Labels { title: &title, x: "verdicts a second, logarithmic", y: "" };

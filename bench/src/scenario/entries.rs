@@ -8,7 +8,7 @@ use super::{Bench, HEADS, Measured, Round, interleaved};
 use crate::load::{Answer, Client, Names, Protocol, Target, ask, names, open_loop};
 use crate::process;
 use crate::report::{Section, Table, Verdict};
-use crate::stats::{Spread, megabytes, number, real, time};
+use crate::stats::{Spread, count, megabytes, number, real, time};
 use crate::subject::{Callahead, Setup, Subject, fill};
 
 /// Clears, each of a copy of the cache.
@@ -20,7 +20,7 @@ const CLEARS: usize = 3;
 /// When a daemon fails.
 pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
     let size = &bench.size;
-    let mut section = Section::new(&format!("{} entries beside {}", number(real(size.many)), number(real(size.few))));
+    let mut section = Section::new(&format!("{} entries beside {}", count(size.many), count(size.few)));
     let nowhere = ([127, 0, 0, 1], 9).into();
     let small_setup = Setup::new(&bench.folder.join("few"), nowhere);
     let big_setup = Setup::new(&bench.folder.join("many"), nowhere);
@@ -32,8 +32,8 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
     section.say(format!(
         "Two daemons, with {} and {} entries in one domain, asked at random by {} connections in turn. The caches were filled through \
          the cache's own crate before the daemons started ({} entries a second; the big file has {}).",
-        number(real(size.few)),
-        number(real(size.many)),
+        count(size.few),
+        count(size.many),
         size.connections,
         number(real(size.many) / filled),
         megabytes(real(file))
@@ -55,7 +55,7 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
     closed.extend(interleaved(&shorter, &[one(&big_subject)], Some(&big), &many, size.connections).await?);
     let mut table = Table::new(&HEADS);
     closed.iter().for_each(|one| table.row(one.row()));
-    section.tables.push(table);
+    section.show(table);
 
     let rate = closed.iter().map(|one| Spread::of(&one.rates()).median).fold(f64::MAX, f64::min) / 2.0;
     let mut half = [Measured { name: "few", rounds: Vec::new() }, Measured { name: "many", rounds: Vec::new() }];
@@ -74,9 +74,9 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
         let quantile = |at| Spread::of(&one.quantiles(at)).show(time);
         table.row([one.name.to_owned(), quantile(0.5), quantile(0.99), megabytes(memory)]);
     }
-    section.tables.push(table);
+    section.show(table);
     let ratio = Spread::of_ratios(&half[1].quantiles(0.99), &half[0].quantiles(0.99));
-    let what = format!("{} entries against {}", number(real(size.many)), number(real(size.few)));
+    let what = format!("{} entries against {}", count(size.many), count(size.few));
     section.verdicts.push(Verdict::new(
         &format!("{what}: p99 of a cached answer"),
         "≤ 1.5 ×",
@@ -117,7 +117,7 @@ async fn restarts(bench: &Bench, section: &mut Section, big: Callahead, setup: &
         spread.show(time)
     ));
     section.verdicts.push(Verdict::new(
-        &format!("ready after kill -9, {} entries", number(real(bench.size.many))),
+        &format!("ready after kill -9, {} entries", count(bench.size.many)),
         "≤ 1 s",
         spread.show(time),
         spread.max <= 1e9,
@@ -146,11 +146,11 @@ async fn clears(bench: &Bench, section: &mut Section, setup: &Setup) -> anyhow::
     let spread = Spread::of(&took);
     section.say(format!(
         "A clear of the domain with its {} entries was acknowledged within {}: one synchronous commit.",
-        number(real(forgot)),
+        count(forgot),
         spread.show(time)
     ));
     section.verdicts.push(Verdict::new(
-        &format!("clear of a domain with {} entries", number(real(bench.size.many))),
+        &format!("clear of a domain with {} entries", count(bench.size.many)),
         "≤ 10 ms to acknowledge",
         spread.show(time),
         spread.median <= 10e6,

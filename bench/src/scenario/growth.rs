@@ -7,7 +7,7 @@ use crate::load::{Names, Protocol};
 use crate::process;
 use crate::report::{Section, Table, svg};
 use crate::size::Size;
-use crate::stats::{Spread, megabytes, number, real, time};
+use crate::stats::{Spread, count, megabytes, number, real, time};
 use crate::subject::{Callahead, Helper, Setup, Subject, fill};
 
 /// Until connections that were closed are seen to be.
@@ -48,7 +48,7 @@ pub async fn connections(bench: &Bench) -> anyhow::Result<Section> {
         let p99 = |one: &super::Measured| time(Spread::of(&one.quantiles(0.99)).median);
         let (resident, _) = process::resident(daemon.process()).unwrap_or_default();
         table.row([
-            number(real(connections as u64)),
+            count(connections as u64),
             number(rate(ours)),
             number(rate(theirs)),
             Spread::of_ratios(&ours.rates(), &theirs.rates()).show(number),
@@ -60,7 +60,7 @@ pub async fn connections(bench: &Bench) -> anyhow::Result<Section> {
         points[1].push((real(connections as u64), rate(theirs)));
         tokio::time::sleep(SETTLE).await;
     }
-    section.tables.push(table);
+    section.show(table);
     let [ours, theirs] = points;
     let series =
         [svg::Series { name: "Callahead".into(), points: ours }, svg::Series { name: "bare".into(), points: theirs }];
@@ -96,7 +96,7 @@ pub async fn domains(bench: &Bench) -> anyhow::Result<Section> {
         for one in &measured {
             let rate = Spread::of(&one.rates());
             table.row([
-                number(real(domains)),
+                count(domains),
                 rate.show(number),
                 time(Spread::of(&one.quantiles(0.99)).median),
                 megabytes(resident),
@@ -106,7 +106,7 @@ pub async fn domains(bench: &Bench) -> anyhow::Result<Section> {
         }
         daemon.kill().await?;
     }
-    section.tables.push(table);
+    section.show(table);
     let labels = svg::Labels { title: "Cached answers by the policy protocol", x: "domains", y: "answers a second" };
     let series = [svg::Series { name: "Callahead".into(), points }];
     section.plots.push(("benchmarks-domains.svg".into(), svg::lines(labels, &series)));

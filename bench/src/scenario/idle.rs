@@ -6,7 +6,7 @@ use super::Bench;
 use crate::load::{Protocol, Target, ask, connect, names};
 use crate::process;
 use crate::report::{Section, Table, Verdict};
-use crate::stats::{megabytes, number, real};
+use crate::stats::{count, megabytes, number, real};
 use crate::subject::{Callahead, Setup, fill};
 
 /// Until the server has taken all connections in.
@@ -18,7 +18,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// When the daemon fails.
 pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
     let idle = bench.size.idle;
-    let mut section = Section::new(&format!("{} idle client connections", number(real(idle as u64))));
+    let mut section = Section::new(&format!("{} idle client connections", count(idle as u64)));
     let setup = Setup::new(&bench.folder.join("idle"), ([127, 0, 0, 1], 9).into());
     fill(&setup.folder, bench.size.few, 1).await?;
     let daemon = Callahead::start(&setup).await?;
@@ -39,10 +39,10 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
     section.say("Policy connections, each of which has asked once. Resident memory, with the pages of the cache that were read:");
     let mut table = Table::new(&["connections", "before", "with them", "for each"]);
     let each = (after - before).max(0.0) / real(idle as u64);
-    table.row([number(real(idle as u64)), megabytes(before), megabytes(after), format!("{} kB", number(each / 1e3))]);
-    section.tables.push(table);
+    table.row([count(idle as u64), megabytes(before), megabytes(after), format!("{} kB", number(each / 1e3))]);
+    section.show(table);
     section.verdicts.push(Verdict::new(
-        &format!("{} idle client connections", number(real(idle as u64))),
+        &format!("{} idle client connections", count(idle as u64)),
         "≤ 150 MB resident",
         megabytes(after),
         after <= 150e6,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::Bench;
 use crate::load::{Answer, Client, Protocol, Target, ask, names};
 use crate::report::{Section, Table, Verdict};
-use crate::stats::{Spread, number, real, time};
+use crate::stats::{Spread, count, number, time};
 use crate::subject::{Callahead, Destination, Setup};
 
 /// How far away the destination is: waited before each reply, or group of replies to commands that came together.
@@ -51,7 +51,7 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
         [("warm session", warm, 1.1), ("new session, without TLS, with the random probe", new, 4.2)]
     {
         let in_trips = |seconds: f64| number(seconds / ROUND_TRIP.as_secs_f64());
-        table.row([name.into(), number(real(trips)), time(spread.median * 1e9), spread.show(in_trips)]);
+        table.row([name.into(), count(trips), time(spread.median * 1e9), spread.show(in_trips)]);
         let median = spread.median / ROUND_TRIP.as_secs_f64();
         section.verdicts.push(Verdict::new(
             &format!("cold answer, destination 50 ms away, {name}"),
@@ -60,7 +60,7 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
             median <= bound,
         ));
     }
-    section.tables.push(table);
+    section.show(table);
     Ok(section)
 }
 

@@ -36,6 +36,8 @@ pub struct Setup {
     pub callout: String,
     /// Whether it listens as a gateway too.
     pub gateway: bool,
+    /// What it logs (`CALLAHEAD_LOG`), which has to hold what it says at its start. As it is shipped: that and every decision.
+    pub log: &'static str,
 }
 
 /// A running daemon. It is killed when dropped.
@@ -52,7 +54,7 @@ impl Setup {
     /// A daemon with one domain.
     pub fn new(folder: &Path, destination: SocketAddr) -> Self {
         let folder = folder.to_owned();
-        Self { folder, destination, domains: 1, callout: String::new(), gateway: false }
+        Self { folder, destination, domains: 1, callout: String::new(), gateway: false, log: "info" }
     }
 
     fn write(&self) -> anyhow::Result<PathBuf> {
@@ -114,6 +116,7 @@ impl Callahead {
         let child = Command::new(program()?)
             .args(["serve", "--log-format", "json", "--config"])
             .arg(config)
+            .env("CALLAHEAD_LOG", setup.log)
             .stdin(Stdio::null())
             .stderr(log)
             .kill_on_drop(true)
