@@ -39,7 +39,7 @@ fn recipients_say_by_their_number_whether_they_exist_and_distinct_ones_come_once
     let mut seen = Vec::new();
     for connection in [0, 1, 1, 0, 0, 1, 0] {
         let names = if connection == 0 { &mut one } else { &mut other };
-        if let Some(due) = names.next() {
+        if let Some(due) = names.advance() {
             seen.push((names.address().to_owned(), due));
         }
     }
@@ -50,7 +50,7 @@ fn recipients_say_by_their_number_whether_they_exist_and_distinct_ones_come_once
 
     let mut missing = Names::random(100).existing(false).for_connection(3);
     for _ in 0..100 {
-        assert_eq!(missing.next(), Some(Answer::Reject));
+        assert_eq!(missing.advance(), Some(Answer::Reject));
     }
     let mut spread = String::new();
     names::write_address(&mut spread, 7, 5);

@@ -156,7 +156,7 @@ pub async fn closed_loop(target: Target, names: &Names, connections: usize, span
                     tokio::task::spawn_local(async move {
                         let mut client = client;
                         while !shared.stop.get() {
-                            let Some(due) = names.next() else { break };
+                            let Some(due) = names.advance() else { break };
                             let began = Instant::now();
                             ask(&mut client, names.address(), due).await?;
                             shared.count(began.elapsed());
@@ -210,7 +210,7 @@ pub async fn open_loop(
                                 tokio::task::yield_now().await;
                                 began = Instant::now();
                             }
-                            let Some(due) = names.next().filter(|_| !shared.stop.get()) else { break };
+                            let Some(due) = names.advance().filter(|_| !shared.stop.get()) else { break };
                             ask(&mut client, names.address(), due).await?;
                             shared.count(began.elapsed());
                             intended += between;

@@ -78,7 +78,7 @@ impl Names {
     }
 
     /// Goes on to the next: what is the right answer, or `None` when they are used up.
-    pub fn next(&mut self) -> Option<Answer> {
+    pub fn advance(&mut self) -> Option<Answer> {
         let number = match &self.order {
             Order::Random(count) => {
                 let count = *count;
@@ -108,7 +108,7 @@ impl Names {
         })
     }
 
-    /// The address that [`Names::next`] went on to.
+    /// The address that [`Names::advance`] went on to.
     pub fn address(&self) -> &str {
         &self.address
     }

@@ -28,7 +28,7 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
     // A connection that has been used keeps what it used.
     let mut questions = names::Names::random(bench.size.few);
     for client in &mut clients {
-        if let Some(due) = questions.next() {
+        if let Some(due) = questions.advance() {
             ask(client, questions.address(), due).await?;
         }
     }
