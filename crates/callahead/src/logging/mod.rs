@@ -1,7 +1,7 @@
 //! The log: for people on a terminal, as JSON elsewhere; what is logged can be chosen by `CALLAHEAD_LOG`.
 //!
 //! Each decision is an event, so the log is most of the work of a question that the cache answers. Two things keep it small:
-//! [`json`] writes decisions without a serializer between, and [`writer`] hands what is written to standard error in as few
+//! `json` writes decisions without a serializer between, and `writer` hands what is written to standard error in as few
 //! system calls as there can be, on a thread of its own.
 
 mod json;
