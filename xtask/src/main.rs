@@ -1,6 +1,7 @@
 //! Callahead's development tasks. `cargo xtask test` is what CI runs, and all that it runs.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod bench;
 mod fuzz;
 mod licences;
 mod roots;
@@ -24,6 +25,9 @@ Usage: cargo xtask COMMAND
   soak          what the tests do, for longer and with other seeds: simulation, fuzzing, 500 kills
   soak --minutes COUNT
                 in about so many minutes (60 unless given)
+  bench         measure beside Exim, Postfix and bare servers (8 min) and write docs/benchmarks.md;
+                --full: with ten million entries; --quick: only see that it works;
+                --only WORD: some scenarios. The last two write to target/bench
 ";
 
 fn main() -> ExitCode {
@@ -34,6 +38,7 @@ fn main() -> ExitCode {
         ["test", "--quick"] => steps::test(true),
         ["roots"] => roots::install(),
         ["api"] => schemathesis::run(),
+        ["bench", arguments @ ..] => bench::run(arguments),
         ["fuzz", seconds] => match seconds.parse() {
             Ok(seconds) => fuzz::run(seconds),
             Err(_) => return usage(),

@@ -14,14 +14,27 @@ pub struct Cursor(pub(crate) Vec<u8>);
 const MAX_KEY: usize = 511;
 
 pub(crate) fn domain(domain: &Domain) -> Vec<u8> {
-    let mut key = domain.to_string().into_bytes();
-    key.push(0);
-    key
+    before(domain, 0)
 }
 
 pub(crate) fn recipient(recipient: &Recipient) -> Vec<u8> {
-    let mut key = domain(recipient.domain());
-    key.extend_from_slice(recipient.local_part().as_bytes());
+    let local_part = recipient.local_part().as_bytes();
+    let mut key = before(recipient.domain(), local_part.len());
+    key.extend_from_slice(local_part);
+    key
+}
+
+/// The domain's key, with room for a local part: each lookup makes one, so in one allocation.
+fn before(domain: &Domain, local_part: usize) -> Vec<u8> {
+    let mut key = match domain.name() {
+        Some(name) => {
+            let mut key = Vec::with_capacity(name.as_str().len() + 1 + local_part);
+            key.extend_from_slice(name.as_str().as_bytes());
+            key
+        }
+        None => domain.to_string().into_bytes(),
+    };
+    key.push(0);
     key
 }
 

@@ -302,8 +302,11 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Serve(args) => {
-            logging::start(args.log_format);
-            with_runtime(serve::run(args))
+            // Lives until everything that logs has ended.
+            match logging::start(args.log_format) {
+                Ok(_flush) => with_runtime(serve::run(args)),
+                Err(error) => Err(anyhow::Error::new(error).context("the log can't be written: no thread for it")),
+            }
         }
         Command::Demo { exit } => with_runtime(demo::run(exit)),
         Command::Check(args) => with_runtime(check::run(args)),

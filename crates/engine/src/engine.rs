@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -250,8 +250,8 @@ impl Engine {
 
     /// Decides from what is kept and configured, without waiting; `None` where the destination has to be asked.
     pub fn decide_cached(&self, question: &Question<'_>) -> Option<Decision> {
-        let case = self.case(question);
-        let decision = self.decide_from_kept(question, &case)?;
+        let mut case = self.case(question);
+        let decision = self.decide_from_kept(question, &mut case)?;
         Some(self.told(question, &case, decision))
     }
 
@@ -259,8 +259,8 @@ impl Engine {
     ///
     /// A caller that goes away takes nothing with it: the callout goes on, and its answer is kept.
     pub async fn decide(&self, question: Question<'_>) -> Decision {
-        let case = self.case(&question);
-        if let Some(decision) = self.decide_from_kept(&question, &case) {
+        let mut case = self.case(&question);
+        if let Some(decision) = self.decide_from_kept(&question, &mut case) {
             return self.told(&question, &case, decision);
         }
         let decision = Box::pin(self.ask(&question, &case)).await;
@@ -278,7 +278,11 @@ impl Engine {
             recipient = recipient.map(|recipient| recipient.fold_local_part());
         }
         let shown = match &recipient {
-            Some(recipient) => recipient.to_string(),
+            Some(recipient) => {
+                let mut shown = String::with_capacity(question.recipient.len() + 2);
+                let _ = write!(shown, "{recipient}");
+                shown
+            }
             None => {
                 let text = String::from_utf8_lossy(question.recipient);
                 text.chars().filter(|c| !c.is_control()).take(320).collect()
@@ -295,7 +299,8 @@ impl Engine {
         Case { started, now: self.inner.clock.now(), shown, recipient, is_mailbox, domain, lookup }
     }
 
-    fn decide_from_kept(&self, question: &Question<'_>, case: &Case) -> Option<Decision> {
+    /// Where this decides, it takes what it cites out of the case.
+    fn decide_from_kept(&self, question: &Question<'_>, case: &mut Case) -> Option<Decision> {
         let mut facts = case.facts();
         if question.live {
             facts.recipient = Kept::Nothing;
@@ -306,7 +311,7 @@ impl Engine {
                 if matches!(ruling.row, 6..=8) {
                     self.refresh_if_old(case, &ruling);
                 }
-                return Some(case.decision(&ruling, None));
+                return Some(case.kept_decision(&ruling));
             }
             Step::Ask if question.live => return None,
             Step::Ask => {}
@@ -314,10 +319,10 @@ impl Engine {
         let recipient = case.recipient.as_ref()?;
         // What has come back is kept from then on, though it may not be on disk yet.
         if let Some(landed) = self.inner.flights.landed(recipient, case.lookup.floor)
-            && let Some(case) = case.with(&landed)
+            && let Some(mut case) = case.with(&landed)
             && let Step::Decide(ruling) = decide(&case.facts())
         {
-            return Some(case.decision(&ruling, None));
+            return Some(case.kept_decision(&ruling));
         }
         if let Some(held) = self.inner.held.find(recipient, case.lookup.floor, case.now) {
             facts = Facts { learned: Some(learned(&held.flown.report.outcome)), held: true, ..case.facts() };
@@ -614,11 +619,10 @@ impl Case {
         self.facts().domain != Kept::Fresh(DomainState::NotAcceptAll)
     }
 
-    /// The decision of a ruling, with who said it and when.
-    fn decision(&self, ruling: &Ruling, flown: Option<&Flown>) -> Decision {
-        let policy = self.domain.as_ref().map(|domain| &domain.policy);
-        let mut decision = Decision {
-            recipient: self.shown.clone(),
+    /// The decision of a ruling, without who said it and when.
+    fn bare_decision(&self, ruling: &Ruling, recipient: String) -> Decision {
+        Decision {
+            recipient,
             verdict: ruling.verdict,
             accept_all: ruling.because == Because::AcceptAll,
             row: ruling.row,
@@ -632,37 +636,52 @@ impl Case {
             expires_at: None,
             elapsed: Duration::ZERO,
             transcript: None,
-        };
-        match (flown, ruling.source) {
-            (Some(flown), _) => {
-                let report = &flown.report;
-                decision.destination.clone_from(&report.destination);
-                decision.reply = report.outcome.reply().map(StoredReply::from);
-                decision.checked_at = Some(flown.at);
-                decision.expires_at = policy.and_then(|policy| kept_until(policy, report, flown.at));
-                decision.transcript = Some(Arc::new(report.transcript.clone()));
-                if let Outcome::Unreachable(hosts) = &report.outcome
-                    && ruling.because == Because::Unreachable
-                {
-                    let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
-                    decision.reason =
-                        Cow::Owned(format!("no host of the destination could be asked: {}", hosts.join("; ")));
-                }
+        }
+    }
+
+    /// The decision of a ruling on what is kept, with what it cites: moved and not copied, since most questions end here.
+    fn kept_decision(&mut self, ruling: &Ruling) -> Decision {
+        let shown = std::mem::take(&mut self.shown);
+        let mut decision = self.bare_decision(ruling, shown);
+        match (ruling.source, ruling.row) {
+            (Source::Cache, 7 | 8) => {
+                let record = self.lookup.recipient.take();
+                decision.cite(record, |state| self.ttl_of_recipient(state));
             }
-            (None, Source::Cache) => match ruling.row {
-                7 | 8 => {
-                    let ttl = |state| self.ttl_of_recipient(state);
-                    decision.cite(self.lookup.recipient.as_ref(), ttl);
-                }
-                _ => {
-                    let ttl = |state| self.ttl_of_domain(state);
-                    decision.cite(self.lookup.domain.as_ref(), ttl);
-                }
-            },
+            (Source::Cache, _) => {
+                let record = self.lookup.domain.take();
+                decision.cite(record, |state| self.ttl_of_domain(state));
+            }
             _ => {}
         }
-        decision.answer = answer(ruling, policy, decision.reply.as_ref());
+        decision.answer = answer(ruling, self.policy(), decision.reply.as_ref());
         decision
+    }
+
+    /// The decision of a ruling on what a callout brought, with who said it and when.
+    fn decision(&self, ruling: &Ruling, flown: Option<&Flown>) -> Decision {
+        let mut decision = self.bare_decision(ruling, self.shown.clone());
+        if let Some(flown) = flown {
+            let report = &flown.report;
+            decision.destination.clone_from(&report.destination);
+            decision.reply = report.outcome.reply().map(StoredReply::from);
+            decision.checked_at = Some(flown.at);
+            decision.expires_at = self.policy().and_then(|policy| kept_until(policy, report, flown.at));
+            decision.transcript = Some(Arc::new(report.transcript.clone()));
+            if let Outcome::Unreachable(hosts) = &report.outcome
+                && ruling.because == Because::Unreachable
+            {
+                let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+                decision.reason =
+                    Cow::Owned(format!("no host of the destination could be asked: {}", hosts.join("; ")));
+            }
+        }
+        decision.answer = answer(ruling, self.policy(), decision.reply.as_ref());
+        decision
+    }
+
+    fn policy(&self) -> Option<&Policy> {
+        self.domain.as_ref().map(|domain| &domain.policy)
     }
 
     /// The decision where nothing was learned.
@@ -685,12 +704,12 @@ impl Case {
 
 impl Decision {
     /// Says who said what is kept, and until when it counts.
-    fn cite<S: State>(&mut self, record: Option<&Record<S>>, ttl: impl Fn(S) -> Duration) {
+    fn cite<S: State>(&mut self, record: Option<Record<S>>, ttl: impl Fn(S) -> Duration) {
         let Some(record) = record else { return };
-        self.destination = Some(record.destination.clone()).filter(|destination| !destination.is_empty());
-        self.reply.clone_from(&record.reply);
         self.checked_at = Some(record.checked_at);
         self.expires_at = Some(record.end().min(record.checked_at.after(ttl(record.state))));
+        self.destination = Some(record.destination).filter(|destination| !destination.is_empty());
+        self.reply = record.reply;
     }
 }
 

@@ -18,7 +18,7 @@
 use std::net::IpAddr;
 
 use bytes::{Buf as _, BytesMut};
-use callahead_engine::{Action, Answer, Engine, Listener, Question};
+use callahead_engine::{Action, Answer, Decision, Engine, Listener, Question};
 use tokio_util::sync::CancellationToken;
 
 use crate::address;
@@ -117,35 +117,44 @@ impl RequestReader {
     }
 
     fn advance(&mut self) -> Result<Option<Request>, RequestError> {
-        while let Some(found) = memchr::memchr(b'\n', &self.buffer[self.searched..]) {
+        // Octets of whole lines that are read; taken out of the buffer at once and not line by line.
+        let mut taken = 0;
+        let mut done = None;
+        while let Some(found) = memchr::memchr(b'\n', &self.buffer[taken + self.searched..]) {
             let end = self.searched + found;
+            let line = &self.buffer[taken..taken + end];
             // Telnet and other hands end lines with CR LF.
-            let line_end = if end > 0 && self.buffer[end - 1] == b'\r' { end - 1 } else { end };
-            if line_end > MAX_LINE {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            if line.len() > MAX_LINE {
                 return Err(RequestError::LineTooLong);
             }
             self.octets += end + 1;
             if self.octets > MAX_REQUEST {
                 return Err(RequestError::TooLong);
             }
-            let is_end = line_end == 0;
+            let is_end = line.is_empty();
             if !is_end {
                 self.attributes += 1;
                 if self.attributes > MAX_ATTRIBUTES {
                     return Err(RequestError::TooManyAttributes);
                 }
-                self.request.take(&self.buffer[..line_end])?;
+                self.request.take(line)?;
             }
-            self.buffer.advance(end + 1);
+            taken += end + 1;
             self.searched = 0;
-            // An empty line before a request is read over, as one left behind by a careless client.
-            if is_end && self.attributes > 0 {
-                (self.attributes, self.octets) = (0, 0);
-                return Ok(Some(std::mem::take(&mut self.request)));
-            }
             if is_end {
                 self.octets = 0;
+                // An empty line before a request is read over, as one left behind by a careless client.
+                if self.attributes > 0 {
+                    self.attributes = 0;
+                    done = Some(std::mem::take(&mut self.request));
+                    break;
+                }
             }
+        }
+        self.buffer.advance(taken);
+        if done.is_some() {
+            return Ok(done);
         }
         self.searched = self.buffer.len();
         // One more for a CR that its LF may follow.
@@ -161,8 +170,10 @@ impl RequestReader {
 
 impl Request {
     fn take(&mut self, line: &[u8]) -> Result<(), RequestError> {
-        let equals = memchr::memchr(b'=', line).filter(|at| *at > 0).ok_or(RequestError::NoAttribute)?;
-        if memchr::memchr(0, line).is_some() {
+        // Names and values are a few octets long: looking at each costs less than a call that is made for long texts.
+        let equals = line.iter().position(|octet| *octet == b'=').filter(|at| *at > 0);
+        let equals = equals.ok_or(RequestError::NoAttribute)?;
+        if line.iter().fold(false, |zero, octet| zero | (*octet == 0)) {
             return Err(RequestError::ZeroOctet);
         }
         let value = &line[equals + 1..];
@@ -217,48 +228,69 @@ impl Protocol for Policy {
         reader.has_partial()
     }
 
+    fn reply_at_once(&self, request: &Request, output: &mut Vec<u8>) -> bool {
+        if !(request.is_access_policy && request.is_rcpt) {
+            output.extend_from_slice(b"action=DUNNO\n\n");
+            return true;
+        }
+        let Some(recipient) = &request.recipient else {
+            tracing::warn!(
+                instance = request.instance,
+                "a policy request at RCPT has no recipient: deferred, since there is nothing to check"
+            );
+            output.extend_from_slice(b"action=451 4.3.5 the policy request has no recipient\n\n");
+            return true;
+        };
+        let recipient = address::quoted(recipient);
+        let Some(decision) = self.engine.decide_cached(&question(request, &recipient)) else { return false };
+        answered(request, &decision, output);
+        true
+    }
+
     fn reply(&self, request: Request) -> Replying {
         let engine = self.engine.clone();
-        Box::pin(async move { reply(&engine, &request).await })
+        Box::pin(async move {
+            let mut output = Vec::new();
+            let recipient = request.recipient.as_deref().filter(|_| request.is_access_policy && request.is_rcpt);
+            match recipient {
+                Some(recipient) => {
+                    let recipient = address::quoted(recipient);
+                    let decision = engine.decide(question(&request, &recipient)).await;
+                    answered(&request, &decision, &mut output);
+                }
+                None => drop(Self { engine }.reply_at_once(&request, &mut output)),
+            }
+            output
+        })
     }
 }
 
-async fn reply(engine: &Engine, request: &Request) -> Vec<u8> {
-    if !(request.is_access_policy && request.is_rcpt) {
-        return b"action=DUNNO\n\n".to_vec();
+fn question<'a>(request: &'a Request, recipient: &'a [u8]) -> Question<'a> {
+    Question {
+        recipient,
+        listener: Listener::Policy,
+        client: request.client,
+        sender: request.sender.as_deref(),
+        live: false,
+        cached_only: false,
     }
-    let Some(recipient) = &request.recipient else {
-        tracing::warn!(
-            instance = request.instance,
-            "a policy request at RCPT has no recipient: deferred, since there is nothing to check"
-        );
-        return b"action=451 4.3.5 the policy request has no recipient\n\n".to_vec();
-    };
-    let recipient = address::quoted(recipient);
-    let decision = engine
-        .decide(Question {
-            recipient: &recipient,
-            listener: Listener::Policy,
-            client: request.client,
-            sender: request.sender.as_deref(),
-            live: false,
-            cached_only: false,
-        })
-        .await;
+}
+
+/// Puts the decision in the protocol's words behind what is there.
+fn answered(request: &Request, decision: &Decision, output: &mut Vec<u8>) {
     tracing::debug!(instance = request.instance, row = decision.row, "policy request answered");
-    action(&decision.answer)
+    action(&decision.answer, output);
 }
 
 /// The engine's answer in the protocol's words.
-fn action(answer: &Answer) -> Vec<u8> {
-    let mut line = b"action=".to_vec();
+fn action(answer: &Answer, output: &mut Vec<u8>) {
+    output.extend_from_slice(b"action=");
     match answer.action {
-        Action::Accept | Action::None => line.extend_from_slice(b"DUNNO"),
-        Action::Reject => line.extend_from_slice(server::status(answer, 550, "5.1.1").as_bytes()),
-        Action::Defer => line.extend_from_slice(server::status(answer, 451, "4.4.0").as_bytes()),
+        Action::Accept | Action::None => output.extend_from_slice(b"DUNNO"),
+        Action::Reject => server::status(answer, 550, "5.1.1", output),
+        Action::Defer => server::status(answer, 451, "4.4.0", output),
     }
-    line.extend_from_slice(b"\n\n");
-    line
+    output.extend_from_slice(b"\n\n");
 }
 
 #[cfg(test)]

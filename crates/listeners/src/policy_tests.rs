@@ -118,6 +118,11 @@ fn an_answer_is_one_action_whatever_its_text_holds() {
         enhanced: EnhancedCode::new(5, 1, 1),
         text: text.into(),
     };
+    let action = |answer: &Answer| {
+        let mut output = Vec::new();
+        super::action(answer, &mut output);
+        output
+    };
     let bytes = action(&answer(Action::Reject, Some(550), "no\r\n\r\naction=OK\0"));
     assert_eq!(bytes, b"action=550 5.1.1 no    action=OK \n\n");
     assert_eq!(action(&answer(Action::Accept, Some(250), "fine")), b"action=DUNNO\n\n");

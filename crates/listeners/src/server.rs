@@ -4,9 +4,11 @@
 //! the order in which they came: one that needs a callout delays the answers behind it, but not their work. An answer that is
 //! at hand is written without a task of its own.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::io::Write as _;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
@@ -74,6 +76,11 @@ pub(crate) trait Protocol: Send + Sync + 'static {
     fn is_over(_reader: &Self::Reader) -> bool {
         false
     }
+    /// Writes the reply behind `output` where it is at hand, and says whether it was: then nothing is awaited, and nothing boxed.
+    fn reply_at_once(&self, _request: &Self::Request, _output: &mut Vec<u8>) -> bool {
+        false
+    }
+    /// The reply, at hand or not.
     fn reply(&self, request: Self::Request) -> Replying;
 }
 
@@ -84,6 +91,8 @@ pub(crate) type Replying = Pin<Box<dyn Future<Output = Vec<u8>> + Send>>;
 const CHUNK: usize = 4096;
 /// Octets of requests that may wait behind a full pipeline before reading stops.
 const READ_AHEAD: usize = 64 * 1024;
+/// Octets of replies that are gathered before they are written.
+const WRITE_AHEAD: usize = 64 * 1024;
 /// How long a connection is still read when the listener stops, for requests that were sent and had not arrived. It can't
 /// be nothing: that bytes have arrived is only known after a turn of the runtime.
 const LINGER: Duration = Duration::from_millis(50);
@@ -273,6 +282,8 @@ impl<P: Protocol> Connection<P> {
     async fn talk(&mut self, shutdown: &CancellationToken) -> End {
         let mut chunk = vec![0; CHUNK];
         let mut quiet_until = Instant::now() + self.limits.idle;
+        // Set again when it has run out, and not for each request: most requests come long before.
+        let mut quiet = pin!(tokio::time::sleep_until(quiet_until));
         loop {
             match self.advance().await {
                 Ok(true) => {
@@ -305,7 +316,12 @@ impl<P: Protocol> Connection<P> {
                     Err(_) => return End::Broken,
                 },
                 // Only whole requests count: bytes that trickle in don't hold a connection open.
-                () = tokio::time::sleep_until(quiet_until), if !waits => return End::TimedOut,
+                () = &mut quiet, if !waits => {
+                    if Instant::now() >= quiet_until {
+                        return End::TimedOut;
+                    }
+                    quiet.as_mut().reset(quiet_until);
+                }
             }
         }
     }
@@ -327,8 +343,16 @@ impl<P: Protocol> Connection<P> {
     async fn advance(&mut self) -> Result<bool, End> {
         let mut malformed = None;
         let mut taken = false;
-        while self.pending.len() < self.limits.pipeline.max(1) {
+        while self.pending.len() < self.limits.pipeline.max(1) && self.output.len() < WRITE_AHEAD {
             match P::next(&mut self.reader) {
+                // Behind one that waits, a reply that is at hand has to wait too.
+                Ok(Some(request)) if self.pending.is_empty() => {
+                    if self.protocol.reply_at_once(&request, &mut self.output) {
+                        count(&self.counters.requests);
+                    } else {
+                        self.pending.push_back(Pending::Waiting(self.protocol.reply(request)));
+                    }
+                }
                 Ok(Some(request)) => self.pending.push_back(Pending::Waiting(self.protocol.reply(request))),
                 Ok(None) => break,
                 Err(error) => {
@@ -338,11 +362,13 @@ impl<P: Protocol> Connection<P> {
             }
             taken = true;
         }
-        poll_fn(|cx| {
-            poll_all(&mut self.pending, cx);
-            Poll::Ready(())
-        })
-        .await;
+        if !self.pending.is_empty() {
+            poll_fn(|cx| {
+                poll_all(&mut self.pending, cx);
+                Poll::Ready(())
+            })
+            .await;
+        }
         while let Some(Pending::Ready(reply)) = self.pending.pop_front_if(|one| matches!(one, Pending::Ready(_))) {
             // Of some things that a protocol says nobody wants to hear an answer.
             if !reply.is_empty() {
@@ -399,18 +425,23 @@ fn poll_all(pending: &mut VecDeque<Pending>, cx: &mut std::task::Context<'_>) {
 
 // === words that protocols share ===
 
-/// Code, enhanced code and text as one line, with what is missing filled in.
-pub(crate) fn status(answer: &Answer, code: u16, enhanced: &str) -> String {
+/// Puts code, enhanced code and text behind what is there, as one line, with what is missing filled in.
+pub(crate) fn status(answer: &Answer, code: u16, enhanced: &str, output: &mut Vec<u8>) {
     let code = answer.code.unwrap_or(code);
-    let text = one_line(&answer.text);
-    match &answer.enhanced {
-        Some(enhanced) => format!("{code} {enhanced} {text}"),
-        None => format!("{code} {enhanced} {text}"),
-    }
+    // Writing into memory does not fail.
+    let _ = match &answer.enhanced {
+        Some(enhanced) => write!(output, "{code} {enhanced} "),
+        None => write!(output, "{code} {enhanced} "),
+    };
+    output.extend_from_slice(one_line(&answer.text).as_bytes());
 }
 
 /// The text without anything that could end its line: the engine's texts have nothing of that kind, and a line that
 /// splits would be a second answer.
-pub(crate) fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
+    // What is printable ASCII needs no look at each character.
+    if text.bytes().all(|octet| matches!(octet, b' '..=b'~')) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
 }

@@ -185,7 +185,8 @@ async fn reply(engine: &Engine, request: &Request) -> String {
         b"recipients" => recipients(engine, key).await,
         b"domains" => domains(engine, key),
         other => {
-            let name = server::one_line(&String::from_utf8_lossy(other));
+            let name = String::from_utf8_lossy(other);
+            let name: &str = &server::one_line(&name);
             tracing::warn!(map = name, "a socket map is asked for that is not there: use recipients or domains");
             format!("PERM there is no map {name:?} here: use recipients or domains")
         }

@@ -4,6 +4,7 @@
 //! that exists must never be called invalid: the RFC's 64 octets for a local part are what everyone has to
 //! support (RFC 5321 4.5.3.1.1), and SRS and VERP go beyond them.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -314,10 +315,12 @@ impl DomainName {
     /// What is wrong with it, by [`AddressError`].
     pub fn parse(name: &str) -> Result<Self, AddressError> {
         let name = name.strip_suffix('.').unwrap_or(name);
-        let ascii = if name.is_ascii() {
-            name.to_ascii_lowercase()
+        let ascii = if !name.is_ascii() {
+            Cow::Owned(idna::domain_to_ascii(name).map_err(|_| AddressError::BadIdna)?)
+        } else if name.bytes().any(|octet| octet.is_ascii_uppercase()) {
+            Cow::Owned(name.to_ascii_lowercase())
         } else {
-            idna::domain_to_ascii(name).map_err(|_| AddressError::BadIdna)?
+            Cow::Borrowed(name)
         };
         if ascii.len() > MAX_DOMAIN {
             return Err(AddressError::DomainTooLong);

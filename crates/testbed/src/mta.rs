@@ -175,6 +175,11 @@ impl Mta {
         self.dir.path()
     }
 
+    /// The first process of its own; all that belongs to the server descends from it.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Creates a mailbox in an Exim destination, which looks at its list for every recipient.
     ///
     /// # Errors
@@ -364,6 +369,15 @@ pub fn run(package: &str, words: &[&str]) -> io::Result<Sent> {
 }
 
 // === small things ===
+
+/// The version of a server's Debian package, as its root has it; `None` where that is not installed.
+pub fn version(kind: Kind) -> Option<String> {
+    let dir = root::shared_dir().ok()?;
+    let words = ["dpkg-query", "-W", "-f", "${Version}", kind.package()];
+    let output = root::command(kind.package(), dir.path(), &words).ok()?.stdin(Stdio::null()).output().ok()?;
+    let version = String::from_utf8(output.stdout).ok()?;
+    (output.status.success() && !version.is_empty()).then_some(version)
+}
 
 /// A port of 127.0.0.1 that nobody listened on a moment ago.
 ///

@@ -149,10 +149,15 @@ async fn answer(engine: &Engine, ask: &Ask, recipient: &[u8]) -> Answer {
 
 /// The engine's answer in the protocol's words.
 fn said(answer: &Answer) -> Reply {
+    let code = |code, enhanced| {
+        let mut status = Vec::new();
+        server::status(answer, code, enhanced, &mut status);
+        Reply::Code(String::from_utf8_lossy(&status).into_owned())
+    };
     match answer.action {
         Action::Accept | Action::None => Reply::Continue,
-        Action::Reject => Reply::Code(server::status(answer, 550, "5.1.1")),
-        Action::Defer => Reply::Code(server::status(answer, 451, "4.4.0")),
+        Action::Reject => code(550, "5.1.1"),
+        Action::Defer => code(451, "4.4.0"),
     }
 }
 

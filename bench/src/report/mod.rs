@@ -1,0 +1,228 @@
+//! What is written: `docs/benchmarks.md` and its plots.
+
+mod machine;
+pub mod svg;
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+pub use machine::Machine;
+
+/// A row of the design's table of numbers, and what became of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    /// What is measured.
+    pub what: String,
+    /// The number to reach.
+    pub target: String,
+    /// The number that was reached.
+    pub measured: String,
+    /// Whether that reaches it; `None` where it was not measured.
+    pub met: Option<bool>,
+}
+
+/// A table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// The columns' heads.
+    pub heads: Vec<String>,
+    /// The rows.
+    pub rows: Vec<Vec<String>>,
+}
+
+/// A piece of a section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A paragraph.
+    Text(String),
+    /// Numbers.
+    Numbers(Table),
+}
+
+/// What one scenario has to say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Section {
+    /// Its heading.
+    pub title: String,
+    /// How it was measured and what came of it, in order.
+    pub parts: Vec<Part>,
+    /// Plots: the file's name and the picture.
+    pub plots: Vec<(String, String)>,
+    /// Rows of the design's table that it decides.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// All of it.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// The run's size and command.
+    pub command: String,
+    /// Where it ran.
+    pub machine: Machine,
+    /// How long it took, in seconds.
+    pub took: f64,
+    /// The scenarios.
+    pub sections: Vec<Section>,
+    /// How it is measured, why that is fair, and where Callahead loses.
+    pub notes: String,
+}
+
+impl Verdict {
+    /// A row whose number was measured.
+    pub fn new(what: &str, target: &str, measured: String, met: bool) -> Self {
+        Self { what: what.into(), target: target.into(), measured, met: Some(met) }
+    }
+
+    /// A row that was not measured, and why.
+    pub fn not_measured(what: &str, target: &str, why: &str) -> Self {
+        Self { what: what.into(), target: target.into(), measured: why.into(), met: None }
+    }
+
+    fn word(&self) -> &'static str {
+        match self.met {
+            Some(true) => "met",
+            Some(false) => "**missed**",
+            None => "not measured",
+        }
+    }
+}
+
+impl Table {
+    /// A table with these heads.
+    pub fn new(heads: &[&str]) -> Self {
+        Self { heads: heads.iter().map(|&head| head.to_owned()).collect(), rows: Vec::new() }
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+
+    fn markdown(&self) -> String {
+        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | ").replace('\n', " "));
+        let mut out = line(&self.heads);
+        out.push_str(&line(&vec!["---".to_owned(); self.heads.len()]));
+        self.rows.iter().for_each(|row| out.push_str(&line(row)));
+        out
+    }
+}
+
+impl Section {
+    /// A section without anything yet.
+    pub fn new(title: &str) -> Self {
+        Self { title: title.into(), ..Self::default() }
+    }
+
+    /// Adds a paragraph.
+    pub fn say(&mut self, text: impl Into<String>) {
+        self.parts.push(Part::Text(text.into()));
+    }
+
+    /// Adds a table.
+    pub fn show(&mut self, table: Table) {
+        self.parts.push(Part::Numbers(table));
+    }
+}
+
+impl Report {
+    /// The document.
+    pub fn markdown(&self) -> String {
+        let mut out = String::from(
+            "# Benchmarks\n\nThis file is written by `cargo xtask bench`; what is changed by hand is lost with the next run.\n\n",
+        );
+        let machine = &self.machine;
+        let mut about = Table::new(&["", ""]);
+        about.row(["command".into(), format!("`{}`", self.command)]);
+        about.row(["date".into(), machine.date.clone()]);
+        about.row(["took".into(), format!("{:.0} s", self.took)]);
+        about.row(["processor".into(), format!("{}, {} cores", machine.processor, machine.cores)]);
+        about.row(["memory".into(), machine.memory.clone()]);
+        about.row(["system".into(), machine.system.clone()]);
+        about.row(["compiler".into(), machine.compiler.clone()]);
+        for (name, version) in &machine.versions {
+            about.row([name.clone(), version.clone()]);
+        }
+        let _ = write!(out, "{}\n## Against what was set out to be reached\n\n", about.markdown());
+        let verdicts: Vec<&Verdict> = self.sections.iter().flat_map(|section| &section.verdicts).collect();
+        let count = |met| verdicts.iter().filter(|verdict| verdict.met == met).count();
+        let _ = writeln!(
+            out,
+            "{} met, {} missed, {} not measured. Ratios are medians over rounds, with the smallest and the greatest behind them.\n",
+            count(Some(true)),
+            count(Some(false)),
+            count(None)
+        );
+        let mut table = Table::new(&["what", "target", "measured", ""]);
+        for verdict in &verdicts {
+            table.row([
+                verdict.what.clone(),
+                verdict.target.clone(),
+                verdict.measured.clone(),
+                verdict.word().to_owned(),
+            ]);
+        }
+        out.push_str(&table.markdown());
+        for section in &self.sections {
+            let _ = writeln!(out, "\n## {}\n", section.title);
+            for part in &section.parts {
+                let _ = match part {
+                    Part::Text(text) => writeln!(out, "{text}\n"),
+                    Part::Numbers(table) => writeln!(out, "{}", table.markdown()),
+                };
+            }
+            for (file, _) in &section.plots {
+                let _ = writeln!(out, "![{}]({file})\n", section.title);
+            }
+        }
+        let _ = write!(out, "\n{}", self.notes);
+        while out.contains("\n\n\n") {
+            out = out.replace("\n\n\n", "\n\n");
+        }
+        out.truncate(out.trim_end().len());
+        out.push('\n');
+        out
+    }
+
+    /// Writes the document and its plots into a folder.
+    ///
+    /// # Errors
+    /// When that is not possible.
+    pub fn write(&self, folder: &Path) -> std::io::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        for (file, picture) in self.sections.iter().flat_map(|section| &section.plots) {
+            std::fs::write(folder.join(file), picture)?;
+        }
+        std::fs::write(folder.join("benchmarks.md"), self.markdown())
+    }
+}
+
+/// The document's end: the given text, then the peers' settings, then where Callahead loses.
+pub fn notes(text: &str) -> String {
+    let mut out = text.to_owned();
+    for (peer, settings) in
+        [("Exim", crate::subject::EXIM_SETTINGS.as_slice()), ("Postfix", crate::subject::POSTFIX_SETTINGS.as_slice())]
+    {
+        let mut table = Table::new(&[peer, "value", "why"]);
+        for (name, value, why) in settings {
+            let value = if value.is_empty() { "(empty)".to_owned() } else { format!("`{value}`") };
+            table.row([format!("`{name}`"), value, (*why).to_owned()]);
+        }
+        out.push_str(&table.markdown());
+        out.push('\n');
+    }
+    out.push_str(LOSES);
+    out
+}
+
+/// What no ratio above shows.
+const LOSES: &str = "\
+## Where Callahead loses
+
+- Against a bare server it does more for each question: it looks into the cache, goes through the decision table and writes a \
+line to the log. The rows above say how much that is.
+- One Exim or Postfix is a whole mail server; Callahead beside it is one more process to run. Its memory at rest is that of \
+a daemon with a runtime and TLS, more than Postfix's verify service alone has.
+- Postfix answers a cached recipient without leaving the machine's own processes too: on a server with little mail the difference \
+in speed is nothing that anybody notices. What remains there is the number of connections that the destination sees.
+- A cold answer is as slow as its destination: where that takes seconds to greet, so does Callahead.
+";

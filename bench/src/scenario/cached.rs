@@ -1,0 +1,242 @@
+//! Answers from the cache: by the policy protocol beside the bare server, and by SMTP beside Exim and Postfix.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+
+use super::{Bench, HEADS, Measured, Round, interleaved};
+use crate::load::{Answer, Client, Names, Protocol, Target, open_loop};
+use crate::report::{Section, Table, Verdict, svg};
+use crate::stats::{Spread, count, number, real, time};
+use crate::subject::{Callahead, Destination, Helper, Setup, Subject, exim, fill, postfix};
+
+/// How long a peer may take to learn the recipients that it is then asked for.
+const LEARN_WITHIN: Duration = Duration::from_secs(120);
+
+/// By the policy protocol: as fast as it goes, and at half of that.
+///
+/// # Errors
+/// When a server fails.
+pub async fn policy(bench: &Bench) -> anyhow::Result<Section> {
+    let size = &bench.size;
+    let setup = Setup::new(&bench.folder.join("policy"), ([127, 0, 0, 1], 9).into());
+    fill(&setup.folder, size.few, 1).await?;
+    let daemon = Callahead::start(&setup).await?;
+    let quiet_setup =
+        Setup { log: "info,callahead::decision=off", ..Setup::new(&bench.folder.join("quiet"), setup.destination) };
+    fill(&quiet_setup.folder, size.few, 1).await?;
+    let quiet = Callahead::start(&quiet_setup).await?;
+    let bare = Helper::start(&["serve-bare", "policy"]).await?;
+    let mut subjects = vec![
+        Subject::new("Callahead", daemon.address("policy")?, Protocol::Policy, daemon.process()),
+        Subject::new("bare", bare.address, Protocol::Policy, bare.process()).constant(),
+        Subject::new("Callahead, decisions not logged", quiet.address("policy")?, Protocol::Policy, quiet.process()),
+    ];
+    let names = Names::random(size.few);
+    let measured = interleaved(bench, &subjects, Some(&daemon), &names, size.connections).await?;
+    let [ours, theirs, unlogged] = measured.as_slice() else { anyhow::bail!("three subjects were to be measured") };
+
+    let mut section = Section::new("Cached answers by the policy protocol");
+    section.say(format!(
+        "{} connections ask for {} recipients of which every second exists, at random; Callahead logs every decision to a \
+         file, as JSON. \"bare\" reads requests and answers DUNNO, on the same runtime.",
+        size.connections,
+        count(size.few)
+    ));
+    let mut table = Table::new(&HEADS);
+    measured.iter().for_each(|one| table.row(one.row()));
+    section.show(table);
+    ceiling(&mut section, theirs);
+    section.say(format!(
+        "With decisions not logged (`CALLAHEAD_LOG=info,callahead::decision=off`) the ratio to bare is {}: that is what the log costs.",
+        Spread::of_ratios(&unlogged.rates(), &theirs.rates()).show(number)
+    ));
+    quiet.kill().await?;
+    subjects.truncate(2);
+    let ratio = Spread::of_ratios(&ours.rates(), &theirs.rates());
+    section.verdicts.push(Verdict::new(
+        "cached answers, policy protocol",
+        "≥ 0.85 of bare",
+        ratio.show(number),
+        ratio.median >= 0.85,
+    ));
+
+    let rate = Spread::of(&ours.rates()).median / 2.0;
+    let half = at_rate(bench, &subjects, &daemon, &names, rate).await?;
+    let [ours_half, theirs_half] = half.as_slice() else { anyhow::bail!("two subjects were to be measured") };
+    section.say(format!(
+        "At half of Callahead's own load, {} questions a second to each, sent when they are due whatever the answers do:",
+        number(rate)
+    ));
+    let mut table = Table::new(&["", "median", "99th percentile", "99.9th percentile"]);
+    for one in &half {
+        let quantile = |at| Spread::of(&one.quantiles(at)).show(time);
+        table.row([one.name.to_owned(), quantile(0.5), quantile(0.99), quantile(0.999)]);
+    }
+    section.show(table);
+    let ratio = Spread::of_ratios(&ours_half.quantiles(0.99), &theirs_half.quantiles(0.99));
+    section.verdicts.push(Verdict::new(
+        "cached answers, policy protocol, p99 at half load",
+        "≤ 2 × bare",
+        ratio.show(number),
+        ratio.median <= 2.0,
+    ));
+    let (_, peak) = crate::process::resident(daemon.process()).unwrap_or_default();
+    section.say(format!("The most memory that Callahead had resident meanwhile: {}.", crate::stats::megabytes(peak)));
+    daemon.kill().await?;
+    Ok(section)
+}
+
+/// What the generator could do at most, so that nobody takes its limit for a server's.
+fn ceiling(section: &mut Section, bare: &Measured) {
+    let own: Vec<f64> = bare.each(|round| round.run.own_cpu / real(round.run.answers.max(1)));
+    let own = Spread::of(&own).median;
+    let rate = Spread::of(&bare.rates()).median;
+    let busy = rate * own;
+    section.say(format!(
+        "The generator's ceiling: it spends {} of CPU on a question and its answer, so its one thread can't ask more than {} a \
+         second. Against bare it was busy for {:.0} % of the time{}.",
+        time(own * 1e9),
+        number(1.0 / own.max(1e-9)),
+        busy * 100.0,
+        if busy > 0.9 { ": bare's number is the generator's limit, and the ratio to it flatters whoever is slower" } else { "" }
+    ));
+}
+
+async fn at_rate(
+    bench: &Bench,
+    subjects: &[Subject],
+    daemon: &Callahead,
+    names: &Names,
+    rate: f64,
+) -> anyhow::Result<Vec<Measured>> {
+    let mut measured: Vec<Measured> =
+        subjects.iter().map(|subject| Measured { name: subject.name, rounds: Vec::new() }).collect();
+    for _ in 0..bench.size.rounds {
+        for (subject, measured) in subjects.iter().zip(&mut measured) {
+            daemon.empty_log()?;
+            let names = names.clone().any_answer(subject.any_answer);
+            let run = open_loop(subject.target, &names, bench.size.connections, rate, bench.size.span).await?;
+            measured.rounds.push(Round { run, cpu: 0.0, memory: 0.0 });
+        }
+    }
+    Ok(measured)
+}
+
+/// By SMTP, with 50 RCPT a session and with 1.
+///
+/// # Errors
+/// When a server fails.
+pub async fn smtp(bench: &Bench) -> anyhow::Result<Section> {
+    let size = &bench.size;
+    let mut section = Section::new("Cached answers by SMTP");
+    let destination = Destination::start(size.warm * 2, 1).await?;
+    let exim = exim(destination.address())?;
+    let postfix = postfix(destination.address())?;
+    let bare = Helper::start(&["serve-bare", "smtp"]).await?;
+    let setup = Setup { gateway: true, ..Setup::new(&bench.folder.join("smtp"), destination.address()) };
+    let daemon = if Callahead::has_gateway(&setup).await? {
+        fill(&setup.folder, size.few, 1).await?;
+        Some(Callahead::start(&setup).await?)
+    } else {
+        None
+    };
+    let names = Names::random(size.warm).existing(false);
+    for (name, address) in [("Exim", exim.address()), ("Postfix", postfix.address())] {
+        learn(address, &names, size.warm).await.map_err(|error| error.context(name))?;
+    }
+    section.say(format!(
+        "{} clients ask for {} recipients, at random, one command at a time: greeting, EHLO, MAIL, RCPT, QUIT. All were asked for \
+         before, so every server answers from its cache: a rejection, because that is the answer which ends at the filter in all \
+         of them, while a gateway that relays as it reads has to have a session with the destination for a recipient that it \
+         accepts. \"bare\" answers 250 to everything.",
+        size.connections,
+        count(size.warm)
+    ));
+    if daemon.is_none() {
+        section.say("This version has no gateway, so Callahead has no row here: it takes no SMTP itself.");
+    }
+    for (per_session, times) in [(50, 20.0), (1, 50.0)] {
+        let protocol = Protocol::Smtp { per_session };
+        let mut subjects = vec![
+            Subject::new("bare", bare.address, protocol, bare.process()).constant(),
+            Subject::new("Exim", exim.address(), protocol, exim.process()),
+            Subject::new("Postfix", postfix.address(), protocol, postfix.process()),
+        ];
+        if let Some(daemon) = &daemon {
+            subjects.insert(0, Subject::new("Callahead", daemon.address("gateway")?, protocol, daemon.process()));
+        }
+        let measured = interleaved(bench, &subjects, daemon.as_ref(), &names, size.connections).await?;
+        section.say(format!("{per_session} RCPT a session (for 1, an answer's time is that of RCPT to QUIT):"));
+        let mut table = Table::new(&HEADS);
+        measured.iter().for_each(|one| table.row(one.row()));
+        section.show(table);
+        let bars: Vec<_> = measured.iter().map(|one| (one.name.to_owned(), Spread::of(&one.rates()).median)).collect();
+        let title = format!("Cached answers by SMTP, {per_session} RCPT a session");
+        let labels = svg::Labels { title: &title, x: "answers a second, logarithmic", y: "" };
+        section.plots.push((format!("benchmarks-smtp-{per_session}.svg"), svg::bars(labels, &bars)));
+        judge(&mut section, &measured, daemon.is_some(), per_session, times);
+    }
+    Ok(section)
+}
+
+fn judge(section: &mut Section, measured: &[Measured], is_there: bool, per_session: u32, times: f64) {
+    let what = format!("cached answers, SMTP, {per_session} RCPT a session");
+    let target = format!("≥ {times:.0} × Exim, ≥ {times:.0} × Postfix, ≥ 0.8 of bare");
+    let of = |name| measured.iter().find(|one| one.name == name);
+    let (Some(ours), Some(bare), Some(exim), Some(postfix)) = (of("Callahead"), of("bare"), of("Exim"), of("Postfix"))
+    else {
+        debug_assert!(!is_there);
+        section.verdicts.push(Verdict::not_measured(&what, &target, "this version has no gateway"));
+        return;
+    };
+    let ratio = |other: &Measured| Spread::of_ratios(&ours.rates(), &other.rates());
+    let (to_exim, to_postfix, to_bare) = (ratio(exim), ratio(postfix), ratio(bare));
+    section.verdicts.push(Verdict::new(
+        &what,
+        &target,
+        format!(
+            "{} × Exim, {} × Postfix, {} of bare",
+            to_exim.show(number),
+            to_postfix.show(number),
+            to_bare.show(number)
+        ),
+        to_exim.median >= times && to_postfix.median >= times && to_bare.median >= 0.8,
+    ));
+}
+
+/// Has a peer asked for all recipients until it answers each from its cache.
+async fn learn(address: std::net::SocketAddr, names: &Names, count: u64) -> anyhow::Result<()> {
+    let target = Target { address, protocol: Protocol::Smtp { per_session: 50 } };
+    let until = Instant::now() + LEARN_WITHIN;
+    let mut left: Vec<u64> = (0..count).map(|number| number | 1).collect();
+    left.dedup();
+    let domains = names.domains;
+    while !left.is_empty() {
+        ensure!(Instant::now() < until, "{} recipients are not learned after {LEARN_WITHIN:?}", left.len());
+        let mut asking = tokio::task::JoinSet::new();
+        for some in left.chunks(left.len().div_ceil(20)).map(<[u64]>::to_vec) {
+            asking.spawn(async move {
+                let mut client = Client::connect(target).await?;
+                let mut unknown = Vec::new();
+                for number in some {
+                    let mut name = String::new();
+                    crate::load::names::write_address(&mut name, number, domains);
+                    match client.ask(&name).await? {
+                        Answer::Reject => {}
+                        Answer::Defer => unknown.push(number),
+                        other => anyhow::bail!("{name} got {other:?}: {}", client.last_reply()),
+                    }
+                }
+                client.quit().await?;
+                Ok(unknown)
+            });
+        }
+        left.clear();
+        while let Some(unknown) = asking.join_next().await {
+            left.extend(unknown??);
+        }
+        left.sort_unstable();
+    }
+    Ok(())
+}

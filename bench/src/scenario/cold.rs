@@ -1,0 +1,136 @@
+//! Callouts: every recipient is new, 20 clients ask, and the destination counts who connects.
+
+use super::{Bench, Measured, Round};
+use crate::load::{Names, Order, Protocol, closed_loop};
+use crate::report::{Section, Table, Verdict, svg};
+use crate::stats::{Spread, number, real, time};
+use crate::subject::{Callahead, Destination, Setup, Subject, exim, postfix};
+
+/// Clients that ask.
+const CLIENTS: usize = 20;
+
+/// What the destination saw of one subject.
+#[derive(Default)]
+struct Seen {
+    connections: u64,
+    rcpt: u64,
+    verdicts: u64,
+    cpu: f64,
+    seconds: f64,
+}
+
+/// Verdicts a second, and connections for each of them.
+///
+/// # Errors
+/// When a server fails.
+pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
+    let size = &bench.size;
+    let mut section = Section::new("Cold callouts");
+    section.say(format!(
+        "{CLIENTS} clients ask, every recipient is new, and all servers ask the same destination, which answers at once. \
+         Callahead is asked by the policy protocol, Exim and Postfix by SMTP with 50 RCPT a session. Postfix looks at its verify \
+         service again only after whole seconds, so what a client waits for there is mostly the poll."
+    ));
+    for (existing, word, bound) in [(true, "valid", 0.05), (false, "invalid", 0.13)] {
+        let mut destination = Destination::start(size.mailboxes, 1).await?;
+        let exim = exim(destination.address())?;
+        let postfix = postfix(destination.address())?;
+        let setup = Setup::new(&bench.folder.join(format!("cold-{word}")), destination.address());
+        let daemon = Callahead::start(&setup).await?;
+        let smtp = Protocol::Smtp { per_session: 50 };
+        let subjects = [
+            Subject::new("Callahead", daemon.address("policy")?, Protocol::Policy, daemon.process()),
+            Subject::new("Exim", exim.address(), smtp, exim.process()),
+            Subject::new("Postfix", postfix.address(), smtp, postfix.process()),
+        ];
+        // Missing ones are never used up.
+        let last = if existing { size.mailboxes } else { u64::MAX };
+        let names: Vec<Names> =
+            subjects.iter().map(|_| Names::distinct(u64::from(!existing), last).existing(existing)).collect();
+        let mut measured: Vec<Measured> =
+            subjects.iter().map(|subject| Measured { name: subject.name, rounds: Vec::new() }).collect();
+        let mut seen: Vec<Seen> = subjects.iter().map(|_| Seen::default()).collect();
+        destination.told().await?;
+        for _ in 0..size.rounds {
+            for (at, subject) in subjects.iter().enumerate() {
+                daemon.empty_log()?;
+                let (before, cpu) = (subject.usage(), destination.cpu());
+                let asked = next(&names[at]);
+                // A recipient that Postfix has not heard of by its last poll is deferred: an answer, though not a verdict.
+                let lenient = subject.name == "Postfix";
+                let run = closed_loop(subject.target, &names[at].clone().any_answer(lenient), CLIENTS, size.span)
+                    .await
+                    .map_err(|error| error.context(subject.name))?;
+                let asked = (next(&names[at]) - asked) / 2;
+                anyhow::ensure!(
+                    next(&names[at]) < last,
+                    "the destination's mailboxes are used up: raise Size::mailboxes"
+                );
+                let after = subject.usage();
+                let told = destination.told().await?;
+                let seen = &mut seen[at];
+                seen.connections += told.connections;
+                seen.rcpt += told.rcpt;
+                seen.verdicts += asked;
+                seen.cpu += destination.cpu() - cpu;
+                // The warm-up is a fifth more.
+                seen.seconds += run.seconds * 1.2;
+                measured[at].rounds.push(Round { run, cpu: after.cpu - before.cpu, memory: after.memory });
+            }
+        }
+        section.say(format!("Recipients that are {word}:"));
+        let mut table = Table::new(&[
+            "",
+            "verdicts a second",
+            "median",
+            "99th percentile",
+            "connections a verdict",
+            "RCPT a verdict",
+            "destination busy",
+            "CPU s per million verdicts",
+        ]);
+        let per_verdict = |seen: &Seen, count: u64| real(count) / real(seen.verdicts.max(1));
+        for (one, seen) in measured.iter().zip(&seen) {
+            table.row([
+                one.name.to_owned(),
+                Spread::of(&one.rates()).show(number),
+                time(Spread::of(&one.quantiles(0.5)).median),
+                time(Spread::of(&one.quantiles(0.99)).median),
+                number(per_verdict(seen, seen.connections)),
+                number(per_verdict(seen, seen.rcpt)),
+                format!("{:.0} %", seen.cpu / seen.seconds.max(1e-9) * 100.0),
+                number(Spread::of(&one.cpu_per_million()).median),
+            ]);
+        }
+        section.show(table);
+        let bars: Vec<_> = measured.iter().map(|one| (one.name.to_owned(), Spread::of(&one.rates()).median)).collect();
+        let title = format!("Cold callouts, {CLIENTS} clients, {word} recipients");
+        let labels = svg::Labels { title: &title, x: "verdicts a second, logarithmic", y: "" };
+        section.plots.push((format!("benchmarks-cold-{word}.svg"), svg::bars(labels, &bars)));
+
+        let ratio = Spread::of_ratios(&measured[0].rates(), &measured[1].rates());
+        section.verdicts.push(Verdict::new(
+            &format!("cold callouts, {CLIENTS} clients, distinct {word} recipients"),
+            "≥ 10 × Exim",
+            format!("{} × Exim", ratio.show(number)),
+            ratio.median >= 10.0,
+        ));
+        let connections = per_verdict(&seen[0], seen[0].connections);
+        section.verdicts.push(Verdict::new(
+            &format!("connections to the destination per {word} verdict"),
+            &format!("≤ {bound}"),
+            format!("{} (Exim {})", number(connections), number(per_verdict(&seen[1], seen[1].connections))),
+            connections <= bound,
+        ));
+        daemon.kill().await?;
+    }
+    Ok(section)
+}
+
+/// The number of the next recipient.
+fn next(names: &Names) -> u64 {
+    match &names.order {
+        Order::Distinct(next, _) => next.get(),
+        Order::Random(_) => 0,
+    }
+}

@@ -1,0 +1,113 @@
+//! The scenarios: one file each, one or several rows of the design's table of numbers each.
+
+pub mod cached;
+pub mod cold;
+pub mod entries;
+pub mod growth;
+pub mod herd;
+pub mod idle;
+pub mod trips;
+
+use std::path::PathBuf;
+
+use crate::load::{Names, Run, closed_loop};
+use crate::size::Size;
+use crate::stats::{Spread, number, real, time};
+use crate::subject::{Callahead, Subject};
+
+/// What all scenarios share.
+pub struct Bench {
+    /// How much is measured.
+    pub size: Size,
+    /// A folder for caches and logs, gone afterwards.
+    pub folder: PathBuf,
+}
+
+/// What was measured of one subject, round by round.
+#[derive(Clone, Debug, Default)]
+pub struct Measured {
+    /// The subject.
+    pub name: &'static str,
+    /// The rounds.
+    pub rounds: Vec<Round>,
+}
+
+/// One round of one subject.
+#[derive(Clone, Debug)]
+pub struct Round {
+    /// What the generator saw.
+    pub run: Run,
+    /// CPU seconds of the subject, the warm-up's among them.
+    pub cpu: f64,
+    /// Its memory at the end, in bytes.
+    pub memory: f64,
+}
+
+impl Measured {
+    /// One number of each round.
+    pub fn each(&self, of: impl Fn(&Round) -> f64) -> Vec<f64> {
+        self.rounds.iter().map(of).collect()
+    }
+
+    /// Answers a second, of each round.
+    pub fn rates(&self) -> Vec<f64> {
+        self.each(|round| round.run.rate())
+    }
+
+    /// Nanoseconds at a quantile, of each round.
+    pub fn quantiles(&self, quantile: f64) -> Vec<f64> {
+        self.each(|round| round.run.quantile(quantile))
+    }
+
+    /// CPU seconds for a million answers, of each round.
+    pub fn cpu_per_million(&self) -> Vec<f64> {
+        self.each(|round| {
+            // The CPU is that of the warm-up too, which has a fifth more answers.
+            round.cpu / (real(round.run.answers) * 1.2).max(1.0) * 1e6
+        })
+    }
+
+    /// Name, rate, latency, CPU, memory: a row of a table.
+    pub fn row(&self) -> [String; 6] {
+        [
+            self.name.to_owned(),
+            Spread::of(&self.rates()).show(number),
+            time(Spread::of(&self.quantiles(0.5)).median),
+            time(Spread::of(&self.quantiles(0.99)).median),
+            number(Spread::of(&self.cpu_per_million()).median),
+            crate::stats::megabytes(Spread::of(&self.each(|round| round.memory)).max),
+        ]
+    }
+}
+
+/// The heads of [`Measured::row`].
+pub const HEADS: [&str; 6] =
+    ["", "answers a second", "median", "99th percentile", "CPU s per million answers", "memory"];
+
+/// Measures each subject once a round, in turn: A B C A B C ...
+///
+/// # Errors
+/// When a subject fails or gives a wrong answer.
+pub async fn interleaved(
+    bench: &Bench,
+    subjects: &[Subject],
+    daemon: Option<&Callahead>,
+    names: &Names,
+    connections: usize,
+) -> anyhow::Result<Vec<Measured>> {
+    let mut measured: Vec<Measured> =
+        subjects.iter().map(|subject| Measured { name: subject.name, rounds: Vec::new() }).collect();
+    for _ in 0..bench.size.rounds {
+        for (subject, measured) in subjects.iter().zip(&mut measured) {
+            daemon.map_or(Ok(()), Callahead::empty_log)?;
+            let before = subject.usage();
+            let names = names.clone().any_answer(subject.any_answer);
+            let run = closed_loop(subject.target, &names, connections, bench.size.span)
+                .await
+                .map_err(|error| error.context(subject.name))?;
+            let after = subject.usage();
+            measured.rounds.push(Round { run, cpu: after.cpu - before.cpu, memory: after.memory });
+        }
+    }
+    Ok(measured)
+}

@@ -1,0 +1,45 @@
+//! What is measured: Callahead, its peers, the bare servers, and the destination behind them, each in processes of its own.
+
+mod callahead;
+mod helper;
+mod peers;
+
+use std::net::SocketAddr;
+
+pub use callahead::{Callahead, Setup, fill};
+pub use helper::{Destination, Helper, Told, serve_destination};
+pub use peers::{EXIM_SETTINGS, POSTFIX_SETTINGS, exim, postfix, versions};
+
+use crate::load::{Protocol, Target};
+use crate::process::{self, Usage};
+
+/// A server that is measured beside others.
+pub struct Subject {
+    /// Its name in tables.
+    pub name: &'static str,
+    /// How it is asked.
+    pub target: Target,
+    /// Its first process.
+    pub process: u32,
+    /// Whether its answers are constant, so that none is wrong.
+    pub any_answer: bool,
+}
+
+impl Subject {
+    /// A server at an address.
+    pub fn new(name: &'static str, address: SocketAddr, protocol: Protocol, process: u32) -> Self {
+        Self { name, target: Target { address, protocol }, process, any_answer: false }
+    }
+
+    /// One whose answers are constant.
+    #[must_use]
+    pub fn constant(mut self) -> Self {
+        self.any_answer = true;
+        self
+    }
+
+    /// What it and all that it started have used until now.
+    pub fn usage(&self) -> Usage {
+        process::usage(self.process)
+    }
+}

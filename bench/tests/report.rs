@@ -1,0 +1,148 @@
+//! The harness itself: its arithmetic, what it writes, and its generator against a bare server.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::time::Duration;
+
+use callahead_bench::load::{Answer, Names, Protocol, Target, closed_loop, names, open_loop};
+use callahead_bench::report::{Machine, Report, Section, Table, Verdict, notes, svg};
+use callahead_bench::stats::{Spread, number, time};
+
+#[test]
+fn a_median_is_the_value_in_the_middle_and_of_an_even_number_the_mean_of_two() {
+    assert_eq!(Spread::of(&[3.0, 1.0, 2.0]), Spread { median: 2.0, min: 1.0, max: 3.0 });
+    assert_eq!(Spread::of(&[4.0, 1.0, 2.0, 3.0]).median, 2.5);
+    assert_eq!(Spread::of(&[]), Spread { median: 0.0, min: 0.0, max: 0.0 });
+}
+
+#[test]
+fn ratios_are_made_round_by_round() {
+    // The machine was half as fast in the second round: that changes no ratio, while the ratio of medians would be 1.5.
+    let spread = Spread::of_ratios(&[20.0, 10.0, 40.0], &[10.0, 5.0, 20.0]);
+    assert_eq!(spread, Spread { median: 2.0, min: 2.0, max: 2.0 });
+    assert_eq!(Spread::of_ratios(&[1.0, 6.0], &[0.0, 2.0]), Spread { median: 3.0, min: 3.0, max: 3.0 });
+}
+
+#[test]
+fn numbers_are_written_with_the_digits_that_say_something() {
+    let written: Vec<String> =
+        [0.0123, 0.5, 1.005, 9.994, 10.0, 99.94, 99.96, 1234.5, 1_234_567.0, -4321.0].into_iter().map(number).collect();
+    assert_eq!(written, ["0.012", "0.500", "1.00", "9.99", "10.0", "99.9", "100", "1,234", "1,234,567", "-4,321"]);
+    assert_eq!([time(1500.0), time(2.5e6), time(3e9)], ["1.50 µs", "2.50 ms", "3.00 s"]);
+}
+
+#[test]
+fn recipients_say_by_their_number_whether_they_exist_and_distinct_ones_come_once() {
+    let all = Names::distinct(0, 6);
+    let (mut one, mut other) = (all.for_connection(0), all.for_connection(1));
+    let mut seen = Vec::new();
+    for connection in [0, 1, 1, 0, 0, 1, 0] {
+        let names = if connection == 0 { &mut one } else { &mut other };
+        if let Some(due) = names.advance() {
+            seen.push((names.address().to_owned(), due));
+        }
+    }
+    let expected: Vec<_> = (0..6)
+        .map(|n| (format!("u{n}@bench.example"), if n % 2 == 0 { Answer::Accept } else { Answer::Reject }))
+        .collect();
+    assert_eq!(seen, expected);
+
+    let mut missing = Names::random(100).existing(false).for_connection(3);
+    for _ in 0..100 {
+        assert_eq!(missing.advance(), Some(Answer::Reject));
+    }
+    let mut spread = String::new();
+    names::write_address(&mut spread, 7, 5);
+    assert_eq!(spread, "u7@d2.bench.example");
+}
+
+/// A policy server with one answer; gives its address.
+fn constant(answer: &'static str) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                let mut request = Vec::new();
+                let mut buffer = [0; 4096];
+                while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                    request.extend_from_slice(&buffer[..length]);
+                    if request.ends_with(b"\n\n") {
+                        request.clear();
+                        stream.write_all(answer.as_bytes()).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn the_generator_counts_right_answers_at_the_rate_that_it_is_told() {
+    let target = Target { address: constant("action=DUNNO\n\n"), protocol: Protocol::Policy };
+    let names = Names::random(10).existing(true);
+    let span = Duration::from_millis(200);
+    let fast = closed_loop(target, &names, 2, span).await.unwrap();
+    assert!(fast.answers > 10, "{}", fast.answers);
+    assert_eq!(fast.latency.len(), fast.answers);
+    let slow = open_loop(target, &names, 2, 100.0, span).await.unwrap();
+    // 20 are due; a machine that is busy may be late with the last of them.
+    assert!((10..=22).contains(&slow.answers), "{}", slow.answers);
+}
+
+#[tokio::test]
+async fn a_wrong_answer_fails_a_measurement() {
+    let target = Target { address: constant("action=550 5.1.1 no\n\n"), protocol: Protocol::Policy };
+    let names = Names::random(10).existing(true);
+    let error = closed_loop(target, &names, 1, Duration::from_millis(50)).await.unwrap_err();
+    assert!(error.to_string().contains("Reject"), "{error}");
+}
+
+#[test]
+fn the_report_says_what_was_met_missed_and_not_measured_and_writes_its_plots() {
+    let mut section = Section::new("One");
+    section.say("How.");
+    let mut table = Table::new(&["", "rate"]);
+    table.row(["Callahead".into(), "1".into()]);
+    section.show(table);
+    let labels = svg::Labels { title: "A < B", x: "x", y: "y" };
+    let series = [svg::Series { name: "s".into(), points: vec![(1.0, 5.0), (10.0, 7.0), (100.0, 6.0)] }];
+    section.plots.push(("one.svg".into(), svg::lines(labels, &series)));
+    section.plots.push(("two.svg".into(), svg::bars(labels, &[("a".into(), 10.0), ("b".into(), 1000.0)])));
+    section.verdicts = vec![
+        Verdict::new("fast", "≥ 2", "3".into(), true),
+        Verdict::new("small", "≤ 2", "3".into(), false),
+        Verdict::not_measured("far", "≤ 1", "no gateway"),
+    ];
+    let report = Report {
+        command: "cargo xtask bench".into(),
+        machine: Machine::here(vec![("callahead".into(), "1.2.3".into())]),
+        took: 12.3,
+        sections: vec![section],
+        notes: notes("## How\n\n"),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    report.write(folder.path()).unwrap();
+    let text = std::fs::read_to_string(folder.path().join("benchmarks.md")).unwrap();
+    for part in [
+        "1 met, 1 missed, 1 not measured",
+        "| fast | ≥ 2 | 3 | met |",
+        "| small | ≤ 2 | 3 | **missed** |",
+        "| far | ≤ 1 | no gateway | not measured |",
+        "| callahead | 1.2.3 |",
+        "![One](one.svg)",
+        "| `smtp_accept_max` | `0` |",
+        "| `smtpd_error_sleep_time` | `0` |",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    assert!(!text.contains("\n\n\n"));
+    for file in ["one.svg", "two.svg"] {
+        let picture = std::fs::read_to_string(folder.path().join(file)).unwrap();
+        assert!(picture.starts_with("<svg") && picture.ends_with("</svg>\n"), "{picture}");
+        assert!(picture.contains("A &lt; B") && !picture.contains("NaN") && !picture.contains("inf"), "{picture}");
+    }
+}
