@@ -17,7 +17,8 @@ use crate::outcome::{Ask, BoxFuture, Failure, HostFailure, Outcome, Report, Requ
 use crate::pool::{DestinationStatus, HostPool, NoSession, Pooled, Slot};
 use crate::probe::{PersonProbe, Probe};
 use crate::resolve::{MxAnswer, Resolve, interleave, order};
-use crate::route::{Hop, Host, HostPort, TlsPolicy};
+use crate::route::{Hop, Host, HostPort, Route, TlsPolicy};
+use crate::route_test::{self, HostTest, RouteTest};
 use crate::session::{Opening, Session, Trouble};
 use crate::settings::Settings;
 use crate::tls::TlsClient;
@@ -126,6 +127,70 @@ impl Callouts {
             busy: self.inner.busy.load(Ordering::Relaxed),
             sessions: self.destinations().iter().map(|host| host.sessions as u64).sum(),
         }
+    }
+
+    /// Tests a route for a domain: what a callout would do at each of its hosts (8 at most), in sessions of their own, within the timeout.
+    pub async fn test_route(&self, route: &Arc<Route>, domain: &Domain) -> RouteTest {
+        let settings = self.inner.settings();
+        let mut found = RouteTest { hosts: Vec::new(), null_mx: false };
+        let Ok(random) = Recipient::new(&self.inner.probe.local_part(), domain.clone()) else { return found };
+        let deadline = Instant::now() + settings.timeout;
+        let request = Request { recipient: random.clone(), route: Arc::clone(route), probe: false, background: false };
+        let transcript = Transcript::start();
+        let (inner, settings) = (&*self.inner, &*settings);
+        let mut errand = Errand {
+            inner,
+            settings,
+            request: &request,
+            probe: None,
+            deadline,
+            transcript,
+            failures: Vec::new(),
+            not_accept_all: false,
+        };
+        for hop in &route.hops {
+            let hosts = match hop {
+                Hop::Host { host, port } => vec![(host.clone(), *port)],
+                Hop::Mx => match errand.exchangers().await {
+                    Ok(Some(hosts)) => hosts,
+                    Ok(None) => {
+                        found.null_mx = true;
+                        Vec::new()
+                    }
+                    Err(failure) => {
+                        found.hosts.push(HostTest::failed_lookup(&failure));
+                        Vec::new()
+                    }
+                },
+            };
+            for (host, port) in hosts {
+                if found.hosts.len() >= route_test::MAX_HOSTS || Instant::now() >= deadline {
+                    return found;
+                }
+                let key = Key { host, port, tls: route.tls };
+                let name = HostPort(&key.host, key.port).to_string();
+                let mut test = HostTest::begin(name.clone());
+                // A pool of its own, which nobody else sees.
+                let pool = HostPool::new(name, Arc::clone(&inner.node));
+                std::mem::swap(&mut errand.transcript, &mut test.transcript);
+                let within = deadline.min(Instant::now() + route_test::patience(settings.timeout));
+                let opened = errand.open(&key, &pool, within).await;
+                std::mem::swap(&mut errand.transcript, &mut test.transcript);
+                match opened {
+                    Ok(mut session) => {
+                        test.opened(route, Ok(session.encrypted));
+                        test.ask(&mut session, domain, &random, within).await;
+                        session.quit(settings.quit_timeout, Some(&mut test.transcript)).await;
+                    }
+                    Err(trouble) => {
+                        let words = trouble.reply.map(|reply| format!("{} {}", reply.code(), reply.text()));
+                        test.opened(route, Err((trouble.failure, words)));
+                    }
+                }
+                found.hosts.push(test);
+            }
+        }
+        found
     }
 
     /// Ends all sessions by QUIT, those in use when their question is answered; waits until that is done, or for so long.

@@ -41,6 +41,8 @@ pub(crate) struct Session {
     /// What EHLO offered.
     pub(crate) pipelining: bool,
     pub(crate) smtputf8: bool,
+    /// TLS was negotiated.
+    pub(crate) encrypted: bool,
     /// Questions answered, and recipients refused.
     pub(crate) uses: u32,
     /// Questions at most, as far as the host's greeting tells.
@@ -140,6 +142,7 @@ impl Opening<'_> {
         // What was offered in clear does not count any more (RFC 3207 4.2).
         let mut session = Session::new(stream, self.settings);
         session.most_uses = most_uses;
+        session.encrypted = true;
         if let Err(trouble) = session.ehlo(self, transcript).await {
             session.quit(self.settings.quit_timeout, Some(transcript)).await;
             return Err(trouble);
@@ -171,6 +174,7 @@ impl Session {
             reader: ReplyReader::new(settings.replies),
             pipelining: false,
             smtputf8: false,
+            encrypted: false,
             uses: 0,
             most_uses: u32::MAX,
             opened: Instant::now(),

@@ -153,6 +153,18 @@ impl Directory {
         Ok(directory)
     }
 
+    /// The domains as they are found later, from configurations that are kept elsewhere too; of two with one name the later one counts.
+    pub fn from_shared(domains: impl IntoIterator<Item = Arc<DomainConfig>>) -> Self {
+        let mut directory = Self::default();
+        for domain in domains {
+            match domain.name.strip_prefix("*.") {
+                Some(name) => directory.wildcards.insert(name.to_owned(), domain),
+                None => directory.names.insert(domain.name.clone(), domain),
+            };
+        }
+        directory
+    }
+
     /// The configuration that covers a domain.
     pub fn find(&self, domain: &Domain) -> Option<&Arc<DomainConfig>> {
         let Some(name) = domain.name() else { return self.names.get(&domain.to_string()) };

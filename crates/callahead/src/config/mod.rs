@@ -6,7 +6,6 @@
 mod document;
 mod init;
 mod show;
-mod units;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -21,9 +20,9 @@ use callahead_smtp::{Domain, Recipient};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+pub use callahead_control::{format_duration, parse_duration};
 use document::{Problems, Section, strings, text};
 pub use init::INIT;
-pub use units::{format_duration, parse_duration};
 
 /// Where the configuration is looked for when no file is named.
 pub const DEFAULT_PATH: &str = "/etc/callahead/callahead.toml";

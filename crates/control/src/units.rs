@@ -1,4 +1,4 @@
-//! Durations as they are written in the configuration: `30s`, `1h30m`, `500ms`, `4d`.
+//! Durations as they are written in the configuration and in the API: `30s`, `1h30m`, `500ms`, `4d`.
 
 use std::time::Duration;
 

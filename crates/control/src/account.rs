@@ -1,0 +1,87 @@
+//! Accounts and what their roles allow.
+
+use serde::{Deserialize, Serialize};
+
+use crate::access::Permission;
+
+/// The longest name of an account, in characters.
+pub(crate) const MAX_NAME: usize = 64;
+
+/// What an account may do at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Everything.
+    Admin,
+    /// Its own domains and the accounts that it made.
+    Reseller,
+    /// The domains named in the account: see, check, clear, lists, log.
+    Domain,
+}
+
+/// Somebody who may do something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Its name: 1 to 64 of `a-z`, `0-9`, `.`, `_`, `-`, `@`.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// It may look and ask, and change nothing.
+    pub read_only: bool,
+    /// The reseller whose account it is; absent for those that belong to the administrators.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// For the role `domain`: which ones, by the names under which they are configured.
+    #[serde(default)]
+    pub domains: Vec<String>,
+    /// The password as argon2id keeps it (PHC string); absent where it only has tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+}
+
+impl Role {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Reseller => "reseller",
+            Self::Domain => "domain",
+        }
+    }
+
+    /// Reads its name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Admin, Self::Reseller, Self::Domain].into_iter().find(|role| role.as_str() == name)
+    }
+}
+
+impl Account {
+    /// Domains that one account may name.
+    pub const MAX_DOMAINS: usize = 1000;
+
+    /// What its role allows, its scopes aside.
+    pub fn allows(&self, permission: Permission) -> bool {
+        use Permission::{Accounts, Check, Clear, Domains, Lists, Node, Read, Tokens};
+        match permission {
+            Read | Check => true,
+            _ if self.read_only => false,
+            Clear | Lists | Tokens => true,
+            Domains | Accounts => self.role != Role::Domain,
+            Node => self.role == Role::Admin,
+        }
+    }
+
+    /// Whether its name is one.
+    ///
+    /// # Errors
+    /// A sentence on what is wrong.
+    pub fn check_name(name: &str) -> Result<(), String> {
+        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-' | '@');
+        if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(good) {
+            return Err(format!(
+                "{name:?} is no account name: take 1 to {MAX_NAME} of a-z, 0-9, dot, underscore, hyphen and @"
+            ));
+        }
+        Ok(())
+    }
+}

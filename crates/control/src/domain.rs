@@ -1,0 +1,243 @@
+//! A domain as an administrator writes it: what it says itself; the rest comes from the configuration's defaults.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use callahead_callout::{Hop, Host, Route, TlsPolicy};
+use callahead_engine::{AcceptOrDefer, Callouts, DomainConfig, Policy, RejectOrDefer};
+use callahead_smtp::{AddressLiteral, Domain, Recipient};
+use serde::{Deserialize, Serialize};
+
+use crate::units::{format_duration, parse_duration};
+
+/// Entries in each of a domain's lists.
+pub const MAX_LIST: usize = 10_000;
+/// Hosts in a route.
+pub const MAX_ROUTE: usize = 20;
+/// The ports that routes may have which no administrator writes: SMTP's, and those that mail servers are moved to. With any port a route
+/// would be a way to scan others.
+pub const TENANT_PORTS: [u16; 5] = [25, 26, 587, 2525, 2526];
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A domain's record, with the keys and values of a `[[domain]]` in the configuration file. What is absent is as in `[defaults]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DomainSpec {
+    /// `example.com`, or `*.example.com` for all its subdomains.
+    pub name: String,
+    /// The reseller whose domain it is; absent for the administrators' own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Where its destination is, tried in order: `mx`, `HOST`, `HOST:PORT`; 1 to [`MAX_ROUTE`].
+    pub route: Vec<String>,
+    /// `off`, `opportunistic`, `required` or `verified`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<String>,
+    /// `enforce`, `observe` or `off`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callouts: Option<String>,
+    /// 550 or 450.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reject_code: Option<u16>,
+    /// 1 min to 30 d.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_ttl: Option<String>,
+    /// 1 min to 30 d.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_refresh: Option<String>,
+    /// 1 s to 2 h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invalid_ttl: Option<String>,
+    /// 1 s to 2 h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invalid_refresh: Option<String>,
+    /// `accept` or `defer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accept_all: Option<String>,
+    /// `accept` or `defer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unverifiable: Option<String>,
+    /// `defer` or `accept`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tempfail: Option<String>,
+    /// `reject` or `defer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_rejects: Option<String>,
+    /// Whether senders see the destination's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pass_reply_text: Option<bool>,
+    /// `keep` or `fold`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_part_case: Option<String>,
+    /// Local parts that exist whatever the destination says; at most [`MAX_LIST`].
+    #[serde(default)]
+    pub valid: Vec<String>,
+    /// Local parts that do not exist; at most [`MAX_LIST`].
+    #[serde(default)]
+    pub invalid: Vec<String>,
+}
+
+impl DomainSpec {
+    /// The name in its one form: lower case, A-labels, `*.` kept.
+    ///
+    /// # Errors
+    /// A sentence on what is wrong.
+    pub fn canonical_name(name: &str) -> Result<String, String> {
+        let (star, rest) = match name.strip_prefix("*.") {
+            Some(rest) => ("*.", rest),
+            None => ("", name),
+        };
+        let domain = Domain::parse(rest).map_err(|error| format!("{name:?} is no domain: {error}"))?;
+        if !star.is_empty() && domain.name().is_none() {
+            return Err(format!("{name:?} is no domain: an address literal has no subdomains"));
+        }
+        Ok(format!("{star}{domain}"))
+    }
+
+    /// The keys that the domain says itself, besides name, owner, route and lists.
+    pub fn own_keys(&self) -> Vec<&'static str> {
+        let given = [
+            ("tls", self.tls.is_some()),
+            ("callouts", self.callouts.is_some()),
+            ("reject_code", self.reject_code.is_some()),
+            ("valid_ttl", self.valid_ttl.is_some()),
+            ("valid_refresh", self.valid_refresh.is_some()),
+            ("invalid_ttl", self.invalid_ttl.is_some()),
+            ("invalid_refresh", self.invalid_refresh.is_some()),
+            ("accept_all", self.accept_all.is_some()),
+            ("unverifiable", self.unverifiable.is_some()),
+            ("tempfail", self.tempfail.is_some()),
+            ("policy_rejects", self.policy_rejects.is_some()),
+            ("pass_reply_text", self.pass_reply_text.is_some()),
+            ("local_part_case", self.local_part_case.is_some()),
+        ];
+        given.into_iter().filter(|(_, is_given)| *is_given).map(|(key, _)| key).collect()
+    }
+
+    /// What the engine wants, with what is absent taken from the defaults.
+    ///
+    /// # Errors
+    /// A sentence that names the key and says what is wrong.
+    pub fn to_config(&self, defaults: &Policy, tls: TlsPolicy) -> Result<DomainConfig, String> {
+        let name = Self::canonical_name(&self.name).map_err(|why| format!("name: {why}"))?;
+        if self.route.is_empty() || self.route.len() > MAX_ROUTE {
+            return Err(format!("route: name 1 to {MAX_ROUTE} hosts, or \"mx\""));
+        }
+        let hops: Result<Vec<Hop>, String> =
+            self.route.iter().map(|text| text.parse::<Hop>().map_err(|error| format!("route: {error}"))).collect();
+        let tls = match &self.tls {
+            Some(text) => text.parse::<TlsPolicy>().map_err(|why| format!("tls: {why}"))?,
+            None => tls,
+        };
+        let policy = self.policy(defaults)?;
+        let (valid, invalid) = self.lists(policy.fold_local_part)?;
+        Ok(DomainConfig { name, route: Arc::new(Route { hops: hops?, tls }), policy, valid, invalid })
+    }
+
+    /// Whether a route stays within what those may write who are no administrators: only [`TENANT_PORTS`].
+    ///
+    /// # Errors
+    /// A sentence that names the hop.
+    pub fn check_tenant_route(route: &Route) -> Result<(), String> {
+        for hop in &route.hops {
+            if let Hop::Host { port, .. } = hop
+                && !TENANT_PORTS.contains(port)
+            {
+                let ports: Vec<String> = TENANT_PORTS.iter().map(ToString::to_string).collect();
+                return Err(format!(
+                    "route: {hop} has a port that only an administrator may set; take one of {}",
+                    ports.join(", ")
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The addresses that stand in a route as such.
+    pub fn literal_addresses(route: &Route) -> impl Iterator<Item = (std::net::IpAddr, u16)> + '_ {
+        route.hops.iter().filter_map(|hop| match hop {
+            Hop::Host { host: Host::Address(ip), port } => Some((*ip, *port)),
+            _ => None,
+        })
+    }
+
+    fn policy(&self, defaults: &Policy) -> Result<Policy, String> {
+        use AcceptOrDefer::{Accept, Defer};
+        let or_defer = [("accept", Accept), ("defer", Defer)];
+        let mut policy = defaults.clone();
+        let callouts = [("enforce", Callouts::Enforce), ("observe", Callouts::Observe), ("off", Callouts::Off)];
+        choose(&mut policy.callouts, "callouts", self.callouts.as_deref(), &callouts)?;
+        match self.reject_code {
+            None => {}
+            Some(code @ (550 | 450)) => policy.reject_code = code,
+            Some(other) => return Err(format!("reject_code: {other} is neither 550 nor 450")),
+        }
+        within(&mut policy.valid_ttl, "valid_ttl", self.valid_ttl.as_deref(), HOUR / 60, HOUR * 720)?;
+        within(&mut policy.valid_refresh, "valid_refresh", self.valid_refresh.as_deref(), HOUR / 60, HOUR * 720)?;
+        let (second, most) = (Duration::from_secs(1), callahead_cache::MAX_INVALID_AGE);
+        within(&mut policy.invalid_ttl, "invalid_ttl", self.invalid_ttl.as_deref(), second, most)?;
+        within(&mut policy.invalid_refresh, "invalid_refresh", self.invalid_refresh.as_deref(), second, most)?;
+        choose(&mut policy.accept_all, "accept_all", self.accept_all.as_deref(), &or_defer)?;
+        choose(&mut policy.unverifiable, "unverifiable", self.unverifiable.as_deref(), &or_defer)?;
+        choose(&mut policy.tempfail, "tempfail", self.tempfail.as_deref(), &or_defer)?;
+        let rejects = [("reject", RejectOrDefer::Reject), ("defer", RejectOrDefer::Defer)];
+        choose(&mut policy.policy_rejects, "policy_rejects", self.policy_rejects.as_deref(), &rejects)?;
+        policy.pass_reply_text = self.pass_reply_text.unwrap_or(policy.pass_reply_text);
+        let case = [("keep", false), ("fold", true)];
+        choose(&mut policy.fold_local_part, "local_part_case", self.local_part_case.as_deref(), &case)?;
+        Ok(policy)
+    }
+
+    fn lists(&self, fold: bool) -> Result<(HashSet<String>, HashSet<String>), String> {
+        for (key, list) in [("valid", &self.valid), ("invalid", &self.invalid)] {
+            if list.len() > MAX_LIST {
+                return Err(format!("{key}: has {} local parts; {MAX_LIST} at most", list.len()));
+            }
+        }
+        let read = |key: &str, text: &str| -> Result<String, String> {
+            let nowhere = Domain::Literal(AddressLiteral::V4([127, 0, 0, 1].into()));
+            Recipient::new(text, nowhere)
+                .map(|recipient| recipient.local_part().to_owned())
+                .map_err(|error| format!("{key}: {text:?} is no local part (what stands before the @): {error}"))
+        };
+        let valid: HashSet<String> = self
+            .valid
+            .iter()
+            .map(|text| read("valid", text).map(|local| local.to_lowercase()))
+            .collect::<Result<_, _>>()?;
+        let invalid: HashSet<String> = self
+            .invalid
+            .iter()
+            .map(|text| read("invalid", text).map(|local| if fold { local.to_lowercase() } else { local }))
+            .collect::<Result<_, _>>()?;
+        match invalid.iter().find(|local| valid.contains(&local.to_lowercase())) {
+            Some(both) => Err(format!("invalid: {both:?} is in \"valid\" too; take it out of one of them")),
+            None => Ok((valid, invalid)),
+        }
+    }
+}
+
+fn choose<T: Copy>(place: &mut T, key: &str, given: Option<&str>, choices: &[(&str, T)]) -> Result<(), String> {
+    let Some(word) = given else { return Ok(()) };
+    match choices.iter().find(|(name, _)| *name == word) {
+        Some((_, choice)) => *place = *choice,
+        None => {
+            let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+            return Err(format!("{key}: {word:?} is not one of {}", names.join(", ")));
+        }
+    }
+    Ok(())
+}
+
+fn within(place: &mut Duration, key: &str, given: Option<&str>, least: Duration, most: Duration) -> Result<(), String> {
+    let Some(text) = given else { return Ok(()) };
+    let duration = parse_duration(text).map_err(|why| format!("{key}: {why}"))?;
+    if duration < least || duration > most {
+        let (given, least, most) = (format_duration(duration), format_duration(least), format_duration(most));
+        return Err(format!("{key}: {given} is not between {least} and {most}"));
+    }
+    *place = duration;
+    Ok(())
+}

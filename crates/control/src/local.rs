@@ -1,0 +1,93 @@
+//! The copy in memory that every question is answered from. It is filled from the feed of records, and from nothing else.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::de::DeserializeOwned;
+
+use crate::account::Account;
+use crate::domain::DomainSpec;
+use crate::record::{Kind, Raw, Record};
+use crate::secret::Digest;
+use crate::token::Token;
+
+/// All records as they are now.
+#[derive(Clone, Debug, Default)]
+pub struct Local {
+    revision: u64,
+    domains: BTreeMap<String, Record<DomainSpec>>,
+    accounts: BTreeMap<String, Record<Account>>,
+    tokens: BTreeMap<String, Record<Token>>,
+    by_digest: HashMap<Digest, String>,
+}
+
+impl Local {
+    /// The revision up to which the feed has been applied.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The domains, by name.
+    pub fn domains(&self) -> &BTreeMap<String, Record<DomainSpec>> {
+        &self.domains
+    }
+
+    /// The accounts, by name.
+    pub fn accounts(&self) -> &BTreeMap<String, Record<Account>> {
+        &self.accounts
+    }
+
+    /// The tokens, by their public ids.
+    pub fn tokens(&self) -> &BTreeMap<String, Record<Token>> {
+        &self.tokens
+    }
+
+    /// The token with this digest, and its account.
+    pub fn find_token(&self, digest: &Digest) -> Option<(&Token, &Account)> {
+        let token = &self.tokens.get(self.by_digest.get(digest)?)?.value;
+        Some((token, &self.accounts.get(&token.account)?.value))
+    }
+
+    /// The revision of a record; `None` where there is none.
+    pub fn revision_of(&self, kind: Kind, key: &str) -> Option<u64> {
+        match kind {
+            Kind::Domain => self.domains.get(key).map(|record| record.revision),
+            Kind::Account => self.accounts.get(key).map(|record| record.revision),
+            Kind::Token => self.tokens.get(key).map(|record| record.revision),
+        }
+    }
+
+    /// Applies one record of the feed. One that can't be read counts as absent, and is told of in the log: a newer version may have written it.
+    pub(crate) fn apply(&mut self, raw: Raw) {
+        self.revision = self.revision.max(raw.revision);
+        match raw.kind {
+            Kind::Domain => put(&mut self.domains, &raw),
+            Kind::Account => put(&mut self.accounts, &raw),
+            Kind::Token => {
+                if let Some(old) = self.tokens.get(&raw.key) {
+                    self.by_digest.remove(&old.value.digest);
+                }
+                put(&mut self.tokens, &raw);
+                if let Some(new) = self.tokens.get(&raw.key) {
+                    self.by_digest.insert(new.value.digest.clone(), raw.key.clone());
+                }
+            }
+        }
+    }
+}
+
+fn put<T: DeserializeOwned>(records: &mut BTreeMap<String, Record<T>>, raw: &Raw) {
+    let value = raw.body.as_deref().map(serde_json::from_str::<T>);
+    match value {
+        Some(Ok(value)) => {
+            let record = Record { revision: raw.revision, changed_at: raw.changed_at, value };
+            records.insert(raw.key.clone(), record);
+        }
+        Some(Err(error)) => {
+            tracing::error!(kind = raw.kind.as_str(), key = raw.key, %error, "a record of the control database can't be read and counts as absent");
+            records.remove(&raw.key);
+        }
+        None => {
+            records.remove(&raw.key);
+        }
+    }
+}

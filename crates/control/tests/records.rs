@@ -1,0 +1,261 @@
+//! Records, their revisions, the audit log, and who owns what.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use callahead_cache::Timestamp;
+use callahead_callout::TlsPolicy;
+use callahead_control::{
+    Account, Actor, AuditEntry, Change, Control, ControlError, DomainSpec, Expected, Kind, Passwords, Permission,
+    Principal, Role, Token,
+};
+use callahead_engine::Policy;
+use tempfile::TempDir;
+
+const NOW: Timestamp = Timestamp(1_800_000_000_000);
+
+fn open(dir: &TempDir) -> Control {
+    Control::open(&dir.path().join("control.db")).unwrap()
+}
+
+fn spec(name: &str) -> DomainSpec {
+    DomainSpec { name: name.into(), route: vec!["mail.example.net".into()], ..DomainSpec::default() }
+}
+
+fn put(name: &str, expected: Expected) -> Change {
+    let body = Some(serde_json::to_string(&spec(name)).unwrap());
+    Change { kind: Kind::Domain, key: name.into(), expected, body }
+}
+
+fn entry(action: &str) -> AuditEntry {
+    AuditEntry::new(Actor { who: "root".into(), from: "192.0.2.1".into() }, action, "a.example")
+}
+
+fn account(name: &str, role: Role, owner: Option<&str>, domains: &[&str]) -> Account {
+    Account {
+        name: name.into(),
+        role,
+        read_only: false,
+        owner: owner.map(str::to_owned),
+        domains: domains.iter().map(|domain| (*domain).to_owned()).collect(),
+        password: None,
+    }
+}
+
+fn principal(account: &Account, scopes: &[Permission]) -> Principal {
+    let (token, _) = Token::create(&account.name, "", scopes.to_vec(), NOW, None);
+    Principal::by_token(account.clone(), &token)
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_a_restart_and_revisions_only_rise() {
+    let dir = TempDir::new().unwrap();
+    let control = open(&dir);
+    let first = control.apply(vec![put("a.example", Expected::Nothing)], vec![entry("create")], NOW).await.unwrap();
+    let second = control.apply(vec![put("b.example", Expected::Nothing)], vec![], NOW).await.unwrap();
+    assert!(second > first);
+    let delete = Change { kind: Kind::Domain, key: "b.example".into(), expected: Expected::Anything, body: None };
+    let third = control.apply(vec![delete], vec![], NOW).await.unwrap();
+    assert!(third > second);
+    drop(control);
+    let control = open(&dir);
+    let names: Vec<String> = control.local().domains().keys().cloned().collect();
+    assert_eq!(names, ["a.example"]);
+    assert_eq!(control.local().domains()["a.example"].revision, first);
+    let again = control.apply(vec![put("b.example", Expected::Nothing)], vec![], NOW).await.unwrap();
+    assert!(again > third, "a revision is never used twice, a deleted record's neither");
+}
+
+#[tokio::test]
+async fn a_change_that_expects_what_is_not_there_changes_nothing_at_all() {
+    let dir = TempDir::new().unwrap();
+    let control = open(&dir);
+    let revision = control.apply(vec![put("a.example", Expected::Nothing)], vec![], NOW).await.unwrap();
+    let exists = control.apply(vec![put("a.example", Expected::Nothing)], vec![entry("x")], NOW).await.unwrap_err();
+    assert!(matches!(exists, ControlError::Exists { .. }), "{exists}");
+    let both = vec![put("new.example", Expected::Nothing), put("a.example", Expected::Revision(revision + 7))];
+    let changed = control.apply(both, vec![entry("x")], NOW).await.unwrap_err();
+    assert!(matches!(changed, ControlError::Changed { found: Some(found), .. } if found == revision), "{changed}");
+    assert!(!control.local().domains().contains_key("new.example"), "all of it or nothing");
+    assert!(control.audit(Principal::socket(), None, 10).await.unwrap().entries.is_empty(), "nor a word in the log");
+    control.apply(vec![put("a.example", Expected::Revision(revision))], vec![], NOW).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_follows_has_a_change_before_it_is_acknowledged() {
+    let dir = TempDir::new().unwrap();
+    let control = open(&dir);
+    let seen = Arc::new(AtomicU64::new(0));
+    let follower = Arc::clone(&seen);
+    control.set_follower(move |local| follower.store(local.revision(), Ordering::SeqCst));
+    let revisions = control.subscribe();
+    for n in 0..20 {
+        let change = put(&format!("d{n}.example"), Expected::Nothing);
+        let revision = control.apply(vec![change], vec![], NOW).await.unwrap();
+        assert_eq!(seen.load(Ordering::SeqCst), revision);
+        assert_eq!(*revisions.borrow(), revision);
+    }
+}
+
+#[tokio::test]
+async fn changes_from_many_sides_end_in_one_order_without_loss() {
+    let dir = TempDir::new().unwrap();
+    let control = open(&dir);
+    control.apply(vec![put("a.example", Expected::Nothing)], vec![], NOW).await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let control = control.clone();
+        tasks.spawn(async move {
+            let mut won = 0;
+            while won < 5 {
+                let revision = control.local().revision_of(Kind::Domain, "a.example").unwrap();
+                let change = put("a.example", Expected::Revision(revision));
+                won += u32::from(control.apply(vec![change], vec![entry("change")], NOW).await.is_ok());
+            }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    let audit = control.audit(Principal::socket(), None, 1000).await.unwrap();
+    assert_eq!(audit.entries.len(), 40, "one entry for each change that was made, and none for one that was not");
+}
+
+#[tokio::test]
+async fn the_audit_log_has_pages_and_shows_each_their_own() {
+    let dir = TempDir::new().unwrap();
+    let control = open(&dir);
+    let about = |action: &str, domain: &str, owner: Option<&str>| entry(action).about(domain, owner);
+    for n in 0..5 {
+        control.apply(vec![], vec![about(&format!("r{n}"), "r.example", Some("reseller"))], NOW).await.unwrap();
+        control.apply(vec![], vec![about(&format!("o{n}"), "o.example", Some("other"))], NOW).await.unwrap();
+    }
+    let actions = |page: &callahead_control::AuditPage| -> Vec<String> {
+        page.entries.iter().map(|entry| entry.action.clone()).collect()
+    };
+    let reseller = principal(&account("reseller", Role::Reseller, None, &[]), &Permission::ALL);
+    let page = control.audit(reseller.clone(), None, 3).await.unwrap();
+    assert_eq!(actions(&page), ["r4", "r3", "r2"]);
+    let page = control.audit(reseller, page.next, 3).await.unwrap();
+    assert_eq!((actions(&page), page.next), (vec!["r1".into(), "r0".into()], None));
+    let domain = principal(&account("d", Role::Domain, None, &["o.example"]), &Permission::ALL);
+    assert_eq!(control.audit(domain, None, 10).await.unwrap().entries.len(), 5);
+    assert_eq!(control.audit(Principal::socket(), None, 100).await.unwrap().entries.len(), 10);
+}
+
+#[tokio::test]
+async fn a_token_is_found_by_its_secret_and_the_file_does_not_hold_it() {
+    let dir = TempDir::new().unwrap();
+    let control = open(&dir);
+    let root = account("root", Role::Admin, None, &[]);
+    let (token, secret) = Token::create("root", "test", Permission::ALL.to_vec(), NOW, Some(Timestamp(NOW.0 + 1000)));
+    let record =
+        |kind, key: &str, body| Change { kind, key: key.into(), expected: Expected::Nothing, body: Some(body) };
+    let changes = vec![
+        record(Kind::Account, "root", serde_json::to_string(&root).unwrap()),
+        record(Kind::Token, &token.id, serde_json::to_string(&token).unwrap()),
+    ];
+    control.apply(changes, vec![], NOW).await.unwrap();
+    assert_eq!(secret.reveal().len(), "callahead_".len() + 64, "256 bits");
+    {
+        let local = control.local();
+        let (found, account) = local.find_token(&secret.digest()).unwrap();
+        assert_eq!((found.id.as_str(), account.name.as_str()), (token.id.as_str(), "root"));
+        assert!(found.is_good_at(NOW) && !found.is_good_at(Timestamp(NOW.0 + 1000)));
+    }
+    control.token_used(&token.id, NOW, "192.0.2.7");
+    control.keep_uses();
+    drop(control);
+    for file in std::fs::read_dir(dir.path()).unwrap() {
+        let octets = std::fs::read(file.unwrap().path()).unwrap();
+        let secret = secret.reveal().as_bytes();
+        assert!(!octets.windows(secret.len()).any(|window| window == secret));
+    }
+    let control = open(&dir);
+    assert_eq!(control.last_use(&token.id), Some((NOW, "192.0.2.7".into())));
+    let delete = Change { kind: Kind::Token, key: token.id.clone(), expected: Expected::Anything, body: None };
+    control.apply(vec![delete], vec![], NOW).await.unwrap();
+    assert!(control.local().find_token(&secret.digest()).is_none());
+}
+
+#[test]
+fn a_file_of_a_newer_version_is_left_alone() {
+    let dir = TempDir::new().unwrap();
+    drop(open(&dir));
+    let path = dir.path().join("control.db");
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    let error = Control::open(&path).unwrap_err().to_string();
+    assert!(error.contains("newer version") && error.contains("format 99"), "{error}");
+}
+
+#[test]
+fn roles_own_what_is_theirs_and_scopes_narrow_it() {
+    let reseller = account("r", Role::Reseller, None, &[]);
+    let other = account("o", Role::Reseller, None, &[]);
+    let domain = account("d", Role::Domain, Some("r"), &["a.example"]);
+    let all = &Permission::ALL;
+    let by = |account: &Account| principal(account, all);
+    assert!(by(&reseller).owns_domain("a.example", Some("r")) && !by(&other).owns_domain("a.example", Some("r")));
+    assert!(!by(&reseller).owns_domain("a.example", None), "what belongs to the administrators is not a reseller's");
+    assert!(by(&domain).owns_domain("a.example", Some("r")) && !by(&domain).owns_domain("b.example", Some("r")));
+    assert!(!by(&domain).owns_domain("a.example", Some("o")), "a name that went to another reseller went with it");
+    assert!(
+        by(&reseller).owns_account(&domain) && !by(&other).owns_account(&domain) && by(&domain).owns_account(&domain)
+    );
+    assert!(!by(&domain).owns_account(&reseller));
+    for permission in Permission::ALL {
+        let read_only = Account { read_only: true, ..account("x", Role::Admin, None, &[]) };
+        let only_looks = matches!(permission, Permission::Read | Permission::Check);
+        assert_eq!(by(&read_only).may(permission), only_looks, "{permission:?}");
+        assert_eq!(
+            principal(&account("x", Role::Admin, None, &[]), &[Permission::Clear]).may(permission),
+            permission == Permission::Clear
+        );
+        let of_domain = !matches!(permission, Permission::Domains | Permission::Accounts | Permission::Node);
+        assert_eq!(by(&domain).may(permission), of_domain, "{permission:?}");
+        assert_eq!(by(&reseller).may(permission), permission != Permission::Node, "{permission:?}");
+    }
+}
+
+#[test]
+fn a_domain_takes_what_it_does_not_say_from_the_defaults_and_each_mistake_names_its_key() {
+    let defaults = Policy { reject_code: 450, ..Policy::default() };
+    let good =
+        DomainSpec { valid: vec!["Sales".into()], invalid_ttl: Some("90m".into()), ..spec("*.B\u{fc}cher.example") };
+    let config = good.to_config(&defaults, TlsPolicy::Required).unwrap();
+    assert_eq!(config.name, "*.xn--bcher-kva.example");
+    assert_eq!((config.policy.reject_code, config.policy.invalid_ttl.as_secs()), (450, 5400));
+    assert_eq!((config.route.tls, config.valid.contains("sales")), (TlsPolicy::Required, true));
+    let base = || spec("a.example");
+    for (spec, sentence) in [
+        (DomainSpec { name: "a b".into(), ..base() }, "name: \"a b\" is no domain"),
+        (DomainSpec { route: vec![], ..base() }, "route: name 1 to 20 hosts"),
+        (DomainSpec { route: vec!["x:0".into()], ..base() }, "route: \"x:0\" is no route entry"),
+        (DomainSpec { tls: Some("maybe".into()), ..base() }, "tls: \"maybe\" is no TLS policy"),
+        (DomainSpec { callouts: Some("on".into()), ..base() }, "callouts: \"on\" is not one of enforce, observe, off"),
+        (DomainSpec { reject_code: Some(551), ..base() }, "reject_code: 551 is neither 550 nor 450"),
+        (DomainSpec { invalid_ttl: Some("3h".into()), ..base() }, "invalid_ttl: 3h is not between 1s and 2h"),
+        (DomainSpec { valid_ttl: Some("5".into()), ..base() }, "valid_ttl: \"5\" is no duration"),
+        (DomainSpec { valid: vec!["a@b".into()], ..base() }, "valid: \"a@b\" is no local part"),
+        (DomainSpec { valid: vec!["A".into()], invalid: vec!["a".into()], ..base() }, "is in \"valid\" too"),
+        (DomainSpec { valid: vec!["a".into(); 10_001], ..base() }, "has 10001 local parts; 10000 at most"),
+    ] {
+        let why = spec.to_config(&defaults, TlsPolicy::Off).unwrap_err();
+        assert!(why.contains(sentence), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn passwords_are_argon2id_and_a_name_that_does_not_exist_is_no_password() {
+    let passwords = Passwords::new().unwrap();
+    let kept = passwords.hash("correct horse battery").await.unwrap();
+    assert!(kept.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{kept}");
+    assert_ne!(kept, passwords.hash("correct horse battery").await.unwrap(), "each with its own salt");
+    assert!(passwords.is_right("correct horse battery", Some(&kept)).await);
+    assert!(!passwords.is_right("correct horse batterz", Some(&kept)).await);
+    assert!(!passwords.is_right("a password that nobody has", None).await);
+    assert!(passwords.hash("too short").await.unwrap_err().to_string().contains("at least 15 characters"));
+}
