@@ -1,0 +1,157 @@
+//! The web interface: pages rendered by the server, for people.
+//!
+//! A request goes through [`guard`]: its cookie says who it is ([`session`]), its line in [`pages::PAGES`] says what that takes, and what is
+//! in its path has to be theirs, by the same rules as in the API (`api::access`). The handlers then read from the engine, the cache
+//! and the control plane, and change things through the API's own handlers, so that a page can do nothing that the API would
+//! not do. What they show is an askama template, which escapes everything.
+//!
+//! Everything that matters works without a script: forms are forms, results are pages. `assets/script.js` shows times in the reader's
+//! zone, keeps the overview up to date, and asks destinations without a new page. The Content-Security-Policy lets in nothing else.
+
+mod accounts;
+mod alerts;
+mod api;
+mod assets;
+mod audit;
+mod chart;
+mod confirm;
+mod domain_form;
+mod domains;
+mod frame;
+mod guard;
+mod log;
+mod login;
+mod node;
+mod overview;
+mod pages;
+mod recipients;
+mod series;
+mod session;
+mod tokens;
+mod view;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Router;
+use callahead_cache::Timestamp;
+use callahead_control::Secret;
+use ipnet::IpNet;
+use tokio_util::sync::CancellationToken;
+
+use crate::State;
+
+pub use alerts::AlertBoard;
+pub use guard::Needs;
+pub use pages::{PAGES, PageRule};
+pub use session::{ABSOLUTE, IDLE, LINK_FOR};
+
+/// What the web interface knows besides the [`State`]. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Web {
+    inner: Arc<Inner>,
+}
+
+/// What a node tells of itself on its page.
+#[derive(Clone, Debug, Default)]
+pub struct NodeFacts {
+    /// The program's version.
+    pub version: String,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// Where its files are.
+    pub data_dir: String,
+    /// The configuration in force, as TOML, without secrets.
+    pub configuration: String,
+}
+
+/// How browsers reach it.
+#[derive(Clone, Debug, Default)]
+pub struct Reach {
+    /// The listener itself speaks TLS.
+    pub tls: bool,
+    /// Proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    alerts: Arc<AlertBoard>,
+    reach: Reach,
+    node: Mutex<NodeFacts>,
+    series: series::Series,
+    setup: Mutex<Option<Secret>>,
+    /// When each session was used last, by its id.
+    seen: Mutex<HashMap<String, Timestamp>>,
+    /// What the next page of a session has to say, by its id.
+    flashes: Mutex<HashMap<String, frame::Flash>>,
+}
+
+/// What handlers work on.
+#[derive(Clone, Debug)]
+pub(crate) struct Ui {
+    state: State,
+    web: Web,
+    api: api::Api,
+}
+
+impl Web {
+    /// For a node that is about to serve.
+    pub fn new(alerts: Arc<AlertBoard>, reach: Reach, node: NodeFacts) -> Self {
+        let inner = Inner {
+            alerts,
+            reach,
+            node: Mutex::new(node),
+            series: series::Series::default(),
+            setup: Mutex::default(),
+            seen: Mutex::default(),
+            flashes: Mutex::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The configuration changed.
+    pub fn set_configuration(&self, text: String) {
+        self.inner.node.lock().unwrap_or_else(PoisonError::into_inner).configuration = text;
+    }
+
+    /// Where there is no account yet: the path of the page that makes the first administrator. It holds a secret, works until there is an
+    /// account, and is another one after the next start. Show it to whoever starts the program, and to nobody else.
+    pub fn set_up_path(&self, state: &State) -> Option<String> {
+        if !state.administration.control.local().accounts().is_empty() {
+            return None;
+        }
+        let secret = Secret::random();
+        let path = format!("/setup?key={}", secret.reveal());
+        *self.inner.setup.lock().unwrap_or_else(PoisonError::into_inner) = Some(secret);
+        Some(path)
+    }
+
+    /// Looks at the counters until it is told to stop.
+    pub async fn look_at_counters(self, state: State, shutdown: CancellationToken) {
+        loop {
+            self.inner.series.look(&state);
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(series::EVERY) => {}
+            }
+        }
+    }
+}
+
+/// All pages, for the `http` listener.
+pub fn web_router(state: State, web: Web) -> Router {
+    pages::router(Ui { api: api::Api::new(state.clone()), state, web })
+}
+
+impl Ui {
+    fn now(&self) -> Timestamp {
+        self.state.engine.now()
+    }
+
+    /// The address of a client that comes through a trusted proxy is the one that the proxy tells.
+    fn is_trusted(&self, address: IpAddr) -> bool {
+        self.web.inner.reach.trusted_proxies.iter().any(|network| network.contains(&address.to_canonical()))
+    }
+}
