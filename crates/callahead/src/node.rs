@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use callahead_cache::{Cache, Options};
-use callahead_callout::{Callouts, DnsResolver, TcpDialer, TlsClient};
+use callahead_callout::{Callouts, DnsResolver, Guard, GuardedDialer, GuardedResolver, TcpDialer, TlsClient};
 use callahead_engine::{Clock as _, Engine, Observer, Parts, SystemClock};
 
 use crate::config::Config;
@@ -18,6 +18,8 @@ pub struct Node {
     pub engine: Engine,
     /// Asks destinations.
     pub callouts: Callouts,
+    /// Where they may be; without rules, everywhere.
+    pub guard: Guard,
 }
 
 impl Node {
@@ -29,7 +31,10 @@ impl Node {
         let clock = Arc::new(SystemClock::new());
         let cache = Cache::open(cache_dir, &Options::default(), clock.now())?;
         let resolver = DnsResolver::new(&config.resolver).context("the system's name servers can't be read")?;
-        let callouts = Callouts::new(config.callout_settings(), TcpDialer, resolver, TlsClient::new(&[])?);
+        let guard = Guard::default();
+        let dialer = GuardedDialer(TcpDialer, guard.clone());
+        let resolver = GuardedResolver(resolver, guard.clone());
+        let callouts = Callouts::new(config.callout_settings(), dialer, resolver, TlsClient::new(&[])?);
         let engine = Engine::new(Parts {
             cache,
             callouts: Arc::new(callouts.clone()),
@@ -38,7 +43,7 @@ impl Node {
             settings: config.engine_settings(),
             observer,
         });
-        Ok(Self { engine, callouts })
+        Ok(Self { engine, callouts, guard })
     }
 
     /// Ends sessions properly and writes what is still to be written, within so much time.

@@ -9,9 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use callahead_engine::{LogObserver, Observer};
+use callahead_control::{Control, DecisionLog, Domains, Passwords};
+use callahead_engine::{LogObserver, Observer, SystemClock};
 use callahead_listeners::{Bound, Limits, Listen, MODE_EVERYONE, MODE_GROUP};
-use callahead_web::{HttpLimits, ListenerStatus, Metrics, Readiness, State, admin_router, http_router, serve_http};
+use callahead_web::{
+    Administration, Events, HttpLimits, ListenerStatus, Metrics, Readiness, State, Throttle, admin_router, http_router,
+    serve_http,
+};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -33,6 +37,9 @@ pub struct Server {
     pub node: Node,
     /// Where it listens, ports resolved: the listener's name and the place.
     pub addresses: Vec<(&'static str, Listen)>,
+    control: Control,
+    domains: Arc<Domains>,
+    log: DecisionLog,
     readiness: Arc<Readiness>,
     shutdown: CancellationToken,
     tasks: JoinSet<()>,
@@ -93,8 +100,16 @@ impl Server {
         std::fs::create_dir_all(&config.data_dir)
             .with_context(|| format!("data_dir {} can't be made", config.data_dir.display()))?;
         let metrics = Arc::new(Metrics::default());
-        let observer = Arc::new(Both(observer, Arc::clone(&metrics)));
-        let node = Node::new(&config, &config.data_dir.join("cache"), observer)?;
+        let clock = Arc::new(SystemClock::new());
+        let control = Control::open(&config.data_dir.join("control.db"))?;
+        let log = DecisionLog::open(&config.data_dir.join("log.db"), config.log, clock.clone())?;
+        let events = Events::new(clock);
+        let observer = All(observer, Arc::clone(&metrics), log.clone(), events.clone());
+        let node = Node::new(&config, &config.data_dir.join("cache"), Arc::new(observer))?;
+        let domains = Arc::new(Domains::new(node.engine.clone()));
+        apply_file(&config, &node, &domains, &control);
+        let followed = Arc::clone(&domains);
+        control.set_follower(move |local| followed.follow(local));
         let mut bound: Vec<(&'static str, Bound)> = Vec::new();
         for (name, listens, mode) in [
             ("policy", &config.listen.policy, MODE_EVERYONE),
@@ -112,14 +127,26 @@ impl Server {
         }
         let addresses = bound.iter().map(|(name, here)| (*name, here.local_addr().clone())).collect();
         let readiness = Arc::new(Readiness::default());
+        let shutdown = CancellationToken::new();
+        let administration = Administration {
+            control: control.clone(),
+            domains: Arc::clone(&domains),
+            log: log.clone(),
+            events,
+            guard: node.guard.clone(),
+            passwords: Passwords::new()?,
+            node: config.node.to_string().into(),
+            shutdown: shutdown.clone(),
+            throttle: Throttle::default(),
+        };
         let state = State {
             engine: node.engine.clone(),
             callouts: Some(node.callouts.clone()),
             metrics,
             readiness: Arc::clone(&readiness),
             listeners: bound.iter().map(|(name, here)| ListenerStatus::of(name, here)).collect(),
+            administration,
         };
-        let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
         for (name, here) in bound {
             tracing::info!(listener = name, address = %here.local_addr(), "listening");
@@ -132,8 +159,13 @@ impl Server {
             }
         }
         readiness.set_started();
-        tasks.spawn(sweep(node.clone(), shutdown.clone()));
-        Ok(Self { node, addresses, readiness, shutdown, tasks, config })
+        if control.local().accounts().is_empty() && !config.listen.http.is_empty() {
+            tracing::info!(
+                "there is no account yet: \"callahead account add NAME --role admin\" makes one, \"callahead token create --account NAME\" its token for the API"
+            );
+        }
+        tasks.spawn(sweep(node.clone(), control.clone(), shutdown.clone()));
+        Ok(Self { node, addresses, control, domains, log, readiness, shutdown, tasks, config })
     }
 
     /// The first place that a listener has.
@@ -155,7 +187,8 @@ impl Server {
                         tracing::warn!(key, "this change takes effect at the next start");
                     }
                 }
-                self.node.engine.set_directory(config.directory());
+                apply_file(&config, &self.node, &self.domains, &self.control);
+                self.log.set_settings(config.log);
                 self.node.engine.set_settings(config.engine_settings());
                 // The name in EHLO stays that of the start, as the log says.
                 let config = Config { node: self.config.node.clone(), ..config };
@@ -180,30 +213,42 @@ impl Server {
         self.shutdown.cancel();
         while self.tasks.join_next().await.is_some() {}
         self.node.shutdown(self.config.callout.timeout).await;
+        self.control.keep_uses();
     }
 }
 
-/// The log and the metrics.
-struct Both(Arc<dyn Observer>, Arc<Metrics>);
+/// Puts the file's domains into force, beside those of the control database, and with them where routes may lead.
+fn apply_file(config: &Config, node: &Node, domains: &Domains, control: &Control) {
+    let routes = config.domains.iter().map(|domain| &*domain.route);
+    node.guard.set(config.callout.deny_destinations.clone(), routes);
+    domains.set_file(config.domains.clone(), config.defaults.clone(), config.tls, &control.local());
+}
 
-impl Observer for Both {
+/// The log of the process, the metrics, the decision log, and those who watch.
+struct All(Arc<dyn Observer>, Arc<Metrics>, DecisionLog, Events);
+
+impl Observer for All {
     fn decided(&self, question: &callahead_engine::Question<'_>, decision: &callahead_engine::Decision) {
         self.0.decided(question, decision);
         self.1.decided(question, decision);
+        self.2.decided(question, decision);
+        self.3.decided(question, decision);
     }
     fn alert(&self, alert: &callahead_engine::Alert) {
         self.0.alert(alert);
         self.1.alert(alert);
+        self.3.alert(alert);
     }
 }
 
-/// Sweeps the cache now and then, in small batches.
-async fn sweep(node: Node, shutdown: CancellationToken) {
+/// Sweeps the cache now and then, in small batches, and writes when tokens were used.
+async fn sweep(node: Node, control: Control, shutdown: CancellationToken) {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(SWEEP_EVERY) => {}
         }
+        control.keep_uses();
         let mut removed = 0;
         loop {
             match node.engine.cache().sweep(node.engine.now()).await {

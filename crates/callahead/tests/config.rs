@@ -49,6 +49,16 @@ fn each_mistake_is_one_sentence_with_file_line_and_key() {
             "callahead.toml:2: listen.gateway is not in this version yet; take the line out",
         ),
         (
+            "[callout]\ndeny_destinations = [\"everywhere\"]",
+            "callahead.toml:2: callout.deny_destinations: \"everywhere\" is no network: write it as \"127.0.0.0/8\", \"fe80::/10\" or \"192.0.2.1\"",
+        ),
+        (
+            "[log]\nsize = \"4 GB\"",
+            "callahead.toml:2: log.size: \"4 GB\" is no size from 1M to 1024T: write a number with K, M, G or T, such as \"4G\"",
+        ),
+        ("[log]\ndays = -1", "callahead.toml:2: log.days: must be a number from 0 to 3650"),
+        ("[log]\nrecipients = \"none\"", "callahead.toml:2: log.recipients: \"none\" is not one of full, domain"),
+        (
             "[resolver]\nservers = [\"dns.example\"]",
             "callahead.toml:2: resolver.servers: \"dns.example\" is no name server: write its address, such as \"127.0.0.1:53\"",
         ),
@@ -114,7 +124,7 @@ fn what_config_init_writes_is_the_defaults() {
 
 #[test]
 fn config_init_names_every_key_and_config_show_writes_what_is_read_back() {
-    let text = "node = \"mx.example\"\n[listen]\npolicy = [\"127.0.0.1:10040\", \"unix:/run/p.sock\"]\n[harvest]\nlimit = 0\n[defaults]\n\
+    let text = "node = \"mx.example\"\n[listen]\npolicy = [\"127.0.0.1:10040\", \"unix:/run/p.sock\"]\n[harvest]\nlimit = 0\n[log]\ndays = 7\nsize = \"1536M\"\nrecipients = \"domain\"\n[defaults]\n\
                 reject_code = 450\ninvalid_ttl = \"90m\"\ntls = \"required\"\n[[domain]]\nname = \"*.b\u{fc}cher.example\"\n\
                 route = [\"mail.example:2525\", \"mx\", \"[2001:db8::1]:26\"]\nvalid = [\"sales\", \"\\\"a b\\\"\"]\ninvalid = [\"Old\"]\n\
                 callouts = \"observe\"\nlocal_part_case = \"keep\"\npass_reply_text = true\ntls = \"off\"\n";

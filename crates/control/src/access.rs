@@ -25,14 +25,26 @@ pub enum Permission {
     Accounts,
     /// Make and delete tokens.
     Tokens,
-    /// What concerns the whole node: clearing everything, statistics of all.
+    /// See what concerns the whole node: statistics of all, destinations.
     Node,
+    /// Clear everything at once.
+    #[serde(rename = "clear_all")]
+    ClearAll,
 }
 
 impl Permission {
     /// All of them.
-    pub const ALL: [Self; 8] =
-        [Self::Read, Self::Check, Self::Clear, Self::Lists, Self::Domains, Self::Accounts, Self::Tokens, Self::Node];
+    pub const ALL: [Self; 9] = [
+        Self::Read,
+        Self::Check,
+        Self::Clear,
+        Self::Lists,
+        Self::Domains,
+        Self::Accounts,
+        Self::Tokens,
+        Self::Node,
+        Self::ClearAll,
+    ];
 
     /// Its name in scopes.
     pub fn as_str(self) -> &'static str {
@@ -45,6 +57,7 @@ impl Permission {
             Self::Accounts => "accounts",
             Self::Tokens => "tokens",
             Self::Node => "node",
+            Self::ClearAll => "clear_all",
         }
     }
 

@@ -61,13 +61,14 @@ impl Account {
 
     /// What its role allows, its scopes aside.
     pub fn allows(&self, permission: Permission) -> bool {
-        use Permission::{Accounts, Check, Clear, Domains, Lists, Node, Read, Tokens};
+        use Permission::{Accounts, Check, Clear, ClearAll, Domains, Lists, Node, Read, Tokens};
         match permission {
             Read | Check => true,
+            Node => self.role == Role::Admin,
             _ if self.read_only => false,
             Clear | Lists | Tokens => true,
             Domains | Accounts => self.role != Role::Domain,
-            Node => self.role == Role::Admin,
+            ClearAll => self.role == Role::Admin,
         }
     }
 

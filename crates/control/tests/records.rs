@@ -208,15 +208,20 @@ fn roles_own_what_is_theirs_and_scopes_narrow_it() {
     assert!(!by(&domain).owns_account(&reseller));
     for permission in Permission::ALL {
         let read_only = Account { read_only: true, ..account("x", Role::Admin, None, &[]) };
-        let only_looks = matches!(permission, Permission::Read | Permission::Check);
+        let only_looks = matches!(permission, Permission::Read | Permission::Check | Permission::Node);
         assert_eq!(by(&read_only).may(permission), only_looks, "{permission:?}");
         assert_eq!(
             principal(&account("x", Role::Admin, None, &[]), &[Permission::Clear]).may(permission),
             permission == Permission::Clear
         );
-        let of_domain = !matches!(permission, Permission::Domains | Permission::Accounts | Permission::Node);
+        let of_domain =
+            !matches!(permission, Permission::Domains | Permission::Accounts | Permission::Node | Permission::ClearAll);
         assert_eq!(by(&domain).may(permission), of_domain, "{permission:?}");
-        assert_eq!(by(&reseller).may(permission), permission != Permission::Node, "{permission:?}");
+        assert_eq!(
+            by(&reseller).may(permission),
+            !matches!(permission, Permission::Node | Permission::ClearAll),
+            "{permission:?}"
+        );
     }
 }
 

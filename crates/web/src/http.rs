@@ -1,4 +1,4 @@
-//! What the `http` listener shows: metrics and health.
+//! What each listener serves: metrics and health, and the API.
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -7,23 +7,32 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde_json::json;
 
+use crate::api::{self, Door};
 use crate::problem::Problem;
 use crate::{State, scrape};
 
 /// The content type of `/metrics`.
 pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// `/metrics` (OpenMetrics), `/healthz` (the process lives) and `/readyz` (it serves; else 503 with the reasons).
+/// The API, for whoever may open the admin socket.
+pub fn admin_router(state: State) -> Router {
+    api::router(state, Door::Socket)
+        .fallback(|| async { Problem::not_found("nothing is here: the API begins with /api/v1/") })
+}
+
+/// `/metrics` (OpenMetrics), `/healthz` (the process lives), `/readyz` (it serves; else 503 with the reasons), and the API for tokens.
 pub fn http_router(state: State) -> Router {
+    let api = api::router(state.clone(), Door::Http);
     Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { Json(json!({"status": "ok"})) }))
         .route("/readyz", get(readyz))
-        .fallback(|| async { Problem::not_found("nothing is here: try /metrics, /healthz or /readyz") })
         .method_not_allowed_fallback(|| async {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "only GET is known here")
         })
         .with_state(state)
+        .merge(api)
+        .fallback(|| async { Problem::not_found("nothing is here: try /metrics, /healthz, /readyz or /api/docs") })
 }
 
 async fn metrics(axum::extract::State(state): axum::extract::State<State>) -> Response {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use callahead_cache::{
     DomainState, Entry, EntryState, RecipientState, Record, STALE_FOR, State, StoredReply, Timestamp,
 };
-use callahead_callout::{DestinationStatus, TlsPolicy};
+use callahead_callout::{DestinationStatus, HostTest, TlsPolicy, Who};
 use callahead_engine::{AcceptOrDefer, Callouts, Directory, DomainConfig, Policy, RejectOrDefer, rfc3339};
 use callahead_smtp::Domain;
 use serde_json::{Map, Value, json};
@@ -100,6 +100,34 @@ pub(crate) fn destination(status: &DestinationStatus) -> Value {
     }
     if let Some(failure) = &status.last_failure {
         json["last_failure"] = json!(failure);
+    }
+    json
+}
+
+/// A host that was tested.
+pub(crate) fn tested_host(host: &HostTest) -> Value {
+    let steps: Vec<Value> = host
+        .steps
+        .iter()
+        .map(|step| json!({"step": step.step.as_str(), "ok": step.ok, "detail": step.detail}))
+        .collect();
+    let transcript: Vec<Value> = host
+        .transcript
+        .lines()
+        .iter()
+        .map(|line| {
+            let who = match line.who {
+                Who::Us => "us",
+                Who::Them => "them",
+                Who::Note => "note",
+            };
+            let ms = (line.at.as_secs_f64() * 1e6).round() / 1e3;
+            json!({"ms": ms, "who": who, "line": String::from_utf8_lossy(&line.line)})
+        })
+        .collect();
+    let mut json = json!({"host": host.host, "steps": steps, "transcript": transcript});
+    if let Some(accept_all) = host.accept_all {
+        json["accept_all"] = json!(accept_all);
     }
     json
 }

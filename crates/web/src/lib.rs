@@ -1,14 +1,17 @@
-//! HTTP: metrics and health for everybody who may know them, and the API on the admin socket.
+//! HTTP: metrics and health for everybody who may know them, and the API.
 //!
-//! - [`http_router`] is for the `http` listener: `/metrics`, `/healthz`, `/readyz`. It changes nothing and names no recipient.
-//! - [`admin_router`] is for the `admin` listener: verdicts, and the cache with its clears. There is no login: whoever may open
+//! - [`http_router`] is for the `http` listener: `/metrics`, `/healthz`, `/readyz`, and the API for whoever has a token.
+//! - [`admin_router`] is for the `admin` listener: the same API. There is no login: whoever may open
 //!   the socket's file may do everything, so it belongs on a Unix socket with a mode that says who that is.
+//! - [`web_router`] is for the `http` listener too: pages for people, who log in ([`Web`]).
 //! - [`serve_http`] runs either on a bound listener, with limits, until it is told to stop.
 //!
 //! Both share a [`State`]: the engine, the callouts, and what is counted ([`Metrics`]) or known ([`Readiness`]) of the process.
 //! Errors are problem details (RFC 9457) whose `detail` says in one sentence what is wrong and what to do.
 
-mod admin;
+mod administration;
+mod api;
+mod events;
 mod histogram;
 mod http;
 mod json;
@@ -18,6 +21,8 @@ mod query;
 mod readiness;
 mod scrape;
 mod serve;
+mod throttle;
+mod ui;
 
 use std::sync::Arc;
 
@@ -25,11 +30,16 @@ use callahead_callout::Callouts;
 use callahead_engine::Engine;
 use callahead_listeners::{Bound, Counters};
 
-pub use admin::admin_router;
-pub use http::{OPENMETRICS, http_router};
+pub use administration::Administration;
+pub use api::access::{Object, RULES, Rule};
+pub use api::openapi;
+pub use events::Events;
+pub use http::{OPENMETRICS, admin_router, http_router};
 pub use metrics::Metrics;
 pub use readiness::Readiness;
 pub use serve::{HttpLimits, serve_http};
+pub use throttle::Throttle;
+pub use ui::{ABSOLUTE, AlertBoard, IDLE, LINK_FOR, Needs, NodeFacts, PAGES, PageRule, Reach, Web, web_router};
 
 /// What is shown and asked through HTTP. Clones share everything.
 #[derive(Clone, Debug)]
@@ -44,6 +54,8 @@ pub struct State {
     pub readiness: Arc<Readiness>,
     /// The listeners that serve.
     pub listeners: Arc<[ListenerStatus]>,
+    /// The control plane.
+    pub administration: Administration,
 }
 
 /// A listener, as metrics and `stats` show it.

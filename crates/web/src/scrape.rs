@@ -63,6 +63,7 @@ impl Collector for Scrape {
         self.engine(&mut page)?;
         self.callouts(&mut page)?;
         self.cache(&mut page)?;
+        self.log(&mut page)?;
         self.listeners(&mut page)
     }
 }
@@ -181,6 +182,19 @@ impl Scrape {
         page.counter("cache_write_errors", "Commits that failed", health.failed_commits)?;
         page.counter("cache_puts_dropped", "Entries not kept because the writer's queue was full", health.dropped)?;
         page.counter("cache_unreadable", "Entries that could not be read", health.unreadable)
+    }
+
+    fn log(&self, page: &mut Page<'_>) -> fmt::Result {
+        let log = self.0.administration.log.counters();
+        page.counter("log_written", "Decisions written to the decision log", log.written)?;
+        page.counter("log_lost", "Decisions not logged because the disk was full or slow", log.lost)?;
+        page.counter(
+            "log_removed",
+            "Decisions removed from the log because they were too old or too many",
+            log.removed,
+        )?;
+        page.gauge("log_waiting", "Decisions that wait to be written to the log", log.waiting)?;
+        page.gauge("log_used_bytes", "The decision log's size", log.used_bytes)
     }
 
     fn listeners(&self, page: &mut Page<'_>) -> fmt::Result {

@@ -13,10 +13,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use callahead_callout::{Hop, Route, TlsPolicy};
+use callahead_callout::{Guard, Hop, Route, TlsPolicy};
+use callahead_control::{LogSettings, LoggedRecipients};
 use callahead_engine::{AcceptOrDefer, Callouts, Directory, DomainConfig, Harvest, Policy, RejectOrDefer};
 use callahead_listeners::Listen;
 use callahead_smtp::{Domain, Recipient};
+use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -42,6 +44,8 @@ pub struct Config {
     pub callout: CalloutConfig,
     /// When a client counts as one that guesses addresses.
     pub harvest: Harvest,
+    /// What is logged of decisions, and for how long.
+    pub log: LogSettings,
     /// What holds for domains that do not say otherwise.
     pub defaults: Policy,
     /// The TLS policy of routes that do not say otherwise.
@@ -64,7 +68,7 @@ pub struct ListenConfig {
 }
 
 /// Limits of callouts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CalloutConfig {
     /// For a whole question. 1 s to 5 min.
     pub timeout: Duration,
@@ -76,6 +80,8 @@ pub struct CalloutConfig {
     pub uses: u32,
     /// Sessions to one destination. 1 to 200.
     pub sessions_per_destination: usize,
+    /// Networks that no route may lead to, save what this file itself names.
+    pub deny_destinations: Vec<IpNet>,
 }
 
 /// What is wrong with a file: a sentence a line.
@@ -98,6 +104,7 @@ impl Default for CalloutConfig {
             idle: Duration::from_secs(5),
             uses: 50,
             sessions_per_destination: 20,
+            deny_destinations: Guard::default_networks(),
         }
     }
 }
@@ -111,6 +118,7 @@ impl Default for Config {
             resolver: Vec::new(),
             callout: CalloutConfig::default(),
             harvest: Harvest::default(),
+            log: LogSettings::default(),
             defaults: Policy::default(),
             tls: TlsPolicy::default(),
             domains: Vec::new(),
@@ -201,6 +209,9 @@ impl Config {
             let limits = &mut config.callout;
             let second = Duration::from_secs(1);
             callout.set("timeout", &mut limits.timeout, duration(second, second * 300));
+            callout.set("deny_destinations", &mut limits.deny_destinations, |value| {
+                strings(value)?.into_iter().map(network).collect()
+            });
             callout.set("connect_timeout", &mut limits.connect_timeout, duration(second / 10, second * 60));
             callout.set("idle", &mut limits.idle, duration(Duration::ZERO, second * 300));
             callout.set("uses", &mut limits.uses, number(1, 1000));
@@ -210,6 +221,12 @@ impl Config {
             harvest.set("limit", &mut config.harvest.limit, number(0, 100_000));
             let (minute, day) = (Duration::from_secs(60), Duration::from_secs(86_400));
             harvest.set("window", &mut config.harvest.window, duration(minute, day));
+        });
+        top.section("log", |log| {
+            log.set("days", &mut config.log.days, number(0, 3650));
+            log.set("size", &mut config.log.size, |value| size(text(value)?));
+            let recipients = [("full", LoggedRecipients::Full), ("domain", LoggedRecipients::Domain)];
+            log.set("recipients", &mut config.log.recipients, one_of(&recipients));
         });
         top.section("defaults", |defaults| policy(defaults, &mut config.defaults, &mut config.tls));
         let (defaults, tls) = (config.defaults.clone(), config.tls);
@@ -366,6 +383,38 @@ fn number<T: TryFrom<u64>>(least: u64, most: u64) -> impl Fn(&DeValue<'_>) -> Re
             .and_then(|number| T::try_from(number).ok())
             .ok_or_else(|| format!("must be a number from {least} to {most}"))
     }
+}
+
+/// A network, or a single address.
+fn network(text: &str) -> Result<IpNet, String> {
+    let single = || text.parse::<std::net::IpAddr>().map(IpNet::from).ok();
+    text.parse::<IpNet>()
+        .ok()
+        .or_else(single)
+        .ok_or_else(|| format!("{text:?} is no network: write it as \"127.0.0.0/8\", \"fe80::/10\" or \"192.0.2.1\""))
+}
+
+/// Octets, with K, M, G or T for powers of 1024; 1M to 1024T.
+fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is no size from 1M to 1024T: write a number with K, M, G or T, such as \"4G\"");
+    let shift = match text.chars().last() {
+        Some('K') => 10,
+        Some('M') => 20,
+        Some('G') => 30,
+        Some('T') => 40,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    let octets = number.checked_mul(1 << shift).filter(|octets| (1 << 20..=1 << 50).contains(octets));
+    octets.ok_or_else(wrong)
+}
+
+/// The shortest way to write so many octets.
+fn format_size(octets: u64) -> String {
+    let units = [("T", 40), ("G", 30), ("M", 20)];
+    let fitting = units.into_iter().find(|(_, shift)| octets.trailing_zeros() >= *shift);
+    let (unit, shift) = fitting.unwrap_or(("K", 10));
+    format!("{}{unit}", octets >> shift)
 }
 
 fn server(text: &str) -> Result<SocketAddr, String> {

@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 
 use callahead_callout::TlsPolicy;
+use callahead_control::LoggedRecipients;
 use callahead_engine::{AcceptOrDefer, Callouts, Policy, RejectOrDefer};
 use callahead_listeners::Listen;
 
-use super::{Config, format_duration};
+use super::{Config, format_duration, format_size};
 
 impl Config {
     /// The whole configuration with all defaults filled in.
@@ -31,9 +32,18 @@ impl Config {
         line(&mut out, "idle", quoted(&format_duration(self.callout.idle)));
         line(&mut out, "uses", self.callout.uses.to_string());
         line(&mut out, "sessions_per_destination", self.callout.sessions_per_destination.to_string());
+        line(&mut out, "deny_destinations", list(self.callout.deny_destinations.iter().map(ToString::to_string)));
         out.push_str("\n[harvest]\n");
         line(&mut out, "limit", self.harvest.limit.to_string());
         line(&mut out, "window", quoted(&format_duration(self.harvest.window)));
+        out.push_str("\n[log]\n");
+        line(&mut out, "days", self.log.days.to_string());
+        line(&mut out, "size", quoted(&format_size(self.log.size)));
+        let recipients = match self.log.recipients {
+            LoggedRecipients::Full => "full",
+            LoggedRecipients::Domain => "domain",
+        };
+        line(&mut out, "recipients", quoted(recipients));
         out.push_str("\n[defaults]\n");
         policy(&mut out, &self.defaults, self.tls);
         for domain in &self.domains {

@@ -14,7 +14,6 @@ const KEPT: usize = 2_000;
 const FOR: Duration = Duration::from_secs(24 * 3600);
 
 /// Keeps alerts. Give it to the engine as part of its observer, and to the web interface.
-#[derive(Debug)]
 pub struct AlertBoard {
     clock: Arc<dyn Clock>,
     alerts: Mutex<HashMap<(String, AlertKind), Standing>>,
@@ -37,6 +36,12 @@ pub(super) struct Shown {
     pub(super) detail: String,
     pub(super) since: Timestamp,
     pub(super) last: Timestamp,
+}
+
+impl std::fmt::Debug for AlertBoard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AlertBoard").field("alerts", &self.count).finish_non_exhaustive()
+    }
 }
 
 impl AlertBoard {

@@ -1,12 +1,13 @@
 //! The one place that lets requests for pages in: who is it, may they, is it theirs.
 
 use axum::extract::{MatchedPath, Request, State as Given};
-use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use callahead_control::Permission;
 
+use super::accounts::Host;
 use super::frame::Refusal;
 use super::pages::{PAGES, PageRule};
 use super::session::{self, Client};
@@ -35,6 +36,8 @@ pub(super) async fn enter(Given(ui): Given<Ui>, mut request: Request, next: Next
     let peer = request.extensions().get::<Peer>().map(|Peer(peer)| peer.clone()).unwrap_or_default();
     let client = Client::of(&ui, &peer, request.headers());
     request.extensions_mut().insert(client.clone());
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
+    request.extensions_mut().insert(Host(host));
     // HEAD is answered by GET's handler.
     let method = if request.method() == Method::HEAD { Method::GET } else { request.method().clone() };
     let rule = PAGES.iter().find(|rule| rule.method == method.as_str() && rule.path == path);

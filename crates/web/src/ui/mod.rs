@@ -45,6 +45,7 @@ use crate::State;
 pub use alerts::AlertBoard;
 pub use guard::Needs;
 pub use pages::{PAGES, PageRule};
+pub(crate) use session::make_link;
 pub use session::{ABSOLUTE, IDLE, LINK_FOR};
 
 /// What the web interface knows besides the [`State`]. Clones share everything.

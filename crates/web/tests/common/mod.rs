@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use axum::Router;
 use callahead_cache::{Cache, Options, Timestamp};
-use callahead_callout::{Ask, BoxFuture, Hop, Outcome, Report, Request, Route, TlsPolicy, Transcript};
-use callahead_engine::{Directory, DomainConfig, Engine, Parts, Settings, TestClock};
+use callahead_callout::{Ask, BoxFuture, Guard, Hop, Outcome, Report, Request, Route, TlsPolicy, Transcript};
+use callahead_control::{Control, DecisionLog, Domains, LogSettings, Passwords};
+use callahead_engine::{Directory, DomainConfig, Engine, Parts, Policy, Settings, TestClock};
 use callahead_listeners::{Listen, ListenError, MODE_OWNER, Stream};
 use callahead_smtp::{EnhancedCode, Reply};
-use callahead_web::{HttpLimits, ListenerStatus, Metrics, Readiness, State, serve_http};
+use callahead_web::{
+    Administration, Events, HttpLimits, ListenerStatus, Metrics, Readiness, State, Throttle, serve_http,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -54,6 +57,7 @@ pub struct Bench {
     pub shutdown: CancellationToken,
     pub serving: JoinHandle<()>,
     pub folder: TempDir,
+    pub administration: Administration,
 }
 
 pub struct Response {
@@ -109,26 +113,48 @@ impl Bench {
         let domains =
             ["example.com", "other.example", "any.example"].map(|name| DomainConfig::new(name, route.clone()));
         let metrics = Arc::new(Metrics::default());
+        let control = Control::open(&folder.path().join("control.db")).unwrap();
+        let log = DecisionLog::open(&folder.path().join("log.db"), LogSettings::default(), clock.clone()).unwrap();
+        let events = Events::new(clock.clone());
         let engine = Engine::new(Parts {
             cache: Cache::open(&folder.path().join("cache"), &options, now).unwrap(),
             callouts: Arc::new(Script(gate.clone())),
             clock: clock.clone(),
-            directory: Directory::new(domains).unwrap(),
+            directory: Directory::default(),
             settings: Settings::default(),
-            observer: metrics.clone(),
+            observer: Arc::new((metrics.clone(), (log.clone(), events.clone()))),
         });
+        let registry = Arc::new(Domains::new(engine.clone()));
+        registry.set_file(domains.into(), Policy::default(), TlsPolicy::Opportunistic, &control.local());
+        let followed = registry.clone();
+        control.set_follower(move |local| followed.follow(local));
+        let shutdown = CancellationToken::new();
+        let guard = Guard::default();
+        guard.set(Guard::default_networks(), []);
+        let administration = Administration {
+            control,
+            domains: registry,
+            log,
+            events,
+            guard,
+            passwords: Passwords::new().unwrap(),
+            node: "filter.example".into(),
+            shutdown: shutdown.clone(),
+            throttle: Throttle::default(),
+        };
         let bound = listen.unwrap().bind(MODE_OWNER).await.unwrap();
-        let (readiness, shutdown) = (Arc::new(Readiness::default()), CancellationToken::new());
+        let readiness = Arc::new(Readiness::default());
         let state = State {
             engine: engine.clone(),
             callouts: None,
             metrics,
             readiness: readiness.clone(),
             listeners: [ListenerStatus::of("http", &bound)].into(),
+            administration: administration.clone(),
         };
         let at = bound.local_addr().clone();
         let serving = tokio::spawn(serve_http(bound, router(state), limits, shutdown.clone()));
-        Self { at, engine, clock, gate, readiness, shutdown, serving, folder }
+        Self { at, engine, clock, gate, readiness, shutdown, serving, folder, administration }
     }
 
     pub async fn connect(&self) -> Stream {
@@ -139,8 +165,26 @@ impl Bench {
     }
 
     pub async fn request(&self, method: &str, target: &str) -> Response {
+        self.send(method, target, &[], "").await
+    }
+
+    /// With a body of JSON and a token.
+    pub async fn call(&self, token: &str, method: &str, target: &str, body: Option<&Value>) -> Response {
+        let bearer = format!("Bearer {token}");
+        let mut headers = vec![("Content-Type", "application/json")];
+        if !token.is_empty() {
+            headers.push(("Authorization", &bearer));
+        }
+        self.send(method, target, &headers, &body.map(Value::to_string).unwrap_or_default()).await
+    }
+
+    pub async fn send(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Response {
         let mut stream = self.connect().await;
-        let request = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let length = body.len();
+        let request = format!(
+            "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+        );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();

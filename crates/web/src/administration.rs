@@ -1,0 +1,69 @@
+//! What the API works on besides the engine: the control plane, the decision log, and the feed of events.
+
+use std::sync::Arc;
+
+use callahead_callout::Guard;
+use callahead_control::{Control, DecisionLog, Domains, Passwords, Principal};
+use callahead_engine::Engine;
+use callahead_smtp::Domain;
+use tokio_util::sync::CancellationToken;
+
+use crate::events::Events;
+use crate::throttle::Throttle;
+
+/// The control plane as the API sees it. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Administration {
+    /// Domains, accounts, tokens, audit log.
+    pub control: Control,
+    /// The domains in force.
+    pub domains: Arc<Domains>,
+    /// The decision log.
+    pub log: DecisionLog,
+    /// What happens, for those who watch.
+    pub events: Events,
+    /// Which addresses routes may lead to.
+    pub guard: Guard,
+    /// Hashes passwords.
+    pub passwords: Passwords,
+    /// This node's name.
+    pub node: Arc<str>,
+    /// Ends what would otherwise never end: streams of events.
+    pub shutdown: CancellationToken,
+    /// Who failed to be let in too often.
+    pub throttle: Throttle,
+}
+
+/// Whose a domain is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ownership {
+    /// The name under which it is configured: with `*.` where a wildcard covers it.
+    pub(crate) name: String,
+    /// The reseller whose record it is.
+    pub(crate) owner: Option<String>,
+}
+
+impl Administration {
+    /// Whose the domain of a recipient is; `None` where it is not configured.
+    pub(crate) fn ownership(&self, engine: &Engine, domain: &Domain) -> Option<Ownership> {
+        let name = engine.directory().find(domain)?.name.clone();
+        let owner = self.owner(&name);
+        Some(Ownership { name, owner })
+    }
+
+    /// The owner of a configured domain by its own name. The file's domains belong to the administrators, also where a record has the name.
+    pub(crate) fn owner(&self, name: &str) -> Option<String> {
+        if self.domains.is_in_file(name) {
+            return None;
+        }
+        self.control.local().domains().get(name).and_then(|record| record.value.owner.clone())
+    }
+
+    /// Whether somebody may see what concerns recipients of a domain. Administrators see those too that are not configured.
+    pub(crate) fn sees(&self, principal: &Principal, engine: &Engine, domain: &Domain) -> bool {
+        principal.is_admin()
+            || self
+                .ownership(engine, domain)
+                .is_some_and(|ownership| principal.owns_domain(&ownership.name, ownership.owner.as_deref()))
+    }
+}

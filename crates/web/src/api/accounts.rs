@@ -1,0 +1,349 @@
+//! `/accounts`: who may do something.
+
+use axum::extract::State as Given;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Json, Response};
+use callahead_control::{Account, AuditEntry, Change, DomainSpec, Expected, Kind, Record, Role};
+use callahead_engine::rfc3339;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::request::{Answer, Asker, Body, Condition, MAX_PAGE, PAGE, Segment, tagged, with_next};
+use super::schema::{self, RoleName};
+use crate::State;
+use crate::problem::Problem;
+use crate::query::Parameters;
+
+/// Accounts at most.
+const MAX_ACCOUNTS: usize = 100_000;
+
+/// An account to be made.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewAccount {
+    /// 1 to 64 of `a-z`, `0-9`, dot, underscore, hyphen and `@`.
+    #[schema(max_length = 64, pattern = "^[a-z0-9._@-]{1,64}$")]
+    name: String,
+    /// Resellers make accounts with the role `domain`.
+    role: RoleName,
+    /// It may look and ask, and change nothing.
+    #[serde(default)]
+    read_only: bool,
+    /// Whose it is: a reseller. Resellers leave it out.
+    #[serde(default)]
+    owner: Option<String>,
+    /// For the role `domain`: which ones.
+    #[serde(default)]
+    #[schema(max_items = 1000)]
+    domains: Vec<String>,
+    /// At least 15 characters. Without one, the account only has tokens.
+    #[serde(default)]
+    password: Option<String>,
+}
+
+/// What is to change of an account; what is left out stays.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AccountPatch {
+    #[serde(default)]
+    #[schema(nullable = false, required = false)]
+    read_only: Option<bool>,
+    #[serde(default)]
+    #[schema(max_items = 1000, nullable = false, required = false)]
+    domains: Option<Vec<String>>,
+    #[serde(default)]
+    #[schema(nullable = false, required = false)]
+    password: Option<String>,
+}
+
+/// List accounts
+///
+/// One's own, and for resellers those that they made.
+#[utoipa::path(
+    get, path = "/api/v1/accounts", tag = "access", operation_id = "accounts_list",
+    params(
+        ("cursor" = Option<String>, Query, description = "`next` of the page before"),
+        ("limit" = Option<u16>, Query, minimum = 1, maximum = 1000, description = "Accounts on a page; 100 where it is not given"),
+    ),
+    responses((status = 200, description = "A page of accounts", body = schema::AccountPage))
+)]
+pub(crate) async fn list(Given(state): Given<State>, asker: Asker, mut query: Parameters) -> Answer {
+    let cursor = query.take("cursor")?;
+    let limit = query.number("limit", PAGE, MAX_PAGE)?;
+    query.end(&["cursor", "limit"])?;
+    let local = state.administration.control.local();
+    let after = cursor.as_deref().unwrap_or_default();
+    let mut seen = local
+        .accounts()
+        .values()
+        .filter(|record| record.value.name.as_str() > after && asker.principal.owns_account(&record.value));
+    let page: Vec<_> = seen.by_ref().take(limit).collect();
+    let next = seen.next().and(page.last()).map(|record| record.value.name.clone());
+    let accounts: Vec<Value> = page.into_iter().map(shown).collect();
+    Ok(Json(with_next(json!({"accounts": accounts}), next)))
+}
+
+/// Show an account
+#[utoipa::path(
+    get, path = "/api/v1/accounts/{name}", tag = "access", operation_id = "account_show",
+    params(("name" = String, Path, description = "Its name")),
+    responses((status = 200, description = "The account", body = schema::Account))
+)]
+pub(crate) async fn show(Given(state): Given<State>, Segment(name): Segment, query: Parameters) -> Answer<Response> {
+    query.end(&[])?;
+    let record = record(&state, &name)?;
+    Ok(tagged(StatusCode::OK, record.revision, shown(&record)))
+}
+
+/// Make an account
+#[utoipa::path(
+    post, path = "/api/v1/accounts", tag = "access", operation_id = "account_create",
+    request_body = NewAccount,
+    responses((status = 201, description = "It is there", body = schema::Account))
+)]
+pub(crate) async fn create(
+    Given(state): Given<State>,
+    asker: Asker,
+    query: Parameters,
+    Body(new): Body<NewAccount>,
+) -> Answer<Response> {
+    query.end(&[])?;
+    Account::check_name(&new.name).map_err(|why| Problem::invalid(format!("name: {why}")))?;
+    let role = match new.role {
+        RoleName::Admin => Role::Admin,
+        RoleName::Reseller => Role::Reseller,
+        RoleName::Domain => Role::Domain,
+    };
+    let owner = if asker.principal.is_admin() {
+        owner(&state, role, new.owner)?
+    } else {
+        if role != Role::Domain || new.owner.is_some_and(|owner| Some(owner.as_str()) != asker.principal.name()) {
+            return Err(Problem::forbidden(
+                "role: this account may make accounts of its own with the role \"domain\" only",
+            ));
+        }
+        asker.principal.name().map(str::to_owned)
+    };
+    let domains = domains(&state, role, owner.as_deref(), new.domains)?;
+    if state.administration.control.local().accounts().len() >= MAX_ACCOUNTS {
+        return Err(Problem::conflict(format!("there are {MAX_ACCOUNTS} accounts, which is as many as there may be")));
+    }
+    let password = hashed(&state, new.password).await?;
+    let account = Account { name: new.name, role, read_only: new.read_only, owner, domains, password };
+    write(&state, &asker, "account.create", None, Some(&account), Expected::Nothing, Vec::new()).await?;
+    let record = record(&state, &account.name)?;
+    Ok(tagged(StatusCode::CREATED, record.revision, shown(&record)))
+}
+
+/// Change an account
+///
+/// Its role and its owner stay as they are. A new password ends its sessions.
+#[utoipa::path(
+    patch, path = "/api/v1/accounts/{name}", tag = "access", operation_id = "account_change",
+    params(
+        ("name" = String, Path, description = "Its name"),
+        ("If-Match" = Option<String>, Header, description = "The version that was read; 412 where it is another one now"),
+    ),
+    request_body(content = AccountPatch, content_type = "application/merge-patch+json"),
+    responses((status = 200, description = "It is in force", body = schema::Account))
+)]
+pub(crate) async fn change(
+    Given(state): Given<State>,
+    asker: Asker,
+    Segment(name): Segment,
+    condition: Condition,
+    query: Parameters,
+    Body(patch): Body<AccountPatch>,
+) -> Answer<Response> {
+    query.end(&[])?;
+    let old = record(&state, &name)?;
+    let expected = condition.check(old.revision)?;
+    let mut account = old.value.clone();
+    account.read_only = patch.read_only.unwrap_or(account.read_only);
+    if let Some(new) = patch.domains {
+        account.domains = domains(&state, account.role, account.owner.as_deref(), new)?;
+    }
+    let mut ended = Vec::new();
+    if patch.password.is_some() {
+        account.password = hashed(&state, patch.password).await?;
+        ended = tokens_of(&state, &name, true);
+    }
+    write(&state, &asker, "account.change", Some(&old.value), Some(&account), expected, ended).await?;
+    let record = record(&state, &name)?;
+    Ok(tagged(StatusCode::OK, record.revision, shown(&record)))
+}
+
+/// Delete an account
+///
+/// With its tokens. One that is not there is deleted already; one that still owns domains or accounts can't be deleted.
+#[utoipa::path(
+    delete, path = "/api/v1/accounts/{name}", tag = "access", operation_id = "account_delete",
+    params(
+        ("name" = String, Path, description = "Its name"),
+        ("If-Match" = Option<String>, Header, description = "The version that was read; 412 where it is another one now"),
+    ),
+    responses((status = 204, description = "It is not there"))
+)]
+pub(crate) async fn delete(
+    Given(state): Given<State>,
+    asker: Asker,
+    Segment(name): Segment,
+    condition: Condition,
+    query: Parameters,
+) -> Answer<StatusCode> {
+    query.end(&[])?;
+    let old = record(&state, &name)?;
+    let expected = condition.check(old.revision)?;
+    {
+        let local = state.administration.control.local();
+        let is_owner = |owner: &Option<String>| owner.as_deref() == Some(name.as_str());
+        let domains = local.domains().values().filter(|record| is_owner(&record.value.owner)).count();
+        let accounts = local.accounts().values().filter(|record| is_owner(&record.value.owner)).count();
+        if domains + accounts > 0 {
+            return Err(Problem::conflict(format!(
+                "the account {name:?} owns {domains} domains and {accounts} accounts; delete them or give them to another first"
+            )));
+        }
+    }
+    let tokens = tokens_of(&state, &name, false);
+    write(&state, &asker, "account.delete", Some(&old.value), None, expected, tokens).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Make a one-time login link
+///
+/// For a hosting panel: the path of a page that logs its first user in to the web interface as the account, within five minutes.
+#[utoipa::path(
+    post, path = "/api/v1/accounts/{name}/login-link", tag = "access", operation_id = "account_login_link",
+    params(("name" = String, Path, description = "Its name")),
+    responses((status = 201, description = "The link works", body = schema::LoginLink))
+)]
+pub(crate) async fn login_link(
+    Given(state): Given<State>,
+    asker: Asker,
+    Segment(name): Segment,
+    query: Parameters,
+) -> Answer<Response> {
+    query.end(&[])?;
+    let account = record(&state, &name)?.value;
+    let (path, until) = crate::ui::make_link(&state, &account, asker.actor()).await?;
+    let body = json!({"account": name, "path": path, "expires_at": rfc3339(until)});
+    Ok((StatusCode::CREATED, Json(body)).into_response())
+}
+
+// === what they share ===
+
+fn record(state: &State, name: &str) -> Answer<Record<Account>> {
+    let found = state.administration.control.local().accounts().get(name).cloned();
+    found.ok_or_else(|| Problem::not_found(format!("there is no account {name:?} here; see GET /api/v1/accounts")))
+}
+
+fn shown(record: &Record<Account>) -> Value {
+    let mut shown = visible(&record.value);
+    shown["revision"] = json!(record.revision);
+    shown["changed_at"] = json!(rfc3339(record.changed_at));
+    shown
+}
+
+/// Without its password.
+fn visible(account: &Account) -> Value {
+    let mut shown = json!({
+        "name": account.name, "role": account.role.as_str(), "read_only": account.read_only, "domains": account.domains,
+        "has_password": account.password.is_some(),
+    });
+    if let Some(owner) = &account.owner {
+        shown["owner"] = json!(owner);
+    }
+    shown
+}
+
+fn owner(state: &State, role: Role, owner: Option<String>) -> Answer<Option<String>> {
+    let Some(owner) = owner else { return Ok(None) };
+    let local = state.administration.control.local();
+    let is_reseller = local.accounts().get(&owner).is_some_and(|account| account.value.role == Role::Reseller);
+    match role {
+        Role::Domain if is_reseller => Ok(Some(owner)),
+        Role::Domain => {
+            Err(Problem::invalid(format!("owner: there is no reseller {owner:?}; see GET /api/v1/accounts")))
+        }
+        _ => Err(Problem::invalid("owner: only accounts with the role \"domain\" belong to a reseller; leave it out")),
+    }
+}
+
+/// The domains of an account, in their one form; a reseller's accounts have the reseller's only.
+fn domains(state: &State, role: Role, owner: Option<&str>, domains: Vec<String>) -> Answer<Vec<String>> {
+    if role != Role::Domain && !domains.is_empty() {
+        return Err(Problem::invalid("domains: only accounts with the role \"domain\" name domains; leave it out"));
+    }
+    if domains.len() > Account::MAX_DOMAINS {
+        return Err(Problem::invalid(format!("domains: name at most {}", Account::MAX_DOMAINS)));
+    }
+    let mut names = Vec::with_capacity(domains.len());
+    for domain in domains {
+        let name = DomainSpec::canonical_name(&domain).map_err(|why| Problem::invalid(format!("domains: {why}")))?;
+        if owner.is_some() && state.administration.owner(&name).as_deref() != owner {
+            return Err(Problem::invalid(format!(
+                "domains: {name:?} is not a domain of {}",
+                owner.unwrap_or_default()
+            )));
+        }
+        names.push(name);
+    }
+    names.sort_unstable();
+    names.dedup();
+    Ok(names)
+}
+
+async fn hashed(state: &State, password: Option<String>) -> Answer<Option<String>> {
+    match password {
+        None => Ok(None),
+        Some(password) => match state.administration.passwords.hash(&password).await {
+            Ok(hash) => Ok(Some(hash)),
+            Err(error) => Err(Problem::invalid(format!("password: {error}"))),
+        },
+    }
+}
+
+/// Changes that delete an account's tokens, or only its sessions.
+fn tokens_of(state: &State, name: &str, sessions: bool) -> Vec<Change> {
+    let local = state.administration.control.local();
+    let of_account = local.tokens().values().filter(|token| token.value.account == name);
+    of_account
+        .filter(|token| token.value.session || !sessions)
+        .map(|token| Change {
+            kind: Kind::Token,
+            key: token.value.id.clone(),
+            expected: Expected::Anything,
+            body: None,
+        })
+        .collect()
+}
+
+async fn write(
+    state: &State,
+    asker: &Asker,
+    action: &str,
+    old: Option<&Account>,
+    new: Option<&Account>,
+    expected: Expected,
+    mut more: Vec<Change>,
+) -> Answer<()> {
+    let Some(subject) = new.or(old) else { return Ok(()) };
+    let as_json = |account: Option<&Account>| account.map(|account| visible(account).to_string());
+    let entry = AuditEntry::new(asker.actor(), action, &subject.name)
+        .owned_by(subject.owner.as_deref())
+        .change(as_json(old), as_json(new));
+    let body = new.and_then(|account| serde_json::to_string(account).ok());
+    let mut changes = vec![Change { kind: Kind::Account, key: subject.name.clone(), expected, body }];
+    changes.append(&mut more);
+    state.administration.control.apply(changes, vec![entry], state.engine.now()).await?;
+    tracing::info!(
+        account = subject.name,
+        action,
+        by = asker.actor().who,
+        from = asker.from,
+        "an account was changed through the API"
+    );
+    Ok(())
+}

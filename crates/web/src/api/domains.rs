@@ -1,0 +1,433 @@
+//! `/domains`: those of the configuration file, to be seen, and those of the control database, to be changed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::State as Given;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Json, Response};
+use callahead_control::{AuditEntry, Change, DomainSpec, Expected, Kind, Permission, Record, Role};
+use callahead_engine::{DomainConfig, rfc3339};
+use callahead_smtp::Domain;
+use serde_json::{Map, Value, json};
+
+use super::request::{Answer, Asker, Body, Condition, MAX_PAGE, PAGE, Segment, tagged, with_next};
+use super::schema;
+use crate::problem::Problem;
+use crate::query::Parameters;
+use crate::throttle::Key;
+use crate::{State, json};
+
+/// Domains in the control database at most.
+const MAX_DOMAINS: usize = 100_000;
+
+/// List domains
+///
+/// Those that the account may see, by name.
+#[utoipa::path(
+    get, path = "/api/v1/domains", tag = "domains", operation_id = "domains_list",
+    params(
+        ("prefix" = Option<String>, Query, description = "What the name starts with"),
+        ("cursor" = Option<String>, Query, description = "`next` of the page before"),
+        ("limit" = Option<u16>, Query, minimum = 1, maximum = 1000, description = "Domains on a page; 100 where it is not given"),
+    ),
+    responses((status = 200, description = "A page of domains", body = schema::DomainPage))
+)]
+pub(crate) async fn list(Given(state): Given<State>, asker: Asker, mut query: Parameters) -> Answer {
+    let prefix = query.take("prefix")?.unwrap_or_default().to_lowercase();
+    let cursor = query.take("cursor")?;
+    let limit = query.number("limit", PAGE, MAX_PAGE)?;
+    query.end(&["prefix", "cursor", "limit"])?;
+    let file: BTreeMap<String, Arc<DomainConfig>> =
+        state.administration.domains.of_file().into_iter().map(|domain| (domain.name.clone(), domain)).collect();
+    let local = state.administration.control.local();
+    let after = cursor.as_deref().unwrap_or_default();
+    let of_file = file.keys().filter(|name| asker.principal.owns_domain(name, None));
+    let of_records = local
+        .domains()
+        .iter()
+        .filter(|(name, record)| {
+            !file.contains_key(*name) && asker.principal.owns_domain(name, record.value.owner.as_deref())
+        })
+        .map(|(name, _)| name);
+    let mut names: Vec<&String> =
+        of_file.chain(of_records).filter(|name| name.as_str() > after && name.starts_with(&prefix)).collect();
+    names.sort_unstable();
+    let next = (names.len() > limit).then(|| names[limit - 1].clone());
+    names.truncate(limit);
+    let shown: Vec<Value> = names
+        .into_iter()
+        .filter_map(|name| match file.get(name) {
+            Some(config) => Some(json::domain(config)),
+            None => shown(&state, local.domains().get(name)?),
+        })
+        .collect();
+    Ok(Json(with_next(json!({"domains": shown}), next)))
+}
+
+/// Show a domain
+#[utoipa::path(
+    get, path = "/api/v1/domains/{name}", tag = "domains", operation_id = "domain_show",
+    params(("name" = String, Path, description = "The name under which it is configured")),
+    responses((status = 200, description = "The domain as it is in force", body = schema::Domain,
+        headers(("ETag" = String, description = "Its version; absent for the file's domains"))))
+)]
+pub(crate) async fn show(Given(state): Given<State>, Segment(name): Segment, query: Parameters) -> Answer<Response> {
+    query.end(&[])?;
+    let name = canonical(&name)?;
+    if let Some(config) = of_file(&state, &name) {
+        return Ok(Json(json::domain(&config)).into_response());
+    }
+    let record = record(&state, &name)?;
+    let shown = shown(&state, &record).ok_or_else(|| unusable(&name))?;
+    Ok(tagged(StatusCode::OK, record.revision, shown))
+}
+
+/// Add a domain
+///
+/// It is in force when the answer comes.
+#[utoipa::path(
+    post, path = "/api/v1/domains", tag = "domains", operation_id = "domain_create",
+    request_body = schema::DomainBody,
+    responses((status = 201, description = "It is there", body = schema::Domain))
+)]
+pub(crate) async fn create(
+    Given(state): Given<State>,
+    asker: Asker,
+    query: Parameters,
+    Body(mut spec): Body<DomainSpec>,
+) -> Answer<Response> {
+    query.end(&[])?;
+    spec.name = canonical(&spec.name)?;
+    settle_owner(&state, &asker, &mut spec, None)?;
+    check(&state, &asker, &spec)?;
+    check_name(&state, &asker, &spec)?;
+    if state.administration.control.local().domains().len() >= MAX_DOMAINS {
+        return Err(Problem::conflict(format!(
+            "there are {MAX_DOMAINS} domains already, which is as many as there may be"
+        )));
+    }
+    let name = spec.name.clone();
+    let write = write(&state, &asker, "domain.create", None, Some(&spec), Expected::Nothing).await;
+    match write {
+        Err(problem) if problem.status() == StatusCode::CONFLICT => Err(taken(&asker, &name)),
+        Err(problem) => Err(problem),
+        Ok(()) => answer(&state, StatusCode::CREATED, &name),
+    }
+}
+
+/// Replace a domain
+///
+/// With all that it says itself; what is left out is as in the defaults.
+#[utoipa::path(
+    put, path = "/api/v1/domains/{name}", tag = "domains", operation_id = "domain_replace",
+    params(
+        ("name" = String, Path, description = "The name under which it is configured"),
+        ("If-Match" = Option<String>, Header, description = "The version that was read; 412 where it is another one now"),
+    ),
+    request_body = schema::DomainBody,
+    responses((status = 200, description = "It is in force", body = schema::Domain))
+)]
+pub(crate) async fn replace(
+    Given(state): Given<State>,
+    asker: Asker,
+    Segment(name): Segment,
+    condition: Condition,
+    query: Parameters,
+    Body(mut spec): Body<DomainSpec>,
+) -> Answer<Response> {
+    query.end(&[])?;
+    let name = canonical(&name)?;
+    let old = changeable(&state, &name)?;
+    let expected = condition.check(old.revision)?;
+    spec.name = canonical(&spec.name)?;
+    if spec.name != name {
+        return Err(Problem::invalid(format!(
+            "name: is {:?}, and the path says {name:?}; a domain can't be renamed: add the new one, then delete this one",
+            spec.name
+        )));
+    }
+    settle_owner(&state, &asker, &mut spec, Some(&old.value))?;
+    check(&state, &asker, &spec)?;
+    write(&state, &asker, "domain.change", Some(&old.value), Some(&spec), expected).await?;
+    answer(&state, StatusCode::OK, &name)
+}
+
+/// Change a domain
+///
+/// A merge patch (RFC 7396): what is left out stays, `null` goes back to the default. Accounts with the role `domain` may change
+/// `valid` and `invalid` only.
+#[utoipa::path(
+    patch, path = "/api/v1/domains/{name}", tag = "domains", operation_id = "domain_change",
+    params(
+        ("name" = String, Path, description = "The name under which it is configured"),
+        ("If-Match" = Option<String>, Header, description = "The version that was read; 412 where it is another one now"),
+    ),
+    request_body(content = schema::DomainPatch, content_type = "application/merge-patch+json"),
+    responses((status = 200, description = "It is in force", body = schema::Domain))
+)]
+pub(crate) async fn change(
+    Given(state): Given<State>,
+    asker: Asker,
+    Segment(name): Segment,
+    condition: Condition,
+    query: Parameters,
+    Body(patch): Body<Map<String, Value>>,
+) -> Answer<Response> {
+    query.end(&[])?;
+    let name = canonical(&name)?;
+    let old = changeable(&state, &name)?;
+    let expected = condition.check(old.revision)?;
+    if patch.contains_key("name") {
+        return Err(Problem::invalid("name: a domain can't be renamed: add the new one, then delete this one"));
+    }
+    let beyond = patch.keys().find(|key| !matches!(key.as_str(), "valid" | "invalid"));
+    if let Some(key) = beyond.filter(|_| !asker.principal.may(Permission::Domains)) {
+        return Err(Problem::forbidden(format!("{key}: this account may change \"valid\" and \"invalid\" only")));
+    }
+    let mut merged = match serde_json::to_value(&old.value) {
+        Ok(Value::Object(merged)) => merged,
+        _ => return Err(unusable(&name)),
+    };
+    for (key, value) in patch {
+        match value {
+            Value::Null => drop(merged.remove(&key)),
+            value => drop(merged.insert(key, value)),
+        }
+    }
+    let mut spec: DomainSpec = serde_path_to_error::deserialize(Value::Object(merged))
+        .map_err(|error| Problem::invalid(format!("{}: {}", error.path(), error.inner())))?;
+    settle_owner(&state, &asker, &mut spec, Some(&old.value))?;
+    check(&state, &asker, &spec)?;
+    write(&state, &asker, "domain.change", Some(&old.value), Some(&spec), expected).await?;
+    answer(&state, StatusCode::OK, &name)
+}
+
+/// Delete a domain
+///
+/// One that is not there is deleted already. What the cache holds of it is not cleared.
+#[utoipa::path(
+    delete, path = "/api/v1/domains/{name}", tag = "domains", operation_id = "domain_delete",
+    params(
+        ("name" = String, Path, description = "The name under which it is configured"),
+        ("If-Match" = Option<String>, Header, description = "The version that was read; 412 where it is another one now"),
+    ),
+    responses((status = 204, description = "It is not there"))
+)]
+pub(crate) async fn delete(
+    Given(state): Given<State>,
+    asker: Asker,
+    Segment(name): Segment,
+    condition: Condition,
+    query: Parameters,
+) -> Answer<StatusCode> {
+    query.end(&[])?;
+    let name = canonical(&name)?;
+    let old = changeable(&state, &name)?;
+    let expected = condition.check(old.revision)?;
+    write(&state, &asker, "domain.delete", Some(&old.value), None, expected).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Test a domain's route
+///
+/// Connects to each of its hosts as a callout does: connection, greeting, TLS, null sender, a random local part, `postmaster`. Nothing of it
+/// is kept, and no message is sent. Addresses in `deny_destinations` are not connected to, unless the configuration file names them.
+#[utoipa::path(
+    post, path = "/api/v1/domains/{name}/test", tag = "domains", operation_id = "domain_test",
+    params(("name" = String, Path, description = "The name under which it is configured")),
+    responses((status = 200, description = "What was found", body = schema::RouteTest))
+)]
+pub(crate) async fn test(
+    Given(state): Given<State>,
+    asker: Asker,
+    Segment(name): Segment,
+    query: Parameters,
+) -> Answer<Response> {
+    query.end(&[])?;
+    let name = canonical(&name)?;
+    let route = match of_file(&state, &name) {
+        Some(config) => Arc::clone(&config.route),
+        None => {
+            let (defaults, tls) = state.administration.domains.defaults();
+            let config = record(&state, &name)?.value.to_config(&defaults, tls).map_err(|_| unusable(&name))?;
+            config.route
+        }
+    };
+    let Some(callouts) = &state.callouts else {
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "this node asks no destinations"));
+    };
+    // Each test opens connections that no cache spares: not more of them than a person makes.
+    if !asker.principal.is_socket() {
+        let key = Key::Account(format!("test {}", asker.principal.name().unwrap_or_default()));
+        if let Some(wait) = state.administration.throttle.wait(&key) {
+            return Err(super::access::too_many(wait));
+        }
+        state.administration.throttle.failed(key);
+    }
+    // For a wildcard a name that it covers, which nobody has.
+    let domain = match name.strip_prefix("*.") {
+        Some(parent) => super::request::parse_domain(&format!("callahead-test.{parent}"))?,
+        None => super::request::parse_domain(&name)?,
+    };
+    let tested = callouts.test_route(&route, &domain).await;
+    let hosts: Vec<Value> = tested.hosts.iter().map(json::tested_host).collect();
+    let ok = !tested.null_mx
+        && !tested.hosts.is_empty()
+        && tested.hosts.iter().all(|host| host.steps.iter().all(|step| step.ok));
+    let body = json!({"domain": name, "ok": ok, "null_mx": tested.null_mx, "hosts": hosts});
+    Ok(Json(body).into_response())
+}
+
+// === what they share ===
+
+fn canonical(name: &str) -> Answer<String> {
+    DomainSpec::canonical_name(name).map_err(Problem::bad_request)
+}
+
+fn of_file(state: &State, name: &str) -> Option<Arc<DomainConfig>> {
+    state.administration.domains.of_file().into_iter().find(|domain| domain.name == name)
+}
+
+fn record(state: &State, name: &str) -> Answer<Record<DomainSpec>> {
+    let found = state.administration.control.local().domains().get(name).cloned();
+    found.ok_or_else(|| Problem::not_found(format!("there is no domain {name:?} here; see GET /api/v1/domains")))
+}
+
+/// A record that may be changed: not one of the file's.
+fn changeable(state: &State, name: &str) -> Answer<Record<DomainSpec>> {
+    if state.administration.domains.is_in_file(name) {
+        return Err(in_file(name));
+    }
+    record(state, name)
+}
+
+fn in_file(name: &str) -> Problem {
+    Problem::conflict(format!(
+        "the domain {name:?} stands in the configuration file, where it is read-only for the API; change it there"
+    ))
+}
+
+/// To administrators what it is; to others no more than that the name can't be had.
+fn taken(asker: &Asker, name: &str) -> Problem {
+    if asker.principal.is_admin() {
+        return Problem::conflict(format!("the domain {name:?} exists already; change it with PUT or PATCH"));
+    }
+    Problem::conflict(format!("the domain {name:?} can't be added by this account; ask the administrator"))
+}
+
+fn unusable(name: &str) -> Problem {
+    Problem::conflict(format!(
+        "the domain {name:?} was written by another version and can't be used; replace it with PUT"
+    ))
+}
+
+fn shown(state: &State, record: &Record<DomainSpec>) -> Option<Value> {
+    let (defaults, tls) = state.administration.domains.defaults();
+    let config = record.value.to_config(&defaults, tls).ok()?;
+    let mut shown = json::domain(&config);
+    shown["read_only"] = json!(false);
+    if let Some(owner) = &record.value.owner {
+        shown["owner"] = json!(owner);
+    }
+    shown["own_keys"] = json!(record.value.own_keys());
+    shown["revision"] = json!(record.revision);
+    shown["changed_at"] = json!(rfc3339(record.changed_at));
+    Some(shown)
+}
+
+fn answer(state: &State, status: StatusCode, name: &str) -> Answer<Response> {
+    let record = record(state, name)?;
+    let shown = shown(state, &record).ok_or_else(|| unusable(name))?;
+    Ok(tagged(status, record.revision, shown))
+}
+
+/// Whose it is from now on: a reseller's own, or as an administrator says.
+fn settle_owner(state: &State, asker: &Asker, spec: &mut DomainSpec, old: Option<&DomainSpec>) -> Answer<()> {
+    if !asker.principal.is_admin() {
+        let keeps = match old {
+            Some(old) => old.owner.clone(),
+            None => asker.principal.name().map(str::to_owned),
+        };
+        if spec.owner.is_some() && spec.owner != keeps {
+            return Err(Problem::forbidden("owner: only an administrator may say whose a domain is; leave it out"));
+        }
+        spec.owner = keeps;
+        return Ok(());
+    }
+    let Some(owner) = &spec.owner else { return Ok(()) };
+    let local = state.administration.control.local();
+    if local.accounts().get(owner).is_some_and(|account| account.value.role == Role::Reseller) {
+        return Ok(());
+    }
+    Err(Problem::invalid(format!("owner: there is no reseller {owner:?}; see GET /api/v1/accounts")))
+}
+
+/// What a domain says is good, and within what this account may write.
+fn check(state: &State, asker: &Asker, spec: &DomainSpec) -> Answer<()> {
+    let (defaults, tls) = state.administration.domains.defaults();
+    let config = spec.to_config(&defaults, tls).map_err(Problem::invalid)?;
+    if !asker.principal.is_admin() && asker.principal.may(Permission::Domains) {
+        DomainSpec::check_tenant_route(&config.route).map_err(Problem::invalid)?;
+    }
+    for (ip, port) in DomainSpec::literal_addresses(&config.route) {
+        let address = std::net::SocketAddr::new(ip, port);
+        if !state.administration.guard.allows(address) {
+            return Err(Problem::invalid(format!(
+                "route: {address} lies in deny_destinations; only the configuration file may name it"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a new domain may have its name.
+fn check_name(state: &State, asker: &Asker, spec: &DomainSpec) -> Answer<()> {
+    let administration = &state.administration;
+    if administration.domains.is_in_file(&spec.name) {
+        return Err(if asker.principal.is_admin() { in_file(&spec.name) } else { taken(asker, &spec.name) });
+    }
+    if asker.principal.is_admin() {
+        return Ok(());
+    }
+    let is_own = |name: &str| asker.principal.owns_domain(name, administration.owner(name).as_deref());
+    match spec.name.strip_prefix("*.") {
+        // All names below one that is nobody's, or another's, are not to be had.
+        Some(parent) if !is_own(parent) => {
+            Err(Problem::conflict(format!("{:?} covers all names below {parent}; add {parent} first", spec.name)))
+        }
+        Some(_) => Ok(()),
+        None => {
+            let domain: Answer<Domain> = super::request::parse_domain(&spec.name);
+            match administration.ownership(&state.engine, &domain?) {
+                Some(covering) if !is_own(&covering.name) => Err(taken(asker, &spec.name)),
+                _ => Ok(()),
+            }
+        }
+    }
+}
+
+async fn write(
+    state: &State,
+    asker: &Asker,
+    action: &str,
+    old: Option<&DomainSpec>,
+    new: Option<&DomainSpec>,
+    expected: Expected,
+) -> Answer<()> {
+    let Some(subject) = new.or(old) else { return Ok(()) };
+    let as_json = |spec: Option<&DomainSpec>| spec.and_then(|spec| serde_json::to_string(spec).ok());
+    let entry = AuditEntry::new(asker.actor(), action, &subject.name)
+        .about(&subject.name, subject.owner.as_deref())
+        .change(as_json(old), as_json(new));
+    let change = Change { kind: Kind::Domain, key: subject.name.clone(), expected, body: as_json(new) };
+    state.administration.control.apply(vec![change], vec![entry], state.engine.now()).await?;
+    tracing::info!(
+        domain = subject.name,
+        action,
+        by = asker.actor().who,
+        from = asker.from,
+        "a domain was changed through the API"
+    );
+    Ok(())
+}

@@ -1,0 +1,254 @@
+//! `/log`: the decision log, searched page by page, or exported whole.
+
+use std::collections::VecDeque;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State as Given;
+use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use axum::response::{IntoResponse as _, Json, Response};
+use callahead_control::{LogFilter, LogPage, LogRow, Principal};
+use callahead_engine::rfc3339;
+use callahead_smtp::Domain;
+use futures_util::stream;
+use serde_json::{Value, json};
+
+use super::request::{Answer, Asker, MAX_PAGE, PAGE, parse_domain, parse_number_cursor, parse_time, with_next};
+use super::schema;
+use crate::State;
+use crate::problem::Problem;
+use crate::query::Parameters;
+
+/// Rows in an export at most.
+const MAX_EXPORT: usize = 1_000_000;
+/// The columns of an export as CSV.
+const COLUMNS: [&str; 14] = [
+    "at",
+    "listener",
+    "client",
+    "sender",
+    "recipient",
+    "verdict",
+    "row",
+    "source",
+    "action",
+    "code",
+    "text",
+    "destination",
+    "reply",
+    "elapsed_ms",
+];
+/// The verdicts that can be looked for.
+const VERDICTS: [&str; 5] = ["valid", "invalid", "unknown", "not_ours", "none"];
+
+/// Search the decision log
+///
+/// Newest first. A page may be short, or empty, and still have a `next`, where what is looked for is rare.
+#[utoipa::path(
+    get, path = "/api/v1/log", tag = "log", operation_id = "log_search",
+    params(
+        ("domain" = Option<String>, Query, description = "The recipient's domain"),
+        ("recipient" = Option<String>, Query, description = "The recipient, or a part of it"),
+        ("sender" = Option<String>, Query, description = "A part of the sender"),
+        ("client" = Option<String>, Query, description = "The client's IP address"),
+        ("verdict" = Option<String>, Query, description = "`valid`, `invalid`, `unknown`, `not_ours`; `none` for what was no address"),
+        ("since" = Option<String>, Query, description = "Decided at this time or later (RFC 3339)"),
+        ("until" = Option<String>, Query, description = "Decided before this time (RFC 3339)"),
+        ("format" = Option<String>, Query, description = "`json` for a page; `csv` or `jsonl` for an export of all that fits, up to 1,000,000 rows"),
+        ("cursor" = Option<String>, Query, description = "`next` of the page before"),
+        ("limit" = Option<u16>, Query, minimum = 1, maximum = 1000, description = "Rows on a page; 100 where it is not given"),
+    ),
+    responses((status = 200, description = "A page of decisions, or an export", content(
+        (schema::LogPage = "application/json"), (String = "text/csv"), (String = "application/jsonl")
+    )))
+)]
+pub(crate) async fn search(Given(state): Given<State>, asker: Asker, mut query: Parameters) -> Answer<Response> {
+    let verdict = query.take("verdict")?;
+    if let Some(verdict) = verdict.as_deref().filter(|verdict| !VERDICTS.contains(verdict)) {
+        let known = VERDICTS.join(", ");
+        return Err(Problem::bad_request(format!("verdict is {verdict:?}: known are {known}")));
+    }
+    let client = query
+        .take("client")?
+        .map(|text| text.parse().map_err(|_| Problem::bad_request(format!("client is {text:?}: write an IP address"))));
+    let filter = LogFilter {
+        domain: query.take("domain")?.map(|text| parse_domain(&text)).transpose()?.map(|domain| domain.to_string()),
+        recipient: query.take("recipient")?.filter(|text| !text.is_empty()),
+        sender: query.take("sender")?.filter(|text| !text.is_empty()),
+        client: client.transpose()?,
+        verdict,
+        since: query.take("since")?.map(|text| parse_time("since", &text)).transpose()?,
+        until: query.take("until")?.map(|text| parse_time("until", &text)).transpose()?,
+    };
+    let format = query.take("format")?;
+    let cursor = query.take("cursor")?.map(|cursor| parse_number_cursor(&cursor)).transpose()?;
+    let limit = query.number("limit", PAGE, MAX_PAGE)?;
+    query.end(&[
+        "domain",
+        "recipient",
+        "sender",
+        "client",
+        "verdict",
+        "since",
+        "until",
+        "format",
+        "cursor",
+        "limit",
+    ])?;
+    let search = Search { state, principal: asker.principal, filter };
+    match format.as_deref() {
+        None | Some("json") => {
+            let page = search.page(cursor, limit).await?;
+            let rows: Vec<Value> = page.rows.iter().map(shown).collect();
+            Ok(Json(with_next(json!({"rows": rows}), page.next.map(|next| next.to_string()))).into_response())
+        }
+        Some("csv") => Ok(export(search, Format::Csv)),
+        Some("jsonl") => Ok(export(search, Format::Lines)),
+        Some(other) => Err(Problem::bad_request(format!("format is {other:?}: write json, csv or jsonl"))),
+    }
+}
+
+struct Search {
+    state: State,
+    principal: Principal,
+    filter: LogFilter,
+}
+
+impl Search {
+    async fn page(&self, cursor: Option<i64>, limit: usize) -> Answer<LogPage> {
+        let (state, principal) = (self.state.clone(), self.principal.clone());
+        let is_seen = move |domain: &str| {
+            principal.is_admin()
+                || Domain::parse(domain)
+                    .is_ok_and(|domain| state.administration.sees(&principal, &state.engine, &domain))
+        };
+        Ok(self.state.administration.log.search(self.filter.clone(), is_seen, cursor, limit).await?)
+    }
+}
+
+fn shown(row: &LogRow) -> Value {
+    let decision: Value = serde_json::from_str(&row.decision).unwrap_or_default();
+    let mut shown = json!({
+        "id": row.id.to_string(), "at": rfc3339(row.at), "listener": row.listener, "decision": decision,
+    });
+    for (name, value) in [("client", &row.client), ("sender", &row.sender)] {
+        if let Some(value) = value {
+            shown[name] = json!(value);
+        }
+    }
+    shown
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Csv,
+    Lines,
+}
+
+/// Streams page after page, so that no export is held in memory. A failure on the way breaks the answer off, which a client sees.
+fn export(search: Search, format: Format) -> Response {
+    struct Work {
+        search: Search,
+        cursor: Option<i64>,
+        rows: usize,
+        ready: VecDeque<Bytes>,
+        done: bool,
+    }
+    let header = match format {
+        Format::Csv => Bytes::from(csv_line(COLUMNS.map(str::to_owned))),
+        Format::Lines => Bytes::new(),
+    };
+    let work = Work { search, cursor: None, rows: 0, ready: VecDeque::from([header]), done: false };
+    let body = stream::unfold(work, move |mut work| async move {
+        loop {
+            if let Some(ready) = work.ready.pop_front() {
+                return Some((Ok(ready), work));
+            }
+            if work.done {
+                return None;
+            }
+            let page = match work.search.page(work.cursor, MAX_PAGE).await {
+                Ok(page) => page,
+                Err(_) => {
+                    work.done = true;
+                    return Some((Err(std::io::Error::other("the log can't be read")), work));
+                }
+            };
+            work.rows += page.rows.len();
+            work.cursor = page.next;
+            work.done = page.next.is_none() || work.rows >= MAX_EXPORT;
+            let mut octets = Vec::new();
+            for row in &page.rows {
+                match format {
+                    Format::Csv => octets.extend(csv_row(row)),
+                    Format::Lines => octets.extend(format!("{}\n", shown(row)).into_bytes()),
+                }
+            }
+            work.ready.push_back(Bytes::from(octets));
+        }
+    });
+    let (kind, file) = match format {
+        Format::Csv => ("text/csv; charset=utf-8", "attachment; filename=\"callahead-log.csv\""),
+        Format::Lines => ("application/jsonl", "attachment; filename=\"callahead-log.jsonl\""),
+    };
+    ([(CONTENT_TYPE, kind), (CONTENT_DISPOSITION, file)], Body::from_stream(body)).into_response()
+}
+
+fn csv_row(row: &LogRow) -> Vec<u8> {
+    let decision: Value = serde_json::from_str(&row.decision).unwrap_or_default();
+    let text = |value: &Value| match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let reply = &decision["reply"];
+    let reply = [&reply["code"], &reply["enhanced"], &reply["text"]].map(text).join(" ");
+    csv_line([
+        rfc3339(row.at),
+        row.listener.clone(),
+        row.client.clone().unwrap_or_default(),
+        row.sender.clone().unwrap_or_default(),
+        row.recipient.clone(),
+        text(&decision["verdict"]),
+        text(&decision["row"]),
+        text(&decision["source"]),
+        text(&decision["answer"]["action"]),
+        text(&decision["answer"]["code"]),
+        text(&decision["answer"]["text"]),
+        text(&decision["destination"]),
+        reply.trim().to_owned(),
+        text(&decision["elapsed_ms"]),
+    ])
+}
+
+fn csv_line(cells: [String; COLUMNS.len()]) -> Vec<u8> {
+    let mut writer = csv::WriterBuilder::new().from_writer(Vec::new());
+    // Into memory, which does not fail.
+    let _ = writer.write_record(cells.map(harmless).iter());
+    writer.into_inner().unwrap_or_default()
+}
+
+/// What a spreadsheet would take for a formula gets an apostrophe before it, as OWASP advises: senders and destinations choose these texts.
+fn harmless(cell: String) -> String {
+    if cell.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) { format!("'{cell}") } else { cell }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn no_cell_of_an_export_is_a_formula() {
+        for text in ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1"] {
+            assert!(harmless(text.to_owned()).starts_with('\''), "{text:?}");
+        }
+        assert_eq!(harmless("anna@one.example".into()), "anna@one.example");
+        let mut cells = COLUMNS.map(str::to_owned);
+        cells[3] = "=HYPERLINK(\"http://evil.example\",\"x\")\r\n,".into();
+        let line = csv_line(cells);
+        let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(line.as_slice());
+        let record = reader.records().next().unwrap().unwrap();
+        assert_eq!(record.len(), COLUMNS.len());
+        assert!(record[3].starts_with("'="), "{record:?}");
+    }
+}

@@ -1,0 +1,54 @@
+//! `/recipients/{address}/verdict`.
+
+use axum::Extension;
+use axum::extract::State as Given;
+use axum::response::Json;
+use callahead_engine::{Decision, Listener, Question};
+
+use super::request::{Answer, Segment};
+use super::{Door, schema};
+use crate::State;
+use crate::problem::Problem;
+use crate::query::Parameters;
+
+/// Ask for a verdict
+///
+/// Answers from the cache where it can, else asks the destination.
+#[utoipa::path(
+    get, path = "/api/v1/recipients/{address}/verdict", tag = "recipients", operation_id = "verdict",
+    params(
+        ("address" = String, Path, description = "The recipient"),
+        ("transcript" = Option<bool>, Query, description = "With the dialogue, where there was one"),
+        ("live" = Option<bool>, Query, description = "Never from the cache"),
+        ("cached" = Option<String>, Query, description = "`only`: never ask the destination"),
+    ),
+    responses((status = 200, description = "The verdict", body = schema::Verdict))
+)]
+pub(crate) async fn verdict(
+    Given(state): Given<State>,
+    Extension(door): Extension<Door>,
+    Segment(address): Segment,
+    mut query: Parameters,
+) -> Answer<Json<Decision>> {
+    let transcript = query.flag("transcript")?;
+    let live = query.flag("live")?;
+    let cached_only = match query.take("cached")?.as_deref() {
+        None => false,
+        Some("only") => true,
+        Some(other) => return Err(Problem::bad_request(format!("cached is {other:?}: write only, or leave it out"))),
+    };
+    query.end(&["transcript", "live", "cached"])?;
+    if live && cached_only {
+        return Err(Problem::bad_request("live=true and cached=only exclude each other: give one of them"));
+    }
+    let listener = match door {
+        Door::Socket => Listener::Admin,
+        Door::Http | Door::Page => Listener::Http,
+    };
+    let question = Question { live, cached_only, ..Question::new(address.as_bytes(), listener) };
+    let mut decision = state.engine.decide(question).await;
+    if !transcript {
+        decision.transcript = None;
+    }
+    Ok(Json(decision))
+}

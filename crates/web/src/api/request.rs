@@ -1,0 +1,204 @@
+//! What requests are made of: addresses, bodies, conditions, cursors.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::header::{CONTENT_TYPE, ETAG, IF_MATCH};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Json, Response};
+use callahead_cache::{Cache, CacheError, Cursor, Timestamp};
+use callahead_control::{Actor, Expected, Principal};
+use callahead_smtp::{Domain, Recipient};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::State;
+use crate::api::access;
+use crate::problem::Problem;
+
+/// Entries on a page where the request does not say.
+pub(crate) const PAGE: usize = 100;
+/// Entries on a page at most.
+pub(crate) const MAX_PAGE: usize = 1000;
+/// Octets of a body at most: a domain with full lists.
+pub(crate) const MAX_BODY: usize = 4 << 20;
+/// How long a body may take to arrive.
+const BODY_WITHIN: Duration = Duration::from_secs(30);
+
+pub(crate) type Answer<T = Json<Value>> = Result<T, Problem>;
+
+/// The one parameter in the path, percent-decoded once.
+pub(crate) struct Segment(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, state).await;
+        match path {
+            Ok(Path(text)) => Ok(Self(text)),
+            Err(_) => Err(Problem::bad_request("the address in the path is not percent-encoded UTF-8")),
+        }
+    }
+}
+
+/// Who asks: let in by [`access::enter`], and from where.
+pub(crate) struct Asker {
+    pub(crate) principal: Principal,
+    pub(crate) from: String,
+}
+
+impl Asker {
+    pub(crate) fn actor(&self) -> Actor {
+        Actor::of(&self.principal, &self.from)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Asker {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let from = access::peer(parts);
+        // An endpoint that lets everybody in has nobody.
+        let principal = parts.extensions.get::<Principal>().cloned();
+        let principal = principal.ok_or_else(|| Problem::forbidden("nobody was let in here"))?;
+        Ok(Self { principal, from })
+    }
+}
+
+/// A JSON body. Unknown keys are errors where the type says so.
+pub(crate) struct Body<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let kind = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        if !matches!(kind.as_str(), "application/json" | "application/merge-patch+json") {
+            return Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                format!("the body's type is {kind:?}: send Content-Type: application/json"),
+            ));
+        }
+        let read = tokio::time::timeout(BODY_WITHIN, Bytes::from_request(request, state));
+        let octets = match read.await {
+            Ok(Ok(octets)) => octets,
+            Ok(Err(BytesRejection::FailedToBufferBody(error))) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                let detail = format!("the body has more than {MAX_BODY} octets; send less");
+                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
+            }
+            Ok(Err(_)) => return Err(Problem::bad_request("the body could not be read to its end")),
+            Err(_) => {
+                let detail = format!("the body did not arrive within {} s", BODY_WITHIN.as_secs());
+                return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail));
+            }
+        };
+        let mut json = serde_json::Deserializer::from_slice(&octets);
+        let value: Result<T, _> = serde_path_to_error::deserialize(&mut json);
+        let value = value.map_err(|error| {
+            let path = error.path().to_string();
+            let place = if path == "." { String::new() } else { format!("{path}: ") };
+            match error.inner().classify() {
+                serde_json::error::Category::Data => Problem::invalid(format!("{place}{}", error.inner())),
+                _ => Problem::bad_request(format!("the body is no JSON: {}", error.inner())),
+            }
+        })?;
+        json.end().map_err(|error| Problem::bad_request(format!("the body is no JSON: {error}")))?;
+        Ok(Self(value))
+    }
+}
+
+/// The version that a change is for, by `If-Match` (RFC 9110 13.1.1).
+pub(crate) struct Condition(Option<String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Condition {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let given = parts.headers.get(IF_MATCH).map(|value| value.to_str().unwrap_or_default().trim().to_owned());
+        Ok(Self(given))
+    }
+}
+
+impl Condition {
+    /// Holds for this revision, or says so: 412.
+    pub(crate) fn check(&self, revision: u64) -> Answer<Expected> {
+        let Some(given) = &self.0 else { return Ok(Expected::Revision(revision)) };
+        let current = etag(revision);
+        if given == "*" || given.split(',').any(|tag| tag.trim() == current) {
+            return Ok(Expected::Revision(revision));
+        }
+        Err(Problem::new(
+            StatusCode::PRECONDITION_FAILED,
+            format!("it is at version {current} and no longer at {given}; read it again, then change it"),
+        ))
+    }
+}
+
+/// A strong entity tag made of the revision.
+fn etag(revision: u64) -> String {
+    format!("\"{revision}\"")
+}
+
+/// A record as JSON with its entity tag.
+pub(crate) fn tagged(status: StatusCode, revision: u64, body: impl Serialize) -> Response {
+    let mut headers = HeaderMap::new();
+    if let Ok(value) = HeaderValue::from_str(&etag(revision)) {
+        headers.insert(ETAG, value);
+    }
+    (status, headers, Json(body)).into_response()
+}
+
+pub(crate) fn parse_recipient(address: &str) -> Answer<Recipient> {
+    Recipient::parse(address.as_bytes())
+        .map_err(|error| Problem::bad_request(format!("{address:?} is no recipient address: {error}")))
+}
+
+pub(crate) fn parse_domain(domain: &str) -> Answer<Domain> {
+    Domain::parse(domain).map_err(|error| Problem::bad_request(format!("{domain:?} is no domain: {error}")))
+}
+
+pub(crate) fn parse_cursor(cursor: &str) -> Answer<Cursor> {
+    Cursor::parse(cursor).ok_or_else(wrong_cursor)
+}
+
+/// A cursor that is a number: of the logs.
+pub(crate) fn parse_number_cursor(cursor: &str) -> Answer<i64> {
+    let number = cursor.parse::<i64>().ok().filter(|number| *number >= 0);
+    number.ok_or_else(wrong_cursor)
+}
+
+fn wrong_cursor() -> Problem {
+    Problem::bad_request("the cursor is not one that was given with a page: begin again without it")
+}
+
+/// A moment by RFC 3339.
+pub(crate) fn parse_time(name: &str, text: &str) -> Answer<Timestamp> {
+    let parsed: Result<jiff::Timestamp, _> = text.parse();
+    let millis = parsed.ok().and_then(|at| u64::try_from(at.as_millisecond()).ok());
+    millis.map(Timestamp).ok_or_else(|| {
+        Problem::bad_request(format!(
+            "{name} is {text:?}: write a time as RFC 3339 has it, such as 2026-11-25T08:00:00Z"
+        ))
+    })
+}
+
+pub(crate) fn with_next(mut page: Value, next: Option<String>) -> Value {
+    if let Some(next) = next {
+        page["next"] = json!(next);
+    }
+    page
+}
+
+/// Reads of more than a few entries leave the threads that serve questions alone.
+pub(crate) async fn read<T: Send + 'static>(
+    state: &State,
+    read: impl FnOnce(&Cache) -> Result<T, CacheError> + Send + 'static,
+) -> Answer<T> {
+    let cache = state.engine.cache().clone();
+    match tokio::task::spawn_blocking(move || read(&cache)).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "reading failed; see the log")),
+    }
+}

@@ -1,0 +1,90 @@
+//! What happens, as it happens: decisions and alerts for whoever watches. Nobody watching costs one load of a counter a decision.
+
+use std::sync::Arc;
+
+use callahead_cache::Timestamp;
+use callahead_engine::{Alert, Clock, Decision, Observer, Question, rfc3339};
+use serde_json::json;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+
+/// Events that a slow watcher may be behind; beyond, it misses some and is told how many.
+const BEHIND: usize = 1024;
+
+/// Streams of events at a time.
+pub(crate) const MAX_STREAMS: usize = 100;
+
+/// The feed. Clones are the same.
+#[derive(Clone)]
+pub struct Events {
+    feed: broadcast::Sender<Arc<Event>>,
+    clock: Arc<dyn Clock>,
+    streams: Arc<Semaphore>,
+}
+
+/// One thing that happened.
+#[derive(Debug)]
+pub(crate) struct Event {
+    /// `decision`, `alert`, `clear`.
+    pub(crate) kind: &'static str,
+    /// The recipient's domain, by which it is seen or not; `None` is for administrators.
+    pub(crate) domain: Option<String>,
+    /// JSON in one line.
+    pub(crate) data: String,
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Events").field("watchers", &self.feed.receiver_count()).finish_non_exhaustive()
+    }
+}
+
+impl Events {
+    /// A feed that tells the time by this clock.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        let streams = Arc::new(Semaphore::new(MAX_STREAMS));
+        Self { feed: broadcast::Sender::new(BEHIND), clock, streams }
+    }
+
+    /// A place among the streams, given back when dropped; `None` where all are taken.
+    pub(crate) fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.streams).try_acquire_owned().ok()
+    }
+
+    pub(crate) fn watch(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.feed.subscribe()
+    }
+
+    pub(crate) fn tell(&self, event: impl FnOnce(Timestamp) -> Event) {
+        if self.feed.receiver_count() > 0 {
+            let _ = self.feed.send(Arc::new(event(self.clock.now())));
+        }
+    }
+}
+
+impl Observer for Events {
+    fn decided(&self, question: &Question<'_>, decision: &Decision) {
+        self.tell(|now| {
+            let decision = Decision { transcript: None, ..decision.clone() };
+            let mut data = serde_json::to_value(&decision).unwrap_or_default();
+            data["at"] = json!(rfc3339(now));
+            data["listener"] = json!(question.listener.as_str());
+            if let Some(client) = question.client {
+                data["client"] = json!(client.to_string());
+            }
+            if let Some(sender) = question.sender {
+                data["sender"] = json!(sender);
+            }
+            let domain = decision.recipient.rsplit('@').next().map(str::to_owned);
+            Event { kind: "decision", domain, data: data.to_string() }
+        });
+    }
+
+    fn alert(&self, alert: &Alert) {
+        self.tell(|now| {
+            let data = json!({
+                "at": rfc3339(now), "domain": alert.domain, "kind": alert.kind.as_str(), "detail": alert.detail,
+            });
+            Event { kind: "alert", domain: Some(alert.domain.clone()), data: data.to_string() }
+        });
+    }
+}
