@@ -21,6 +21,9 @@ use crate::config::Config;
 use crate::output::{self, Paint, Style};
 use crate::serve::Server;
 
+/// How long the link to the web interface works.
+const LINK_FOR: Duration = Duration::from_secs(3600);
+
 /// The destinations, by the domain that leads there.
 struct Destinations {
     normal: Destination,
@@ -90,7 +93,8 @@ pub async fn run(exit: bool) -> anyhow::Result<u8> {
     output::print(&destinations.summary(style, asked, &server));
 
     if !exit {
-        output::print(&to_try(style, &destinations, &server));
+        let link = server.web.demonstrate(&server.state, "demo", LINK_FOR).await?;
+        output::print(&to_try(style, &destinations, &server, &link));
         tokio::signal::ctrl_c().await?;
         output::print("\n");
     }
@@ -203,7 +207,7 @@ fn introduction(style: Style, destinations: &Destinations, server: &Server) -> S
     text
 }
 
-fn to_try(style: Style, destinations: &Destinations, server: &Server) -> String {
+fn to_try(style: Style, destinations: &Destinations, server: &Server, link: &str) -> String {
     let place = |name: &str| server.address(name).map(ToString::to_string).unwrap_or_default();
     let (host, port) = match server.address("policy") {
         Some(Listen::Tcp(address)) => (address.ip().to_string(), address.port()),
@@ -214,6 +218,8 @@ fn to_try(style: Style, destinations: &Destinations, server: &Server) -> String 
     let socket = socket.trim_start_matches("unix:");
     format!(
         "\n{}\n\
+         \x20 the web interface; this link logs you in once, within the hour:\n\
+         \x20   {}{link}\n\
          \x20 what Postfix would ask:\n\
          \x20   printf 'request=smtpd_access_policy\\nprotocol_state=RCPT\\nrecipient=ben@normal.example\\n\\n' | nc -q 1 {host} {port}\n\
          \x20 what the destination itself says, in an SMTP session:\n\
@@ -227,6 +233,7 @@ fn to_try(style: Style, destinations: &Destinations, server: &Server) -> String 
          \x20   curl http://{}/metrics\n\
          Ctrl-C ends it.\n",
         style.paint(Paint::Strong, "It stays up; from another terminal, try"),
+        server.web_address().unwrap_or_default(),
         place("http")
     )
 }

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use callahead_control::{Control, DecisionLog, Domains, Passwords};
-use callahead_engine::{LogObserver, Observer, SystemClock};
+use callahead_engine::{Clock as _, LogObserver, Observer, SystemClock};
 use callahead_listeners::{Bound, Limits, Listen, MODE_EVERYONE, MODE_GROUP};
 use callahead_web::{
-    Administration, Events, HttpLimits, ListenerStatus, Metrics, Readiness, State, Throttle, admin_router, http_router,
-    serve_http,
+    Administration, AlertBoard, Events, HttpLimits, ListenerStatus, Metrics, NodeFacts, Reach, Readiness, State,
+    Throttle, Web, admin_router, http_router, serve_http, web_router,
 };
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,6 +44,10 @@ pub struct Server {
     shutdown: CancellationToken,
     tasks: JoinSet<()>,
     config: Config,
+    /// The pages.
+    pub web: Web,
+    /// What they show.
+    pub state: State,
 }
 
 /// Runs until it is told to stop.
@@ -62,6 +66,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<u8> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut reload = signal(SignalKind::hangup())?;
     let mut server = Server::start(config, Arc::new(LogObserver)).await?;
+    server.tell_set_up();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %server.config.node, domains = server.config.domains.len(), "ready");
     notify(&[NotifyState::Ready, NotifyState::Status("answering")]);
     let mut watchdog = watchdog();
@@ -103,8 +108,9 @@ impl Server {
         let clock = Arc::new(SystemClock::new());
         let control = Control::open(&config.data_dir.join("control.db"))?;
         let log = DecisionLog::open(&config.data_dir.join("log.db"), config.log, clock.clone())?;
-        let events = Events::new(clock);
-        let observer = All(observer, Arc::clone(&metrics), log.clone(), events.clone());
+        let events = Events::new(clock.clone());
+        let alerts = Arc::new(AlertBoard::new(clock.clone()));
+        let observer = All(observer, Arc::clone(&metrics), log.clone(), events.clone(), Arc::clone(&alerts));
         let node = Node::new(&config, &config.data_dir.join("cache"), Arc::new(observer))?;
         let domains = Arc::new(Domains::new(node.engine.clone()));
         apply_file(&config, &node, &domains, &control);
@@ -147,6 +153,13 @@ impl Server {
             listeners: bound.iter().map(|(name, here)| ListenerStatus::of(name, here)).collect(),
             administration,
         };
+        let facts = NodeFacts {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: clock.now(),
+            data_dir: config.data_dir.display().to_string(),
+            configuration: config.to_toml(),
+        };
+        let web = Web::new(alerts, Reach::default(), facts);
         let mut tasks = JoinSet::new();
         for (name, here) in bound {
             tracing::info!(listener = name, address = %here.local_addr(), "listening");
@@ -154,23 +167,42 @@ impl Server {
             match name {
                 "policy" => drop(tasks.spawn(callahead_listeners::policy::serve(here, engine, limits, stop))),
                 "socketmap" => drop(tasks.spawn(callahead_listeners::socketmap::serve(here, engine, limits, stop))),
-                "http" => drop(tasks.spawn(serve_http(here, http_router(state.clone()), HttpLimits::default(), stop))),
+                "http" => {
+                    let router = http_router(state.clone()).merge(web_router(state.clone(), web.clone()));
+                    drop(tasks.spawn(serve_http(here, router, HttpLimits::default(), stop)));
+                }
                 _ => drop(tasks.spawn(serve_http(here, admin_router(state.clone()), HttpLimits::default(), stop))),
             }
         }
         readiness.set_started();
-        if control.local().accounts().is_empty() && !config.listen.http.is_empty() {
-            tracing::info!(
-                "there is no account yet: \"callahead account add NAME --role admin\" makes one, \"callahead token create --account NAME\" its token for the API"
-            );
-        }
+        tasks.spawn(web.clone().look_at_counters(state.clone(), shutdown.clone()));
         tasks.spawn(sweep(node.clone(), control.clone(), shutdown.clone()));
-        Ok(Self { node, addresses, control, domains, log, readiness, shutdown, tasks, config })
+        Ok(Self { node, addresses, control, domains, log, readiness, shutdown, tasks, config, web, state })
     }
 
     /// The first place that a listener has.
     pub fn address(&self, listener: &str) -> Option<&Listen> {
         self.addresses.iter().find(|(name, _)| *name == listener).map(|(_, listen)| listen)
+    }
+
+    /// The web interface's address; `None` where there is no HTTP listener on TCP. One that listens everywhere is reached by the node's name.
+    pub fn web_address(&self) -> Option<String> {
+        match self.address("http")? {
+            Listen::Tcp(address) if address.ip().is_unspecified() => {
+                Some(format!("http://{}:{}", self.config.node, address.port()))
+            }
+            Listen::Tcp(address) => Some(format!("http://{address}")),
+            Listen::Unix(_) => None,
+        }
+    }
+
+    /// Tells how the first account is made, where there is none.
+    fn tell_set_up(&self) {
+        if let Some(address) = self.web_address()
+            && let Some(path) = self.web.set_up_path(&self.state)
+        {
+            tracing::info!("there is no account yet: open {address}{path} to make the first one; the link works once");
+        }
     }
 
     /// Reads the configuration again: applies it whole, or says why not and changes nothing.
@@ -195,6 +227,7 @@ impl Server {
                 self.node.callouts.reconfigure(config.callout_settings());
                 tracing::info!(domains = config.domains.len(), "the configuration was read again and is in force");
                 self.readiness.set_reloaded(None);
+                self.web.set_configuration(config.to_toml());
                 self.config = config;
             }
             Err(error) => {
@@ -224,8 +257,8 @@ fn apply_file(config: &Config, node: &Node, domains: &Domains, control: &Control
     domains.set_file(config.domains.clone(), config.defaults.clone(), config.tls, &control.local());
 }
 
-/// The log of the process, the metrics, the decision log, and those who watch.
-struct All(Arc<dyn Observer>, Arc<Metrics>, DecisionLog, Events);
+/// The log of the process, the metrics, the decision log, those who watch, and the alerts that stand.
+struct All(Arc<dyn Observer>, Arc<Metrics>, DecisionLog, Events, Arc<AlertBoard>);
 
 impl Observer for All {
     fn decided(&self, question: &callahead_engine::Question<'_>, decision: &callahead_engine::Decision) {
@@ -233,11 +266,13 @@ impl Observer for All {
         self.1.decided(question, decision);
         self.2.decided(question, decision);
         self.3.decided(question, decision);
+        self.4.decided(question, decision);
     }
     fn alert(&self, alert: &callahead_engine::Alert) {
         self.0.alert(alert);
         self.1.alert(alert);
         self.3.alert(alert);
+        self.4.alert(alert);
     }
 }
 

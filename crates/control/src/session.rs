@@ -30,7 +30,13 @@ pub struct Session {
 
 impl Session {
     /// A new one and its secret.
-    pub fn create(account: &str, by: Option<&str>, link: bool, now: Timestamp, expires_at: Timestamp) -> (Self, Secret) {
+    pub fn create(
+        account: &str,
+        by: Option<&str>,
+        link: bool,
+        now: Timestamp,
+        expires_at: Timestamp,
+    ) -> (Self, Secret) {
         let secret = Secret::random();
         let session = Self {
             id: random_id(),

@@ -102,7 +102,7 @@ pub(crate) async fn enter(Given((state, door)): Given<(State, Door)>, request: R
 }
 
 /// Why a request does not reach its handler.
-enum Refusal {
+pub(crate) enum Refusal {
     Problem(Problem),
     /// What was to be deleted is not there, or is somebody else's, which nobody can tell apart: it is done already.
     Done,
@@ -138,7 +138,7 @@ async fn admit(state: &State, door: Door, parts: &mut Parts) -> Result<(), Refus
         Door::Http => authenticate(state, parts)?,
         Door::Page => {
             let visitor = parts.extensions.get::<Principal>().cloned();
-            visitor.ok_or_else(|| Problem::forbidden("nobody was let in here").into_response())?
+            visitor.ok_or_else(|| Problem::forbidden("nobody was let in here"))?
         }
     };
     if !principal.may(permission) {

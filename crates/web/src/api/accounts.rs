@@ -227,7 +227,7 @@ pub(crate) async fn login_link(
 ) -> Answer<Response> {
     query.end(&[])?;
     let account = record(&state, &name)?.value;
-    let (path, until) = crate::ui::make_link(&state, &account, asker.actor()).await?;
+    let (path, until) = crate::ui::make_link(&state, &account, asker.actor(), crate::ui::LINK_FOR).await?;
     let body = json!({"account": name, "path": path, "expires_at": rfc3339(until)});
     Ok((StatusCode::CREATED, Json(body)).into_response())
 }

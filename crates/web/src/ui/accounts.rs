@@ -78,7 +78,10 @@ fn role_words(role: &str) -> &'static str {
     }
 }
 
-pub(super) async fn list(visitor: Visitor, axum::extract::Query(After { cursor }): axum::extract::Query<After>) -> Answer {
+pub(super) async fn list(
+    visitor: Visitor,
+    axum::extract::Query(After { cursor }): axum::extract::Query<After>,
+) -> Answer {
     let wanted = query(&[("cursor", &cursor), ("limit", &PAGE.to_string())]);
     let found = visitor.ui.api.get(&visitor, &format!("/api/v1/accounts?{wanted}")).await?;
     let rows = super::view::each(&found, "accounts", |account| {
@@ -276,7 +279,11 @@ impl Host {
     }
 }
 
-pub(super) async fn log_in_as(visitor: Visitor, Extension(client): Extension<Client>, Path(name): Path<String>) -> Answer {
+pub(super) async fn log_in_as(
+    visitor: Visitor,
+    Extension(client): Extension<Client>,
+    Path(name): Path<String>,
+) -> Answer {
     let account = find(&visitor, &name)?;
     if !may_stand_in(&visitor, &account) {
         return Err(Refusal::says(StatusCode::FORBIDDEN, "You can't log in as this account."));

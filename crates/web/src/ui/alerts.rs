@@ -78,12 +78,9 @@ impl Observer for AlertBoard {
         }
         let disproved: &[AlertKind] = match decision.row {
             9 => &[AlertKind::Unreachable, AlertKind::RefusesNullSender],
-            10 => &[
-                AlertKind::Unreachable,
-                AlertKind::RefusesNullSender,
-                AlertKind::AcceptAll,
-                AlertKind::TalksOfFilter,
-            ],
+            10 => {
+                &[AlertKind::Unreachable, AlertKind::RefusesNullSender, AlertKind::AcceptAll, AlertKind::TalksOfFilter]
+            }
             11 => &[AlertKind::Unreachable, AlertKind::RefusesNullSender, AlertKind::AcceptAll],
             12 | 13 => &[AlertKind::Unreachable],
             _ => return,

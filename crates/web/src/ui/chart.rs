@@ -127,7 +127,8 @@ mod tests {
         let columns = [Column { cached: 7.0, asked: 2.0, other: 1.0, refused: 9.5 }, Column::default()];
         let chart = Throughput::of(&columns);
         assert_eq!(chart.top, "10");
-        let heights = chart.drawing.split("height=\"").skip(1).filter_map(|rest| rest.split('"').next()?.parse::<f64>().ok());
+        let heights =
+            chart.drawing.split("height=\"").skip(1).filter_map(|rest| rest.split('"').next()?.parse::<f64>().ok());
         assert!(heights.sum::<f64>() <= HEIGHT, "{}", chart.drawing);
     }
 }

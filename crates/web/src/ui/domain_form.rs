@@ -29,12 +29,15 @@ pub(super) const POLICIES: [(&str, &str); 12] = [
 
 /// What may be chosen: the key, and each value in words.
 const CHOICES: [(&str, &[(&str, &str)]); 9] = [
-    ("tls", &[
-        ("off", "never encrypted"),
-        ("opportunistic", "encrypted where offered"),
-        ("required", "always encrypted"),
-        ("verified", "always, with a verified certificate"),
-    ]),
+    (
+        "tls",
+        &[
+            ("off", "never encrypted"),
+            ("opportunistic", "encrypted where offered"),
+            ("required", "always encrypted"),
+            ("verified", "always, with a verified certificate"),
+        ],
+    ),
     ("callouts", &[("enforce", "enforce"), ("observe", "observe: refuse nothing"), ("off", "off: accept everything")]),
     ("reject_code", &[("550", "550, for good"), ("450", "450, senders try again")]),
     ("tempfail", &[("defer", "defer"), ("accept", "accept")]),

@@ -486,7 +486,8 @@ pub(super) async fn cache(visitor: Visitor, Path(name): Path<String>, Query(want
 /// A subdomain in a query has to be one that this very configured domain covers.
 fn covered(visitor: &Visitor, config: &DomainConfig, domain: &str) -> Result<(), Refusal> {
     let parsed = Domain::parse(domain).ok();
-    let found = parsed.and_then(|domain| visitor.ui.state.engine.directory().find(&domain).map(|found| found.name.clone()));
+    let found =
+        parsed.and_then(|domain| visitor.ui.state.engine.directory().find(&domain).map(|found| found.name.clone()));
     match found.as_deref() == Some(config.name.as_str()) {
         true => Ok(()),
         false => Err(Refusal::says(StatusCode::NOT_FOUND, format!("{domain:?} is not covered by {}.", config.name))),
@@ -529,7 +530,12 @@ pub(super) async fn clear(
     };
     let done = visitor.ui.api.delete(&visitor, &format!("/api/v1/cache?{}", query(&[("domain", &domain)]))).await?;
     let entries = count(done["entries"].as_u64().unwrap_or_default());
-    visitor.say("good", format!("The callout cache of {domain} is cleared: {entries} entries. Nothing learned before is used any more."));
+    visitor.say(
+        "good",
+        format!(
+            "The callout cache of {domain} is cleared: {entries} entries. Nothing learned before is used any more."
+        ),
+    );
     Ok(go(&format!("/domains/{link}")))
 }
 

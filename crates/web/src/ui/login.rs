@@ -6,9 +6,9 @@ use std::sync::PoisonError;
 use askama::Template;
 use axum::Extension;
 use axum::extract::{Form, Query, State as Given};
+use axum::http::HeaderValue;
 use axum::http::StatusCode;
 use axum::http::header::RETRY_AFTER;
-use axum::http::HeaderValue;
 use callahead_control::{Account, Actor, AuditEntry, Change, Expected, Kind, Role};
 use serde::Deserialize;
 
@@ -312,7 +312,16 @@ mod tests {
         for next in ["/domains", "/log?domain=a.example", "/recipients/a@b.example"] {
             assert_eq!(local(next), next);
         }
-        for next in ["", "//evil.example", "/\\evil.example", "https://evil.example", "javascript:alert(1)", "/login?next=/login", "/logout", "/a\nb"] {
+        for next in [
+            "",
+            "//evil.example",
+            "/\\evil.example",
+            "https://evil.example",
+            "javascript:alert(1)",
+            "/login?next=/login",
+            "/logout",
+            "/a\nb",
+        ] {
             assert_eq!(local(next), "/", "{next:?}");
         }
     }

@@ -33,10 +33,11 @@ mod view;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use callahead_cache::Timestamp;
-use callahead_control::Secret;
+use callahead_control::{Account, Actor, AuditEntry, Change, ControlError, Expected, Kind, Role, Secret};
 use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +45,7 @@ use crate::State;
 
 pub use alerts::AlertBoard;
 pub use guard::Needs;
+pub(crate) use pages::nothing;
 pub use pages::{PAGES, PageRule};
 pub(crate) use session::make_link;
 pub use session::{ABSOLUTE, IDLE, LINK_FOR};
@@ -127,6 +129,24 @@ impl Web {
         let path = format!("/setup?key={}", secret.reveal());
         *self.inner.setup.lock().unwrap_or_else(PoisonError::into_inner) = Some(secret);
         Some(path)
+    }
+
+    /// Makes an administrator without a password, where there is no account of the name yet, and a link that logs somebody in as it, once,
+    /// within this time. For the demo. Gives the link's path.
+    ///
+    /// # Errors
+    /// When the control database can't be written.
+    pub async fn demonstrate(&self, state: &State, name: &str, lasting: Duration) -> Result<String, ControlError> {
+        let (domains, owner, password) = (Vec::new(), None, None);
+        let account = Account { name: name.to_owned(), role: Role::Admin, read_only: false, owner, domains, password };
+        let actor = Actor { who: "the demo".to_owned(), from: "this process".to_owned() };
+        if !state.administration.control.local().accounts().contains_key(name) {
+            let body = serde_json::to_string(&account).ok();
+            let change = Change { kind: Kind::Account, key: name.to_owned(), expected: Expected::Nothing, body };
+            let audit = AuditEntry::new(actor.clone(), "account.create", name);
+            state.administration.control.apply(vec![change], vec![audit], state.engine.now()).await?;
+        }
+        Ok(session::make_link(state, &account, actor, lasting).await?.0)
     }
 
     /// Looks at the counters until it is told to stop.

@@ -77,7 +77,10 @@ pub(super) async fn overview(visitor: Visitor) -> Answer {
 /// The middle of the page, again and again, until the visitor goes or is logged out.
 pub(super) async fn events(visitor: Visitor) -> Result<Response, Refusal> {
     let Some(place) = visitor.ui.state.administration.events.place() else {
-        return Err(Refusal::says(axum::http::StatusCode::SERVICE_UNAVAILABLE, "Too many pages are being kept up to date."));
+        return Err(Refusal::says(
+            axum::http::StatusCode::SERVICE_UNAVAILABLE,
+            "Too many pages are being kept up to date.",
+        ));
     };
     let stream = stream::unfold((visitor, place, 0), |(visitor, place, times)| async move {
         if times == TIMES {

@@ -168,9 +168,11 @@ mod tests {
         let series = Series::default();
         assert_eq!(series.columns().len(), 120);
         let look = |decisions, cached| Look { decisions, cached, ..Look::default() };
-        series.0.lock().unwrap_or_else(PoisonError::into_inner).extend(
-            [look(0, 0)].into_iter().chain((1..=PER_COLUMN as u64).map(|n| look(n * 10, n * 5))),
-        );
+        series
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend([look(0, 0)].into_iter().chain((1..=PER_COLUMN as u64).map(|n| look(n * 10, n * 5))));
         let columns = series.columns();
         assert_eq!(columns.len(), 120);
         assert_eq!(columns[119], Column { cached: 1.0, asked: 0.0, other: 1.0, refused: 0.0 });

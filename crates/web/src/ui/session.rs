@@ -153,7 +153,7 @@ pub(super) async fn end(visitor: &Visitor) -> Result<HeaderValue, ControlError> 
     Ok(set_cookie("", visitor.https, None))
 }
 
-/// Makes a link that logs somebody in as an account, once, within [`LINK_FOR`]. Gives its path, and until when.
+/// Makes a link that logs somebody in as an account, once. Gives its path, and until when.
 ///
 /// # Errors
 /// When the control database can't be written.
@@ -161,10 +161,11 @@ pub(crate) async fn make_link(
     state: &crate::State,
     account: &Account,
     actor: Actor,
+    lasting: Duration,
 ) -> Result<(String, Timestamp), ControlError> {
     let now = state.engine.now();
     // It is for the account's own people, whoever made it; that stands in the audit log.
-    let until = now.after(LINK_FOR);
+    let until = now.after(lasting);
     let (session, secret) = Session::create(&account.name, None, true, now, until);
     let audit = AuditEntry::new(actor, "account.login_link", &account.name).owned_by(account.owner.as_deref());
     state.administration.control.apply(vec![write(&session)], vec![audit], now).await?;

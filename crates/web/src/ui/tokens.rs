@@ -98,22 +98,26 @@ async fn page(visitor: &Visitor, cursor: &str, error: Option<String>, f: Fields)
         let own = local.accounts().values().filter(|account| visitor.principal.owns_account(&account.value));
         own.map(|account| account.value.name.clone()).collect()
     };
-    let status = if error.is_some() { axum::http::StatusCode::UNPROCESSABLE_ENTITY } else { axum::http::StatusCode::OK };
+    let status =
+        if error.is_some() { axum::http::StatusCode::UNPROCESSABLE_ENTITY } else { axum::http::StatusCode::OK };
     let f = Fields { account: if f.account.is_empty() { visitor.name().to_owned() } else { f.account }, ..f };
-    show_as(status, &TokensPage {
-        page: visitor.page("Tokens", "/tokens"),
-        rows,
-        next: found["next"].as_str().map(|next| query(&[("cursor", next)])),
-        may_change: visitor.may(Permission::Tokens),
-        error,
-        f,
-        accounts,
-        scopes: Permission::ALL
-            .into_iter()
-            .filter(|permission| visitor.may(*permission))
-            .map(|permission| (permission.as_str(), words(permission)))
-            .collect(),
-    })
+    show_as(
+        status,
+        &TokensPage {
+            page: visitor.page("Tokens", "/tokens"),
+            rows,
+            next: found["next"].as_str().map(|next| query(&[("cursor", next)])),
+            may_change: visitor.may(Permission::Tokens),
+            error,
+            f,
+            accounts,
+            scopes: Permission::ALL
+                .into_iter()
+                .filter(|permission| visitor.may(*permission))
+                .map(|permission| (permission.as_str(), words(permission)))
+                .collect(),
+        },
+    )
 }
 
 pub(super) async fn create(visitor: Visitor, Form(given): Form<HashMap<String, String>>) -> Answer {

@@ -15,7 +15,6 @@ pub(super) struct DecisionView {
     pub(super) tone: &'static str,
     /// `accepted`, `refused`, ...
     pub(super) outcome: &'static str,
-    pub(super) verdict: String,
     pub(super) accept_all: bool,
     pub(super) row: u64,
     pub(super) reason: String,
@@ -114,7 +113,6 @@ impl DecisionView {
             recipient: text(json, "recipient").to_owned(),
             tone,
             outcome,
-            verdict: text(json, "verdict").replace('_', " "),
             accept_all: json["accept_all"].as_bool().unwrap_or_default(),
             row: json["row"].as_u64().unwrap_or_default(),
             reason: super::frame::sentence(text(json, "reason")),
@@ -208,7 +206,9 @@ pub(super) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for octet in text.bytes() {
         match octet {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'@' | b'*' => encoded.push(octet.into()),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'@' | b'*' => {
+                encoded.push(octet.into())
+            }
             _ => drop(write!(encoded, "%{octet:02X}")),
         }
     }
@@ -231,7 +231,6 @@ pub(super) fn each<T>(json: &Value, key: &str, of: impl Fn(&Value) -> T) -> Vec<
 pub(super) fn texts(json: &Value, key: &str) -> Vec<String> {
     each(json, key, |text| text.as_str().unwrap_or_default().to_owned())
 }
-
 
 #[cfg(test)]
 mod tests {
