@@ -11,7 +11,7 @@ use tokio::time::Instant;
 const BURST: f64 = 10.0;
 /// One more is let pass each time this has gone by.
 const REFILL: Duration = Duration::from_secs(6);
-/// Addresses and accounts that are remembered; beyond, those that failed least lately are forgotten.
+/// Addresses and accounts that are remembered; beyond, the half that failed least lately is forgotten.
 const MAX_KEYS: usize = 10_000;
 
 /// Counts failures. Clones share the counts.
@@ -71,10 +71,13 @@ impl Throttle {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         if failed.len() >= MAX_KEYS && !failed.contains_key(&key) {
             failed.retain(|_, bucket| bucket.refilled(now) < BURST);
-            if failed.len() >= MAX_KEYS
-                && let Some(oldest) = failed.iter().min_by_key(|(_, bucket)| bucket.at).map(|(key, _)| key.clone())
-            {
-                failed.remove(&oldest);
+            if failed.len() >= MAX_KEYS {
+                // Half of them at once, so that a full table does not cost a search at each failure.
+                let mut times: Vec<Instant> = failed.values().map(|bucket| bucket.at).collect();
+                let middle = times.len() / 2;
+                let (_, middle, _) = times.select_nth_unstable(middle);
+                let middle = *middle;
+                failed.retain(|_, bucket| bucket.at > middle);
             }
         }
         let left = failed.get(&key).map_or(BURST, |bucket| bucket.refilled(now));

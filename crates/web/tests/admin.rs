@@ -172,13 +172,13 @@ async fn each_wrong_request_has_a_sentence() {
         ("/api/v1/recipients/a@example.com/verdict?live=yes", "write true or false"),
         ("/api/v1/recipients/a@example.com/verdict?cached=true", "write only"),
         ("/api/v1/recipients/a@example.com/verdict?cached=only&live=true", "exclude each other"),
-        ("/api/v1/domains?x=1", "none are known here"),
+        ("/api/v1/destinations?x=1", "none are known here"),
     ] {
         let problem = bench.get(target).await.problem(400);
         assert!(problem.contains(words), "{target}: {problem}");
     }
     assert!(bench.get("/api/v2").await.problem(404).contains("/api/v1/"));
-    assert!(bench.request("PUT", "/api/v1/cache").await.problem(405).contains("DELETE clears"));
+    assert!(bench.request("PUT", "/api/v1/cache").await.problem(405).contains("the Allow header"));
 }
 
 #[tokio::test]

@@ -118,7 +118,7 @@ pub(crate) async fn create(
 
 /// Replace a domain
 ///
-/// With all that it says itself; what is left out is as in the defaults.
+/// With all that it says itself; what is left out is as in the defaults. Only its owner stays where it is left out.
 #[utoipa::path(
     put, path = "/api/v1/domains/{name}", tag = "domains", operation_id = "domain_replace",
     params(
@@ -147,6 +147,8 @@ pub(crate) async fn replace(
             spec.name
         )));
     }
+    // A domain is not taken from its reseller by a forgotten key; PATCH with null does that.
+    spec.owner = spec.owner.or_else(|| old.value.owner.clone());
     settle_owner(&state, &asker, &mut spec, Some(&old.value))?;
     check(&state, &asker, &spec)?;
     write(&state, &asker, "domain.change", Some(&old.value), Some(&spec), expected).await?;

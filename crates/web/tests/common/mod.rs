@@ -187,7 +187,14 @@ impl Bench {
         );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
+        if target.starts_with("/api/v1/events") {
+            // It does not end by itself.
+            while !answer.contains("\r\n\r\n") {
+                answer.push(char::from(stream.read_u8().await.unwrap()));
+            }
+        } else {
+            stream.read_to_string(&mut answer).await.unwrap();
+        }
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         Response { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
