@@ -66,8 +66,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<u8> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut reload = signal(SignalKind::hangup())?;
     let mut server = Server::start(config, Arc::new(LogObserver)).await?;
-    server.tell_set_up();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %server.config.node, domains = server.config.domains.len(), "ready");
+    server.tell_set_up();
     notify(&[NotifyState::Ready, NotifyState::Status("answering")]);
     let mut watchdog = watchdog();
     loop {

@@ -128,7 +128,17 @@ pub(super) async fn log_in(
     }
     let old = visitor.as_ref().map(|Extension(visitor)| visitor.session.as_str());
     let cookie = session::begin(&ui, &account, None, &client, old, "session.begin").await?;
-    Ok(with_cookie(go(local(&next)), cookie))
+    let to = local(&next);
+    Ok(with_cookie(go(if to == "/" { landing(&ui, &account) } else { to }), cookie))
+}
+
+/// A domain owner comes because of an address; the others because of the whole.
+fn landing(ui: &Ui, account: &str) -> &'static str {
+    let local = ui.state.administration.control.local();
+    match local.accounts().get(account).map(|account| account.value.role) {
+        Some(Role::Domain) => "/recipients",
+        _ => "/",
+    }
 }
 
 async fn is_right(ui: &Ui, account: &str, password: &str) -> bool {
@@ -185,7 +195,7 @@ pub(super) async fn take_link(
     };
     let old = visitor.as_ref().map(|Extension(visitor)| visitor.session.as_str());
     let cookie = session::begin(&ui, &link.account, link.by.as_deref(), &client, old, "session.begin_by_link").await?;
-    Ok(with_cookie(go("/"), cookie))
+    Ok(with_cookie(go(landing(&ui, &link.account)), cookie))
 }
 
 // === the first account ===
