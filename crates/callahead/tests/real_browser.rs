@@ -24,7 +24,12 @@ struct Site {
 
 impl Site {
     async fn start() -> Self {
-        let script = Script::with_mailboxes(["anna@example.com", "anna@file.example", "anna@other.example"]);
+        let script = Script::with_mailboxes([
+            "postmaster@example.com",
+            "anna@example.com",
+            "anna@file.example",
+            "anna@other.example",
+        ]);
         let destination = Destination::new(script);
         let listening = destination.listen().await.unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -75,7 +80,7 @@ fn the_whole_story(site: &Site, browser: &Browser) {
     site.set_up(browser);
     site.add_domain(browser, "example.com", "enforce");
     browser.click("Test route");
-    browser.sees("Route tested: callouts work");
+    browser.sees("Route tested: all is in order");
     browser.sees("tells recipients apart");
 
     let mut postfix = site.daemon.client();

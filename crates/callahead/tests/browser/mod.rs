@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// How long anything may take that should come at once: browsers are slow to start on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// The key under which WebDriver names an element.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
@@ -55,7 +55,9 @@ impl Browser {
         let port = BufReader::new(driver.stdout.take().unwrap())
             .lines()
             .map_while(Result::ok)
-            .find_map(|line| line.rsplit_once("on port ")?.1.trim_end_matches('.').parse::<u16>().ok())
+            .find_map(|line| {
+                line.rsplit_once("on port ")?.1.trim_end_matches('.').parse::<u16>().ok().filter(|port| *port != 0)
+            })
             .expect("chromedriver does not say its port");
         let at = SocketAddr::from(([127, 0, 0, 1], port));
         let mut args: Vec<String> = [
@@ -233,11 +235,21 @@ impl Browser {
             .write_all(head.as_bytes())
             .and_then(|()| stream.write_all(body.as_bytes()))
             .map_err(|e| e.to_string())?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).map_err(|error| error.to_string())?;
-        let answer = String::from_utf8_lossy(&answer);
-        let (_, json) = answer.split_once("\r\n\r\n").ok_or("chromedriver gave no answer")?;
-        let json: Value = serde_json::from_str(json).map_err(|error| format!("{error}: {json}"))?;
+        // chromedriver leaves the connection open whatever it is asked for.
+        let mut answer = BufReader::new(stream);
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            answer.read_line(&mut line).map_err(|error| error.to_string())?;
+            match line.trim_end().to_ascii_lowercase() {
+                line if line.is_empty() => break,
+                line => length = line.strip_prefix("content-length:").map_or(length, |n| n.trim().parse().unwrap()),
+            }
+        }
+        let mut json = vec![0; length];
+        answer.read_exact(&mut json).map_err(|error| error.to_string())?;
+        let json = String::from_utf8_lossy(&json);
+        let json: Value = serde_json::from_str(&json).map_err(|error| format!("{error}: {json}"))?;
         match json["value"]["error"].as_str() {
             Some(error) => Err(format!("{error}: {}", json["value"]["message"].as_str().unwrap_or_default())),
             None => Ok(json["value"].clone()),
