@@ -3,12 +3,15 @@
 
 // Times come in UTC; the reader's own zone is only known here. The UTC form stays as the tooltip.
 function localTimes(root) {
-  const format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+  const parts = { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit" };
+  const ofThisYear = new Intl.DateTimeFormat(undefined, parts);
+  const ofOthers = new Intl.DateTimeFormat(undefined, { year: "numeric", ...parts });
+  const year = new Date().getFullYear();
   for (const time of root.querySelectorAll("time[datetime]:not([title])")) {
     const at = new Date(time.dateTime);
     if (Number.isNaN(at.getTime())) continue;
     time.title = time.textContent;
-    time.textContent = format.format(at);
+    time.textContent = (at.getFullYear() === year ? ofThisYear : ofOthers).format(at);
   }
 }
 
