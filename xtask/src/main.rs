@@ -4,6 +4,7 @@
 mod fuzz;
 mod licences;
 mod roots;
+mod schemathesis;
 mod steps;
 
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ Usage: cargo xtask COMMAND
   test --quick  without real mail servers and fuzzing
   roots         only install the mail servers that the tests need
   fuzz SECONDS  run each fuzz target for so long
+  api           hold the API against its OpenAPI document with schemathesis
 ";
 
 fn main() -> ExitCode {
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         ["test"] => steps::test(false),
         ["test", "--quick"] => steps::test(true),
         ["roots"] => roots::install(),
+        ["api"] => schemathesis::run(),
         ["fuzz", seconds] => match seconds.parse() {
             Ok(seconds) => fuzz::run(seconds),
             Err(_) => return usage(),

@@ -39,7 +39,7 @@ impl Progress {
 }
 
 pub(crate) fn test(quick: bool) -> anyhow::Result<()> {
-    let mut progress = Progress { began: Instant::now(), step: 0, steps: if quick { 6 } else { 8 } };
+    let mut progress = Progress { began: Instant::now(), step: 0, steps: if quick { 6 } else { 9 } };
     progress.step("format", || cargo(&["fmt", "--all", "--check"]))?;
     progress.step("licences", super::licences::check)?;
     if !quick {
@@ -54,6 +54,7 @@ pub(crate) fn test(quick: bool) -> anyhow::Result<()> {
     })?;
     let (passed, failed) = progress.step("tests", || tests(quick))?;
     if !quick {
+        progress.step("the API against its document", super::schemathesis::run)?;
         progress.step("fuzzing", || super::fuzz::run(FUZZ_SECONDS))?;
     }
     progress.step("demo", demo)?;

@@ -1,31 +1,44 @@
-//! The CLI's way into a running daemon: HTTP over its admin socket.
+//! The CLI's way into a running daemon: HTTP over its admin socket, or over the network with a token.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use http_body_util::{BodyExt as _, Empty};
-use hyper::body::Bytes;
-use hyper::{Method, Request};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use serde_json::Value;
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::cli::SocketArgs;
 use crate::config::{Config, DEFAULT_PATH};
 
 /// Where the socket is when nobody says otherwise.
 const DEFAULT_SOCKET: &str = "/run/callahead/admin.sock";
+/// The environment variable with the token for `--server`.
+const TOKEN: &str = "CALLAHEAD_TOKEN";
 
-/// A daemon's admin socket.
+/// A daemon, and the way to it.
 pub(crate) struct AdminClient {
-    socket: PathBuf,
+    way: Way,
+}
+
+enum Way {
+    Socket(PathBuf),
+    Network { tls: bool, host: String, port: u16, token: String },
 }
 
 impl AdminClient {
-    /// By `--socket`, else by the configuration, else the usual one.
+    /// By `--server`, by `--socket`, else by the configuration, else the usual socket.
     pub(crate) fn new(args: &SocketArgs) -> anyhow::Result<Self> {
+        if let Some(server) = &args.server {
+            return Ok(Self { way: network(server, args.token.clone())? });
+        }
         if let Some(socket) = &args.socket {
-            return Ok(Self { socket: socket.clone() });
+            return Ok(Self { way: Way::Socket(socket.clone()) });
         }
         let config = match &args.config {
             Some(path) => Some(Config::load(path)?),
@@ -40,7 +53,7 @@ impl AdminClient {
         if configured.is_none() && args.config.is_some() {
             bail!("the configuration has no listen.admin, so there is no daemon to ask; add one, or give --socket");
         }
-        Ok(Self { socket: configured.unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET)) })
+        Ok(Self { way: Way::Socket(configured.unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET))) })
     }
 
     /// Asks. `None` where the daemon says that there is no such thing (404).
@@ -50,32 +63,154 @@ impl AdminClient {
         path: &str,
         query: &[(&str, &str)],
     ) -> anyhow::Result<Option<Value>> {
-        let socket = self.socket.display();
-        let stream = UnixStream::connect(&self.socket).await.with_context(|| {
-            format!("the daemon can't be reached at {socket}: is it running, and may you use its socket? --socket names another")
-        })?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        let query: Vec<String> = query.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
-        let uri = if query.is_empty() { path.to_owned() } else { format!("{path}?{}", query.join("&")) };
-        let request =
-            Request::builder().method(method).uri(uri).header("host", "callahead").body(Empty::<Bytes>::new())?;
-        let response =
-            sender.send_request(request).await.with_context(|| format!("the daemon at {socket} gave no answer"))?;
+        self.send(method, path, query, None).await
+    }
+
+    /// Asks with a body. `None` where the daemon says that there is no such thing (404); null where it has nothing to say (204).
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> anyhow::Result<Option<Value>> {
+        let response = self.response(method, path, query, body).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
-        if status == hyper::StatusCode::NOT_FOUND {
+        if status == StatusCode::NOT_FOUND {
             return Ok(None);
         }
+        if status == StatusCode::NO_CONTENT {
+            return Ok(Some(Value::Null));
+        }
+        let at = self.place();
         let body: Value =
-            serde_json::from_slice(&body).with_context(|| format!("what answers at {socket} is no callahead"))?;
+            serde_json::from_slice(&body).with_context(|| format!("what answers at {at} is no callahead"))?;
         if !status.is_success() {
             // RFC 9457: "detail" is the sentence.
             let said = body["detail"].as_str().or(body["title"].as_str()).unwrap_or("no reason given");
-            bail!("{said}");
+            bail!("{}", crate::output::printable(said));
         }
         Ok(Some(body))
     }
+
+    /// Hands an answer that may be large to `take`, piece by piece.
+    pub(crate) async fn stream(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        mut take: impl FnMut(&[u8]),
+    ) -> anyhow::Result<()> {
+        let response = self.response(Method::GET, path, query, None).await?;
+        let status = response.status();
+        let mut body = response.into_body();
+        if !status.is_success() {
+            let octets = body.collect().await?.to_bytes();
+            let body: Value = serde_json::from_slice(&octets).unwrap_or_default();
+            bail!("{}", crate::output::printable(body["detail"].as_str().unwrap_or("no reason given")));
+        }
+        while let Some(frame) = body.frame().await {
+            if let Ok(octets) = frame.context("the daemon broke its answer off")?.into_data() {
+                take(&octets);
+            }
+        }
+        Ok(())
+    }
+
+    async fn response(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> anyhow::Result<Response<Incoming>> {
+        let query: Vec<String> = query.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+        let uri = if query.is_empty() { path.to_owned() } else { format!("{path}?{}", query.join("&")) };
+        let mut request = Request::builder().method(method).uri(uri);
+        request = match &self.way {
+            Way::Socket(_) => request.header("host", "callahead"),
+            Way::Network { host, token, .. } => {
+                request.header("host", host).header("authorization", format!("Bearer {token}"))
+            }
+        };
+        if body.is_some() {
+            request = request.header("content-type", "application/json");
+        }
+        let octets = body.map(Value::to_string).unwrap_or_default();
+        let request =
+            request.body(Full::new(Bytes::from(octets))).context("the token has characters that no token has")?;
+        let mut sender = self.connect().await?;
+        sender.send_request(request).await.with_context(|| format!("the daemon at {} gave no answer", self.place()))
+    }
+
+    async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
+        let at = self.place();
+        match &self.way {
+            Way::Socket(socket) => {
+                let stream = UnixStream::connect(socket).await.with_context(|| {
+                    format!("the daemon can't be reached at {at}: is it running, and may you use its socket? --socket names another")
+                })?;
+                let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+                tokio::spawn(connection);
+                Ok(sender)
+            }
+            Way::Network { tls, host, port, .. } => {
+                let bare = host.trim_start_matches('[').trim_end_matches(']');
+                let stream = TcpStream::connect((bare, *port))
+                    .await
+                    .with_context(|| format!("the daemon can't be reached at {at}: is it running there?"))?;
+                if !tls {
+                    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+                    tokio::spawn(connection);
+                    return Ok(sender);
+                }
+                let name = ServerName::try_from(bare.to_owned()).with_context(|| format!("{host} is no host name"))?;
+                let connector = tokio_rustls::TlsConnector::from(trust()?);
+                let stream =
+                    connector.connect(name, stream).await.with_context(|| format!("no TLS session with {at}"))?;
+                let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+                tokio::spawn(connection);
+                Ok(sender)
+            }
+        }
+    }
+
+    fn place(&self) -> String {
+        match &self.way {
+            Way::Socket(socket) => socket.display().to_string(),
+            Way::Network { tls, host, port, .. } => format!("http{}://{host}:{port}", if *tls { "s" } else { "" }),
+        }
+    }
+}
+
+/// `http://HOST[:PORT]` or `https://HOST[:PORT]`, and a token.
+fn network(server: &str, token: Option<String>) -> anyhow::Result<Way> {
+    let wrong = || format!("{server:?} is no server: write http://HOST:PORT or https://HOST");
+    let uri: Uri = server.parse().with_context(wrong)?;
+    let (Some(scheme @ ("http" | "https")), Some(host)) = (uri.scheme_str(), uri.host()) else { bail!(wrong()) };
+    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        bail!(wrong());
+    }
+    let tls = scheme == "https";
+    let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    let token = token.or_else(|| std::env::var(TOKEN).ok()).filter(|token| !token.is_empty());
+    let token = token.with_context(|| format!("--server needs a token: give --token, or set {TOKEN}"))?;
+    Ok(Way::Network { tls, host: host.to_owned(), port, token })
+}
+
+/// The system's certificate authorities.
+fn trust() -> anyhow::Result<Arc<rustls::ClientConfig>> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in rustls_native_certs::load_native_certs().certs {
+        // One that can't be read is none that is needed.
+        let _ = roots.add(certificate);
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
 }
 
 /// Percent-encoding for a path segment or a query value (RFC 3986 2.3).
@@ -85,4 +220,36 @@ pub(crate) fn encoded(text: &str) -> String {
         other => format!("%{other:02X}"),
     };
     text.bytes().map(encode).collect()
+}
+
+/// All entries of a list that comes in pages, up to `limit`.
+///
+/// # Errors
+/// When the daemon can't be reached or refuses.
+pub(crate) async fn pages(
+    client: &AdminClient,
+    path: &str,
+    key: &str,
+    query: &[(&str, &str)],
+    limit: usize,
+) -> anyhow::Result<Vec<Value>> {
+    /// Entries on one page of the daemon's lists at most.
+    const PAGE: usize = 1000;
+    let mut entries = Vec::new();
+    let mut cursor: Option<String> = None;
+    while entries.len() < limit {
+        let page = (limit - entries.len()).min(PAGE).to_string();
+        let mut query = query.to_vec();
+        query.push(("limit", page.as_str()));
+        query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
+        let Some(mut answer) = client.ask(Method::GET, path, &query).await? else { break };
+        if let Some(Value::Array(page)) = answer.get_mut(key).map(Value::take) {
+            entries.extend(page);
+        }
+        match answer["next"].as_str() {
+            Some(next) => cursor = Some(next.to_owned()),
+            None => break,
+        }
+    }
+    Ok(entries)
 }

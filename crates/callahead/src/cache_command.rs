@@ -6,12 +6,9 @@ use anyhow::bail;
 use hyper::Method;
 use serde_json::Value;
 
-use crate::admin_client::{AdminClient, encoded};
+use crate::admin_client::{AdminClient, encoded, pages};
 use crate::cli::{CacheCommand, ClearArgs, DONE, NO, USAGE};
 use crate::output::{self, Style};
-
-/// Entries in one page of the daemon's list.
-const PAGE: usize = 1000;
 
 /// Does it.
 ///
@@ -73,24 +70,9 @@ async fn list(
     state: Option<&str>,
     limit: usize,
 ) -> anyhow::Result<Vec<Value>> {
-    let mut entries = Vec::new();
-    let mut cursor: Option<String> = None;
-    while entries.len() < limit {
-        let page = (limit - entries.len()).min(PAGE).to_string();
-        let mut query = vec![("limit", page.as_str())];
-        for (name, value) in [("domain", domain), ("prefix", prefix), ("state", state), ("cursor", cursor.as_deref())] {
-            query.extend(value.map(|value| (name, value)));
-        }
-        let Some(mut answer) = client.ask(Method::GET, "/api/v1/cache", &query).await? else { break };
-        if let Some(Value::Array(page)) = answer.get_mut("entries").map(Value::take) {
-            entries.extend(page);
-        }
-        match answer["next"].as_str() {
-            Some(next) => cursor = Some(next.to_owned()),
-            None => break,
-        }
-    }
-    Ok(entries)
+    let given = [("domain", domain), ("prefix", prefix), ("state", state)];
+    let query: Vec<(&str, &str)> = given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    pages(client, "/api/v1/cache", "entries", &query, limit).await
 }
 
 async fn clear(what: &ClearArgs, yes: bool, client: AdminClient, json: bool) -> anyhow::Result<u8> {
@@ -126,7 +108,7 @@ async fn clear(what: &ClearArgs, yes: bool, client: AdminClient, json: bool) -> 
 }
 
 /// A field as text; empty where it is not there.
-fn field(entry: &Value, name: &str) -> String {
+pub(crate) fn field(entry: &Value, name: &str) -> String {
     match &entry[name] {
         Value::Null => String::new(),
         Value::String(text) => output::printable(text),
@@ -142,7 +124,7 @@ fn row(entry: &Value) -> Vec<String> {
 }
 
 /// A JSON object as indented lines, for people.
-fn tree(value: &Value, depth: usize) -> String {
+pub(crate) fn tree(value: &Value, depth: usize) -> String {
     let Value::Object(object) = value else { return String::new() };
     let width = object.keys().map(String::len).max().unwrap_or(0);
     let lines = object.iter().map(|(name, value)| {

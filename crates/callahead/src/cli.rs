@@ -6,6 +6,11 @@ use std::process::ExitCode;
 use callahead_callout::{Hop, TlsPolicy};
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
+use crate::account_command::AccountCommand;
+use crate::domain_command::DomainCommand;
+use crate::log_command::LogArgs;
+use crate::token_command::TokenCommand;
+use crate::{account_command, domain_command, log_command, token_command};
 use crate::{cache_command, check, config_command, demo, logging, output, serve, verify};
 
 /// Done; the answer is yes.
@@ -68,6 +73,22 @@ enum Command {
     /// See and clear what a running daemon keeps.
     #[command(subcommand)]
     Cache(CacheCommand),
+    /// See and change the domains of a running daemon.
+    #[command(subcommand)]
+    Domain(DomainCommand),
+    /// See and change who may use the API.
+    #[command(subcommand)]
+    Account(AccountCommand),
+    /// See, make and take back tokens for the API.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Search what a running daemon has decided.
+    ///
+    /// Newest first. Exit status 1 where nothing is found.
+    #[command(
+        after_help = "Examples:\n  callahead log --recipient anna@example.com\n  callahead log --domain example.com --verdict invalid --since 1h --csv"
+    )]
+    Log(LogArgs),
     /// Check, show or write a configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -166,6 +187,12 @@ pub struct SocketArgs {
     /// The configuration that names the admin socket.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Ask this daemon over the network instead: http://HOST:PORT or https://HOST.
+    #[arg(long, value_name = "URL", conflicts_with = "socket")]
+    pub server: Option<String>,
+    /// The token for --server; better in the environment, as CALLAHEAD_TOKEN, where other users of this machine don't see it.
+    #[arg(long, requires = "server")]
+    pub token: Option<String>,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
@@ -282,6 +309,10 @@ pub fn run() -> ExitCode {
         Command::Check(args) => with_runtime(check::run(args)),
         Command::Verify(args) => with_runtime(verify::run(args)),
         Command::Cache(command) => with_runtime(cache_command::run(command)),
+        Command::Domain(command) => with_runtime(domain_command::run(command)),
+        Command::Account(command) => with_runtime(account_command::run(command)),
+        Command::Token(command) => with_runtime(token_command::run(command)),
+        Command::Log(args) => with_runtime(log_command::run(args)),
         Command::Config(command) => config_command::run(command),
         Command::Completions { shell } => {
             let mut text = Vec::new();

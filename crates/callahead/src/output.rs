@@ -51,8 +51,13 @@ impl Style {
 
 /// Prints to standard output; a reader that went away (`| head`) is no fault.
 pub fn print(text: &str) {
+    print_octets(text.as_bytes());
+}
+
+/// Prints what may be any part of a text.
+pub fn print_octets(octets: &[u8]) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes());
+    let _ = out.write_all(octets);
     let _ = out.flush();
 }
 

@@ -222,4 +222,8 @@ fn no_endpoint_is_missing_in_the_table_of_rules_or_in_this_test() {
     assert_eq!(documented, ruled);
     assert_eq!(ruled, tested);
     assert_eq!(document["openapi"], json!("3.1.0"));
+    let page = include_str!("../../../docs/api.md");
+    for (method, path) in &ruled {
+        assert!(page.contains(&format!("| `{method} {path}` |")), "docs/api.md has no line for {method} {path}");
+    }
 }

@@ -88,9 +88,10 @@ async fn a_failed_reload_is_seen_in_metrics() {
 }
 
 #[tokio::test]
-async fn the_api_is_not_on_the_http_listener() {
+async fn the_api_on_the_http_listener_needs_a_token_and_health_does_not() {
     let bench = Bench::start_tcp(http_router, HttpLimits::default()).await;
-    assert!(bench.delete("/api/v1/cache").await.problem(404).contains("/metrics"));
+    assert!(bench.delete("/api/v1/cache").await.problem(401).contains("callahead token create"));
+    assert!(bench.get("/nothing").await.problem(404).contains("/metrics"));
     assert!(bench.request("POST", "/metrics").await.problem(405).contains("GET"));
 }
 

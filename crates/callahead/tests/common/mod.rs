@@ -120,6 +120,12 @@ impl Daemon {
         finished(program().arg("cache").args(args).args(["--socket", socket]).output().unwrap())
     }
 
+    /// A command that talks to it by its admin socket.
+    pub fn command(&self, args: &[&str]) -> (i32, String, String) {
+        let socket = self.admin.to_str().unwrap();
+        finished(program().args(args).args(["--socket", socket]).output().unwrap())
+    }
+
     pub fn client(&self) -> PolicyClient {
         PolicyClient::connect(self.policy)
     }

@@ -95,6 +95,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
                 return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail));
             }
         };
+        // An array would pass for an object with its values in order.
+        if octets.iter().find(|octet| !octet.is_ascii_whitespace()) == Some(&b'[') {
+            return Err(Problem::invalid("the body must be a JSON object"));
+        }
         let mut json = serde_json::Deserializer::from_slice(&octets);
         let value: Result<T, _> = serde_path_to_error::deserialize(&mut json);
         let value = value.map_err(|error| {
@@ -116,8 +120,18 @@ pub(crate) struct Condition(Option<String>);
 impl<S: Send + Sync> FromRequestParts<S> for Condition {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let given = parts.headers.get(IF_MATCH).map(|value| value.to_str().unwrap_or_default().trim().to_owned());
-        Ok(Self(given))
+        let Some(value) = parts.headers.get(IF_MATCH) else { return Ok(Self(None)) };
+        let text = value.to_str().unwrap_or_default().trim();
+        let is_tag = |tag: &str| {
+            let tag = tag.trim().trim_start_matches("W/");
+            tag.len() >= 2 && tag.starts_with('"') && tag.ends_with('"')
+        };
+        if text != "*" && !text.split(',').all(is_tag) {
+            return Err(Problem::bad_request(
+                "If-Match is no entity tag: send the ETag that was read, with its quotes",
+            ));
+        }
+        Ok(Self(Some(text.to_owned())))
     }
 }
 

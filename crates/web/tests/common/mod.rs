@@ -1,7 +1,9 @@
 //! An engine over a scripted destination, served through HTTP, and a client that speaks plain HTTP/1.1.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -48,8 +50,14 @@ impl Ask for Script {
     }
 }
 
-pub struct Bench {
+/// Who asks at a place.
+pub struct Client {
     pub at: Listen,
+}
+
+pub struct Bench {
+    client: Client,
+    state: State,
     pub engine: Engine,
     pub clock: Arc<TestClock>,
     pub gate: Arc<Semaphore>,
@@ -75,6 +83,12 @@ impl Response {
     #[track_caller]
     pub fn ok(&self) -> Value {
         assert_eq!(self.status, 200, "{}", self.body);
+        self.json()
+    }
+
+    #[track_caller]
+    pub fn created(&self) -> Value {
+        assert_eq!(self.status, 201, "{}", self.body);
         self.json()
     }
 
@@ -153,10 +167,39 @@ impl Bench {
             administration: administration.clone(),
         };
         let at = bound.local_addr().clone();
-        let serving = tokio::spawn(serve_http(bound, router(state), limits, shutdown.clone()));
-        Self { at, engine, clock, gate, readiness, shutdown, serving, folder, administration }
+        let serving = tokio::spawn(serve_http(bound, router(state.clone()), limits, shutdown.clone()));
+        let client = Client { at };
+        Self { client, state, engine, clock, gate, readiness, shutdown, serving, folder, administration }
     }
 
+    /// The same state behind another router.
+    pub async fn beside(&self, router: fn(State) -> Router) -> Client {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("beside{}.sock", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let bound = Listen::Unix(self.folder.path().join(name)).bind(MODE_OWNER).await.unwrap();
+        let at = bound.local_addr().clone();
+        let router = router(self.state.clone());
+        tokio::spawn(serve_http(bound, router, HttpLimits::default(), self.shutdown.clone()));
+        Client { at }
+    }
+
+    /// Asks for each, so that it is kept.
+    pub async fn keep(&self, recipients: &[&str]) {
+        for recipient in recipients {
+            self.get(&format!("/api/v1/recipients/{recipient}/verdict")).await.ok();
+        }
+        self.engine.shutdown(Duration::from_secs(5)).await;
+    }
+}
+
+impl Deref for Bench {
+    type Target = Client;
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Client {
     pub async fn connect(&self) -> Stream {
         match &self.at {
             Listen::Tcp(at) => Stream::Tcp(tokio::net::TcpStream::connect(at).await.unwrap()),
@@ -206,13 +249,5 @@ impl Bench {
 
     pub async fn delete(&self, target: &str) -> Response {
         self.request("DELETE", target).await
-    }
-
-    /// Asks for each, so that it is kept.
-    pub async fn keep(&self, recipients: &[&str]) {
-        for recipient in recipients {
-            self.get(&format!("/api/v1/recipients/{recipient}/verdict")).await.ok();
-        }
-        self.engine.shutdown(Duration::from_secs(5)).await;
     }
 }

@@ -1,0 +1,201 @@
+//! The control plane through the program: domains, accounts, tokens and the log, over the admin socket and over the network.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use std::path::PathBuf;
+
+use callahead_testbed::{Destination, Listening, Script};
+use common::*;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+struct World {
+    _runtime: Runtime,
+    dir: TempDir,
+    destination: Destination,
+    listening: Listening,
+}
+
+impl World {
+    fn new() -> Self {
+        let runtime = Runtime::new().unwrap();
+        let destination = Destination::new(Script::with_mailboxes(["anna@new.example", "postmaster@new.example"]));
+        let listening = runtime.block_on(destination.listen()).unwrap();
+        Self { _runtime: runtime, dir: TempDir::new().unwrap(), destination, listening }
+    }
+
+    fn route(&self) -> String {
+        self.listening.address().to_string()
+    }
+
+    /// With destinations on loopback allowed, or as it is by default.
+    fn config(&self, allow_loopback: bool, more: &str) -> PathBuf {
+        let callout = if allow_loopback { "[callout]\ndeny_destinations = []\n" } else { "" };
+        configure(&self.dir, &format!("{callout}{more}"))
+    }
+}
+
+const REFUSED: &str = "550 5.1.1 Recipient address rejected: the mailbox does not exist";
+
+#[test]
+fn a_domain_is_added_changed_tested_and_removed_without_a_restart_and_outlives_one() {
+    let world = World::new();
+    let config = world.config(true, "");
+    let daemon = Daemon::start(&config);
+    let mut client = daemon.client();
+    assert_eq!(client.ask("nobody@new.example"), "DUNNO", "not ours yet");
+    let route = world.route();
+    let (code, said, error) = daemon.command(&["domain", "add", "New.Example", "--route", &route]);
+    assert_eq!((code, said.as_str()), (0, "New.Example is in force\n"), "{error}");
+    assert_eq!(client.ask("nobody@new.example"), REFUSED);
+    assert_eq!(client.ask("anna@new.example"), "DUNNO");
+
+    let (code, _, error) = daemon.command(&["domain", "add", "new.example", "--route", "mx"]);
+    assert!(code == 2 && error.contains("exists already"), "{error}");
+    let (code, _, error) = daemon.command(&["domain", "set", "new.example", "--set", "callouts=sometimes"]);
+    assert!(code == 2 && error.contains("callouts: \"sometimes\" is not one of enforce, observe, off"), "{error}");
+    assert_eq!(daemon.command(&["domain", "set", "new.example", "--set", "reject_code=450", "--valid", "sales"]).0, 0);
+    assert!(client.ask("other@new.example").starts_with("450 4.1.1"));
+    assert_eq!(client.ask("sales@new.example"), "DUNNO");
+    let (_, shown, _) = daemon.command(&["domain", "show", "new.example", "--json"]);
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((&shown["reject_code"], &shown["valid"][0]), (&Value::from(450), &Value::from("sales")));
+    let (code, tested, _) = daemon.command(&["domain", "test", "new.example", "--transcript"]);
+    assert!(code == 0 && tested.contains("random_probe  ok") && tested.contains("> MAIL FROM:<>"), "{tested}");
+    let (_, listed, _) = daemon.command(&["domain", "list"]);
+    assert!(listed.contains("new.example") && listed.contains("database") && listed.contains(&route), "{listed}");
+
+    daemon.kill();
+    let daemon = Daemon::start(&config);
+    assert!(
+        daemon.client().ask("another@new.example").starts_with("450 4.1.1"),
+        "kill -9 loses nothing that was acknowledged"
+    );
+    assert_eq!(daemon.command(&["domain", "set", "new.example", "--unset", "reject_code", "--unset", "valid"]).0, 0);
+    assert_eq!(daemon.client().ask("sales@new.example"), REFUSED);
+    assert_eq!(daemon.command(&["domain", "remove", "new.example"]).1, "new.example is removed\n");
+    for verb in ["remove", "show", "test"] {
+        let (code, _, error) = daemon.command(&["domain", verb, "new.example"]);
+        assert!(code == 1 && error.contains("there is no domain new.example"), "{verb}: {error}");
+    }
+    assert_eq!(daemon.client().ask("fourth@new.example"), "DUNNO");
+}
+
+#[test]
+fn the_files_domain_wins_by_name_from_the_reload_on_and_routes_stay_off_this_host() {
+    let world = World::new();
+    let config = world.config(false, "");
+    let mut daemon = Daemon::start(&config);
+    let route = world.route();
+    let (code, _, error) = daemon.command(&["domain", "add", "new.example", "--route", &route]);
+    assert!(code == 2 && error.contains("lies in deny_destinations"), "{error}");
+    let port = route.rsplit(':').next().unwrap();
+    assert_eq!(daemon.command(&["domain", "add", "new.example", "--route", &format!("localhost.invalid:{port}")]).0, 0);
+    let good = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("{good}{}", domain("new.example", world.listening.address()))).unwrap();
+    daemon.signal("HUP");
+    daemon.until("is in force");
+    assert_eq!(daemon.client().ask("nobody@new.example"), REFUSED, "the file names the address, so it may be asked");
+    let (_, listed, _) = daemon.command(&["domain", "list"]);
+    assert!(listed.matches("new.example").count() == 1 && listed.contains("file"), "{listed}");
+    let (code, _, error) = daemon.command(&["domain", "set", "new.example", "--set", "callouts=off"]);
+    assert!(code == 2 && error.contains("stands in the configuration file"), "{error}");
+    std::fs::write(&config, good).unwrap();
+    daemon.signal("HUP");
+    daemon.until("is in force");
+    let (_, listed, _) = daemon.command(&["domain", "list"]);
+    assert!(listed.contains("database"), "{listed}");
+}
+
+#[test]
+fn the_first_account_is_made_by_the_admin_socket_and_its_token_works_over_the_network() {
+    let world = World::new();
+    let config = world.config(true, "");
+    let mut daemon = Daemon::start(&config);
+    assert_eq!(daemon.command(&["account", "add", "root", "--role", "admin"]).0, 0);
+    let (code, token, remark) = daemon.command(&["token", "create", "--account", "root", "--expires-in", "1h"]);
+    assert!(code == 0 && token.starts_with("callahead_") && remark.contains("not shown again"), "{remark}");
+    let server = format!("http://{}", daemon.http);
+    let over = |args: &[&str]| {
+        let mut command = program();
+        command.args(args).args(["--server", &server]).env("CALLAHEAD_TOKEN", token.trim());
+        finished(command.output().unwrap())
+    };
+    assert_eq!(over(&["domain", "add", "new.example", "--route", &world.route()]).0, 0);
+    assert_eq!(daemon.client().ask("carol@new.example"), REFUSED);
+    world.destination.add_mailbox("carol@new.example");
+    let (code, cleared, error) = over(&["cache", "clear", "--recipient", "carol@new.example"]);
+    assert_eq!((code, cleared.as_str()), (0, "cleared carol@new.example: 1 entry forgotten\n"), "{error}");
+    assert_eq!(daemon.client().ask("carol@new.example"), "DUNNO");
+
+    let (_, accounts, _) = over(&["account", "list"]);
+    assert!(accounts.contains("root") && accounts.contains("admin"), "{accounts}");
+    let mut command = program();
+    let socket = daemon.admin.to_str().unwrap();
+    command.args([
+        "account",
+        "add",
+        "anna",
+        "--role",
+        "domain",
+        "--domain",
+        "new.example",
+        "--password-stdin",
+        "--socket",
+        socket,
+    ]);
+    let mut child = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"correct horse battery\n").unwrap();
+    assert!(child.wait().unwrap().success());
+    let (_, shown, _) = over(&["account", "show", "anna", "--json"]);
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((&shown["has_password"], &shown["domains"][0]), (&Value::from(true), &Value::from("new.example")));
+    assert_eq!(over(&["account", "set", "anna", "--read-only", "true"]).0, 0);
+    assert_eq!(over(&["account", "remove", "anna"]).0, 0);
+    assert_eq!(over(&["account", "remove", "anna"]).0, 1);
+
+    let (_, tokens, _) = over(&["token", "list", "--json"]);
+    let listed: Value = serde_json::from_str(tokens.trim()).unwrap();
+    assert!(listed["last_used_from"].as_str().unwrap().starts_with("127.0.0.1") && !tokens.contains(token.trim()));
+    let id = listed["id"].as_str().unwrap();
+    assert_eq!(daemon.command(&["token", "remove", id]).0, 0);
+    assert_eq!(daemon.command(&["token", "remove", id]).0, 1);
+    let (code, _, error) = over(&["domain", "list"]);
+    assert!(code == 2 && error.contains("the token is unknown or has expired"), "{error}");
+    for (server, words) in [("ftp://x", "is no server"), ("http://127.0.0.1:1/path", "is no server")] {
+        let (code, _, error) = run(&["domain", "list", "--server", server, "--token", "x"]);
+        assert!(code == 2 && error.contains(words), "{error}");
+    }
+    daemon.signal("TERM");
+    daemon.until("stopping");
+    assert_eq!(daemon.end().0, 0);
+}
+
+#[test]
+fn what_was_decided_is_found_in_the_log_after_a_restart_too() {
+    let world = World::new();
+    let config = world.config(true, &domain("new.example", world.listening.address()));
+    let mut daemon = Daemon::start(&config);
+    let mut client = daemon.client();
+    for recipient in ["anna@new.example", "nobody@new.example", "somebody@other.example"] {
+        client.ask(recipient);
+    }
+    drop(client);
+    daemon.signal("TERM");
+    daemon.until("stopping");
+    assert_eq!(daemon.end().0, 0);
+    let daemon = Daemon::start(&config);
+    let (code, found, _) = daemon.command(&["log", "--verdict", "invalid"]);
+    assert!(code == 0 && found.contains("nobody@new.example") && !found.contains("anna@"), "{found}");
+    let (_, found, _) = daemon.command(&["log", "--domain", "new.example", "--since", "1h", "--json"]);
+    assert_eq!(found.lines().count(), 2, "{found}");
+    let newest: Value = serde_json::from_str(found.lines().next().unwrap()).unwrap();
+    assert_eq!((&newest["listener"], &newest["decision"]["row"]), (&Value::from("policy"), &Value::from(11)));
+    let (_, csv, _) = daemon.command(&["log", "--csv"]);
+    assert!(csv.starts_with("at,listener,client,") && csv.lines().count() == 4, "{csv}");
+    assert_eq!(daemon.command(&["log", "--recipient", "zzz"]).0, 1);
+    let (code, _, error) = daemon.command(&["log", "--since", "yesterday"]);
+    assert!(code == 2 && error.contains("is no time"), "{error}");
+}

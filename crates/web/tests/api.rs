@@ -1,0 +1,367 @@
+//! The API's own promises: changes take effect at once, versions, pages, secrets shown once, throttling, exports.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::time::Duration;
+
+use callahead_engine::{Listener, Question};
+use callahead_web::{HttpLimits, admin_router, http_router, openapi};
+use common::{Bench, Response};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// The API by tokens, with the token of an administrator.
+async fn bench() -> (Bench, String) {
+    let bench = Bench::start_tcp(http_router, HttpLimits::default()).await;
+    let token = token(&bench, "root", "admin").await;
+    (bench, token)
+}
+
+/// Makes an account and a token for it, as the first ones are made: through the admin socket's door.
+async fn token(bench: &Bench, name: &str, role: &str) -> String {
+    let door = bench.beside(admin_router).await;
+    door.call("", "POST", "/api/v1/accounts", Some(&json!({"name": name, "role": role}))).await.created();
+    let made = door.call("", "POST", "/api/v1/tokens", Some(&json!({"account": name}))).await.created();
+    made["token"].as_str().unwrap().to_owned()
+}
+
+async fn verdict(bench: &Bench, recipient: &str) -> Option<&'static str> {
+    let decision = bench.engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await;
+    decision.verdict.map(|verdict| verdict.as_str())
+}
+
+fn etag(response: &Response) -> String {
+    let line = response.head.lines().find_map(|line| line.strip_prefix("etag: "));
+    line.unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_domain_is_in_force_when_its_answer_comes_and_gone_when_it_is_deleted() {
+    let (bench, token) = bench().await;
+    assert_eq!(verdict(&bench, "a@new.example").await, Some("not_ours"));
+    let body = json!({"name": "New.Example", "route": ["mail.example.net:2525"], "invalid": ["gone"]});
+    let made = bench.call(&token, "POST", "/api/v1/domains", Some(&body)).await;
+    let domain = made.created();
+    assert_eq!((&domain["name"], &domain["read_only"]), (&json!("new.example"), &json!(false)));
+    assert_eq!((&domain["valid_ttl"], &domain["own_keys"]), (&json!("96h"), &json!([])));
+    assert_eq!(verdict(&bench, "a@new.example").await, Some("valid"));
+    assert_eq!(verdict(&bench, "gone@new.example").await, Some("invalid"));
+
+    let patch = json!({"invalid": null, "callouts": "observe"});
+    let changed = bench.call(&token, "PATCH", "/api/v1/domains/new.example", Some(&patch)).await.ok();
+    assert_eq!((&changed["invalid"], &changed["own_keys"]), (&json!([]), &json!(["callouts"])));
+    assert_eq!(verdict(&bench, "gone@new.example").await, Some("valid"));
+    let put = json!({"name": "new.example", "route": ["mx"]});
+    let changed = bench.call(&token, "PUT", "/api/v1/domains/new.example", Some(&put)).await.ok();
+    assert_eq!((&changed["route"], &changed["callouts"]), (&json!(["mx"]), &json!("enforce")));
+
+    for _ in 0..2 {
+        let deleted = bench.call(&token, "DELETE", "/api/v1/domains/new.example", None).await;
+        assert_eq!((deleted.status, deleted.body.as_str()), (204, ""), "deleting is idempotent");
+    }
+    assert_eq!(verdict(&bench, "a@new.example").await, Some("not_ours"));
+    let audit = bench.call(&token, "GET", "/api/v1/audit", None).await.ok();
+    let actions: Vec<_> = audit["entries"].as_array().unwrap().iter().map(|entry| entry["action"].clone()).collect();
+    assert_eq!(
+        actions[..4],
+        [json!("domain.delete"), json!("domain.change"), json!("domain.change"), json!("domain.create")]
+    );
+    let entry = &audit["entries"][2];
+    assert_eq!((&entry["who"], &entry["object"]), (&json!("root"), &json!("new.example")));
+    assert!(entry["from"].as_str().unwrap().starts_with("127.0.0.1:"));
+    assert_eq!((&entry["before"]["invalid"], &entry["after"]["callouts"]), (&json!(["gone"]), &json!("observe")));
+}
+
+#[tokio::test]
+async fn the_files_domains_are_read_only_and_keep_their_names() {
+    let (bench, token) = bench().await;
+    let body = json!({"name": "example.com", "route": ["mx"]});
+    let sentence = bench.call(&token, "POST", "/api/v1/domains", Some(&body)).await.problem(409);
+    assert!(sentence.contains("stands in the configuration file"), "{sentence}");
+    for (method, body) in [("PUT", Some(&body)), ("PATCH", Some(&json!({"valid": ["x"]}))), ("DELETE", None)] {
+        let sentence = bench.call(&token, method, "/api/v1/domains/example.com", body).await.problem(409);
+        assert!(sentence.contains("change it there"), "{sentence}");
+    }
+    let shown = bench.call(&token, "GET", "/api/v1/domains/example.com", None).await.ok();
+    assert_eq!(shown["read_only"], true);
+}
+
+#[tokio::test]
+async fn a_change_of_a_version_that_is_no_longer_there_is_refused() {
+    let (bench, token) = bench().await;
+    let body = json!({"name": "new.example", "route": ["mx"]});
+    let made = bench.call(&token, "POST", "/api/v1/domains", Some(&body)).await;
+    let first = etag(&made);
+    let bearer = format!("Bearer {token}");
+    let patch = async |tag: &str, body: &str| {
+        let headers =
+            [("Authorization", bearer.as_str()), ("If-Match", tag), ("Content-Type", "application/merge-patch+json")];
+        bench.send("PATCH", "/api/v1/domains/new.example", &headers, body).await
+    };
+    let second = etag(&patch(&first, "{\"valid\":[\"a\"]}").await);
+    assert_ne!(first, second);
+    let sentence = patch(&first, "{\"valid\":[\"b\"]}").await.problem(412);
+    assert!(sentence.contains("read it again"), "{sentence}");
+    assert!(patch("5", "{\"valid\":[\"b\"]}").await.problem(400).contains("with its quotes"));
+    assert_eq!(patch("*", "{\"valid\":[\"c\"]}").await.ok()["valid"], json!(["c"]));
+    let headers = [("Authorization", bearer.as_str()), ("If-Match", second.as_str())];
+    bench.send("DELETE", "/api/v1/domains/new.example", &headers, "").await.problem(412);
+    bench.send("DELETE", "/api/v1/domains/never.example", &headers, "").await.problem(412);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_body_is_one_sentence_that_names_the_key() {
+    let (bench, token) = bench().await;
+    for (body, status, words) in [
+        (json!({"name": "a b", "route": ["mx"]}), 400, "is no domain"),
+        (json!({"name": "a.example", "route": []}), 422, "route: name 1 to 20 hosts"),
+        (json!({"name": "a.example", "route": ["127.0.0.1:25"]}), 422, "lies in deny_destinations"),
+        (json!({"name": "a.example", "route": ["[::ffff:169.254.169.254]:80"]}), 422, "lies in deny_destinations"),
+        (json!({"name": "a.example", "route": ["mx"], "tls": "maybe"}), 422, "tls: \"maybe\" is no TLS policy"),
+        (
+            json!({"name": "a.example", "route": ["mx"], "invalid_ttl": "3h"}),
+            422,
+            "invalid_ttl: 3h is not between 1s and 2h",
+        ),
+        (json!({"name": "a.example", "route": ["mx"], "rout": 1}), 422, "unknown field `rout`"),
+        (json!({"name": "a.example", "route": "mx"}), 422, "route: invalid type"),
+        (json!({"name": "a.example", "route": ["mx"], "owner": "nobody"}), 422, "there is no reseller"),
+        (json!(["a.example"]), 422, "must be a JSON object"),
+    ] {
+        let sentence = bench.call(&token, "POST", "/api/v1/domains", Some(&body)).await.problem(status);
+        assert!(sentence.contains(words), "{body}: {sentence}");
+    }
+    let bearer = format!("Bearer {token}");
+    let json = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+    assert!(bench.send("POST", "/api/v1/domains", &json, "{\"name\":").await.problem(400).contains("no JSON"));
+    assert!(bench.send("POST", "/api/v1/domains", &json, "{} x").await.problem(422).contains("missing field"));
+    let text = [("Authorization", bearer.as_str()), ("Content-Type", "text/plain")];
+    assert!(bench.send("POST", "/api/v1/domains", &text, "{}").await.problem(415).contains("application/json"));
+    let huge = format!("{{\"name\":\"{}\"}}", "a".repeat(5 << 20));
+    assert!(bench.send("POST", "/api/v1/domains", &json, &huge).await.problem(413).contains("send less"));
+}
+
+#[tokio::test]
+async fn a_reseller_stays_within_its_own_names_ports_and_accounts() {
+    let (bench, root) = bench().await;
+    let (one, two) = (token(&bench, "one", "reseller").await, token(&bench, "two", "reseller").await);
+    let add = async |token: &str, body: Value| bench.call(token, "POST", "/api/v1/domains", Some(&body)).await;
+    let made = add(&one, json!({"name": "one.example", "route": ["mx"]})).await.created();
+    assert_eq!(made["owner"], "one");
+    add(&one, json!({"name": "*.one.example", "route": ["mx"]})).await.created();
+    for (body, status, words) in [
+        (json!({"name": "*.com", "route": ["mx"]}), 409, "add com first"),
+        (json!({"name": "*.one.example", "route": ["mx"]}), 409, "add one.example first"),
+        (json!({"name": "mail.one.example", "route": ["mx"]}), 409, "can't be added"),
+        (json!({"name": "one.example", "route": ["mx"]}), 409, "can't be added"),
+        (json!({"name": "example.com", "route": ["mx"]}), 409, "can't be added"),
+        (json!({"name": "two.example", "route": ["mail.example:22"]}), 422, "port that only an administrator may set"),
+        (json!({"name": "two.example", "route": ["mx"], "owner": "one"}), 403, "only an administrator"),
+    ] {
+        let sentence = add(&two, body.clone()).await.problem(status);
+        assert!(sentence.contains(words), "{body}: {sentence}");
+    }
+    let account = async |token: &str, body: Value| bench.call(token, "POST", "/api/v1/accounts", Some(&body)).await;
+    account(&one, json!({"name": "d1", "role": "domain", "domains": ["one.example"]})).await.created();
+    let sentence =
+        account(&two, json!({"name": "d2", "role": "domain", "domains": ["one.example"]})).await.problem(422);
+    assert!(sentence.contains("is not a domain of two"), "{sentence}");
+    account(&two, json!({"name": "d2", "role": "reseller"})).await.problem(403);
+    let sentence = bench.call(&root, "DELETE", "/api/v1/accounts/one", None).await.problem(409);
+    assert!(sentence.contains("owns 2 domains and 1 accounts"), "{sentence}");
+    let given = bench.call(&root, "PATCH", "/api/v1/domains/one.example", Some(&json!({"owner": "two"}))).await.ok();
+    assert_eq!(given["owner"], "two");
+    bench.call(&one, "GET", "/api/v1/domains/one.example", None).await.problem(404);
+}
+
+#[tokio::test]
+async fn a_token_shows_its_secret_once_works_within_its_scopes_and_ends_at_once() {
+    let (bench, root) = bench().await;
+    let body = json!({"label": "hook", "scopes": ["clear"], "expires_at": "2027-01-15T09:00:00Z"});
+    let made = bench.call(&root, "POST", "/api/v1/tokens", Some(&body)).await.created();
+    let (id, secret) = (made["id"].as_str().unwrap(), made["token"].as_str().unwrap());
+    let listed = bench.call(&root, "GET", "/api/v1/tokens", None).await;
+    assert!(listed.ok()["tokens"].as_array().unwrap().len() == 2 && !listed.body.contains(secret), "{}", listed.body);
+    bench.call(secret, "DELETE", "/api/v1/cache/a@example.com", None).await.ok();
+    let sentence = bench.call(secret, "GET", "/api/v1/domains", None).await.problem(403);
+    assert!(sentence.contains("\"read\""), "{sentence}");
+    bench.call(secret, "POST", "/api/v1/tokens", Some(&json!({}))).await.problem(403);
+    let narrow = json!({"scopes": ["tokens", "read"]});
+    let narrow = bench.call(&root, "POST", "/api/v1/tokens", Some(&narrow)).await.created()["token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let wider = json!({"account": "root", "scopes": ["clear_all"]});
+    let sentence = bench.call(&narrow, "POST", "/api/v1/tokens", Some(&wider)).await.problem(422);
+    assert!(sentence.contains("is more than the account"), "{sentence}");
+    let same = bench.call(&narrow, "POST", "/api/v1/tokens", Some(&json!({}))).await.created();
+    assert_eq!(same["scopes"], json!(["read", "tokens"]), "never more than the one who asks may");
+
+    let used = bench.call(&root, "GET", "/api/v1/tokens", None).await.ok();
+    let used = used["tokens"].as_array().unwrap().iter().find(|token| token["id"] == id).unwrap().clone();
+    assert_eq!(used["last_used_at"], "2027-01-15T08:00:00.000Z");
+    bench.clock.advance(Duration::from_secs(3600));
+    bench.call(secret, "DELETE", "/api/v1/cache/a@example.com", None).await.problem(401);
+    bench.call(&root, "DELETE", &format!("/api/v1/tokens/{id}"), None).await;
+    let past = json!({"expires_at": "2020-01-01T00:00:00Z"});
+    assert!(bench.call(&root, "POST", "/api/v1/tokens", Some(&past)).await.problem(422).contains("in the past"));
+}
+
+#[tokio::test]
+async fn a_password_gives_a_session_that_ends_by_itself_by_logging_out_and_by_a_new_password() {
+    let (bench, root) = bench().await;
+    let body =
+        json!({"name": "anna", "role": "domain", "domains": ["example.com"], "password": "correct horse battery"});
+    let made = bench.call(&root, "POST", "/api/v1/accounts", Some(&body)).await;
+    assert!(made.created()["has_password"] == true && !made.body.contains("argon2") && !made.body.contains("horse"));
+    let login = async |password: &str| {
+        let body = json!({"account": "anna", "password": password});
+        bench.call("", "POST", "/api/v1/session", Some(&body)).await
+    };
+    let session = async || login("correct horse battery").await.created()["token"].as_str().unwrap().to_owned();
+    let works = async |token: &str| bench.call(token, "GET", "/api/v1/domains/example.com", None).await.status == 200;
+    let (first, second) = (session().await, session().await);
+    assert!(works(&first).await && works(&second).await);
+    assert_eq!(bench.call(&first, "DELETE", "/api/v1/session", None).await.status, 204);
+    assert!(!works(&first).await && works(&second).await);
+    let new = json!({"password": "another horse battery"});
+    bench.call(&root, "PATCH", "/api/v1/accounts/anna", Some(&new)).await.ok();
+    assert!(!works(&second).await, "a new password ends the sessions of the old one");
+    login("correct horse battery").await.problem(401);
+    let third = login("another horse battery").await.created()["token"].as_str().unwrap().to_owned();
+    bench.clock.advance(Duration::from_secs(12 * 3600 + 1));
+    assert!(!works(&third).await);
+    let short = json!({"name": "ben", "role": "domain", "password": "short"});
+    assert!(bench.call(&root, "POST", "/api/v1/accounts", Some(&short)).await.problem(422).contains("at least 15"));
+    let database = std::fs::read(bench.folder.path().join("control.db-wal")).unwrap();
+    assert!(!String::from_utf8_lossy(&database).contains("horse battery"));
+}
+
+#[tokio::test]
+async fn whoever_fails_too_often_has_to_wait_and_whoever_has_a_token_does_not() {
+    let (bench, root) = bench().await;
+    let mut statuses = Vec::new();
+    for _ in 0..12 {
+        statuses.push(bench.call("callahead_wrong", "GET", "/api/v1/domains", None).await.status);
+    }
+    assert_eq!((statuses[0], statuses[9], statuses[10]), (401, 401, 429), "{statuses:?}");
+    let refused = bench.call("callahead_wrong", "GET", "/api/v1/domains", None).await;
+    assert!(refused.head.contains("retry-after: ") && refused.problem(429).contains("then try again"));
+    bench.call(&root, "GET", "/api/v1/domains", None).await.ok();
+    let body = json!({"account": "root", "password": "guess guess guess"});
+    bench.call("", "POST", "/api/v1/session", Some(&body)).await.problem(429);
+}
+
+#[tokio::test]
+async fn the_log_is_searched_and_exported_and_its_cells_are_no_formulas() {
+    let (bench, token) = bench().await;
+    for (recipient, sender) in [("good@example.com", "=cmd|'/C calc'!A0"), ("bad@other.example", "b@sender.example")] {
+        let question = Question {
+            sender: Some(sender),
+            client: "192.0.2.1".parse().ok(),
+            ..Question::new(recipient.as_bytes(), Listener::Policy)
+        };
+        bench.engine.decide(question).await;
+    }
+    while bench.administration.log.counters().waiting > 0 {
+        tokio::task::yield_now().await;
+    }
+    let page = bench.call(&token, "GET", "/api/v1/log?verdict=invalid", None).await.ok();
+    let row = &page["rows"][0];
+    assert_eq!(
+        (&row["listener"], &row["client"], &row["sender"]),
+        (&json!("policy"), &json!("192.0.2.1"), &json!("b@sender.example"))
+    );
+    assert_eq!((&row["decision"]["recipient"], &row["decision"]["row"]), (&json!("bad@other.example"), &json!(11)));
+    let first = bench.call(&token, "GET", "/api/v1/log?limit=1", None).await.ok();
+    let next = first["next"].as_str().unwrap();
+    let second = bench.call(&token, "GET", &format!("/api/v1/log?limit=1&cursor={next}"), None).await.ok();
+    assert_ne!(first["rows"][0]["id"], second["rows"][0]["id"]);
+    let csv = bench.call(&token, "GET", "/api/v1/log?format=csv", None).await;
+    assert!(
+        csv.status == 200 && csv.head.contains("content-type: text/csv") && csv.body.contains("'=cmd|"),
+        "{}",
+        csv.body
+    );
+    let lines = bench.call(&token, "GET", "/api/v1/log?format=jsonl&domain=example.com", None).await;
+    assert!(lines.body.contains("good@example.com") && !lines.body.contains("other.example"), "{}", lines.body);
+    for (query, words) in [
+        ("verdict=maybe", "known are valid"),
+        ("since=yesterday", "RFC 3339"),
+        ("client=mx.example", "write an IP address"),
+        ("format=xml", "write json, csv or jsonl"),
+        ("cursor=-1", "begin again"),
+    ] {
+        let sentence = bench.call(&token, "GET", &format!("/api/v1/log?{query}"), None).await.problem(400);
+        assert!(sentence.contains(words), "{query}: {sentence}");
+    }
+    let stats = bench.call(&token, "GET", "/api/v1/stats", None).await.ok();
+    assert_eq!((&stats["log"]["written"], &stats["log"]["lost"]), (&json!(2), &json!(0)));
+    assert!(bench.get("/metrics").await.body.contains("callahead_log_lost_total 0"));
+}
+
+#[tokio::test]
+async fn events_come_as_they_happen_and_end_with_the_token() {
+    let (bench, root) = bench().await;
+    let made = bench.call(&root, "POST", "/api/v1/tokens", Some(&json!({"scopes": ["read"]}))).await.created();
+    let mut stream = bench.connect().await;
+    let secret = made["token"].as_str().unwrap();
+    let request = format!(
+        "GET /api/v1/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {secret}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut seen = String::new();
+    let mut until = async |words: &str| {
+        let mut chunk = [0; 4096];
+        while !seen.contains(words) {
+            let octets = stream.read(&mut chunk).await.unwrap();
+            assert!(octets > 0, "the stream ended before {words:?}: {seen}");
+            seen.push_str(&String::from_utf8_lossy(&chunk[..octets]));
+        }
+    };
+    until("text/event-stream").await;
+    verdict(&bench, "bad@example.com").await;
+    until("event: decision\ndata: {").await;
+    until("\"recipient\":\"bad@example.com\"").await;
+    bench.call(&root, "DELETE", "/api/v1/cache?domain=example.com", None).await.ok();
+    until("event: clear").await;
+    let id = made["id"].as_str().unwrap();
+    bench.call(&root, "DELETE", &format!("/api/v1/tokens/{id}"), None).await;
+    verdict(&bench, "other@example.com").await;
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.unwrap();
+    assert!(!rest.contains("other@example.com"), "{rest}");
+}
+
+#[tokio::test]
+async fn a_stream_of_events_does_not_keep_the_listener_from_stopping() {
+    let (bench, root) = bench().await;
+    let mut stream = bench.connect().await;
+    let request =
+        format!("GET /api/v1/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {root}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut octet = [0];
+    stream.read_exact(&mut octet).await.unwrap();
+    bench.shutdown.cancel();
+    let mut rest = Vec::new();
+    tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut rest)).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn every_answer_has_a_request_id_and_the_documentation_needs_no_other_host() {
+    let (bench, token) = bench().await;
+    let bearer = format!("Bearer {token}");
+    let given =
+        bench.send("GET", "/api/v1/nodes", &[("Authorization", &bearer), ("X-Request-Id", "abc-123")], "").await;
+    assert!(given.head.contains("x-request-id: abc-123"), "{}", given.head);
+    let hostile = bench.send("GET", "/api/v1/nodes", &[("X-Request-Id", "a<script>")], "").await;
+    assert!(hostile.head.contains("x-request-id: ") && !hostile.head.contains("script"), "{}", hostile.head);
+    let document = bench.get("/api/v1/openapi.json").await.ok();
+    assert_eq!(document, serde_json::to_value(openapi()).unwrap());
+    let page = bench.get("/api/docs/").await;
+    let index = bench.get("/api/docs/swagger-initializer.js").await;
+    assert!(page.status == 200 && page.body.contains("swagger-ui"), "{}", page.head);
+    assert!(index.body.contains("/api/v1/openapi.json"), "{}", index.body);
+    assert!(!page.body.contains("http://") && !page.body.contains("https://"), "{}", page.body);
+}
