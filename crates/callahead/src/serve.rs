@@ -13,8 +13,8 @@ use callahead_control::{Control, DecisionLog, Domains, Passwords};
 use callahead_engine::{Clock as _, LogObserver, Observer, SystemClock};
 use callahead_listeners::{Bound, Limits, Listen, MODE_EVERYONE, MODE_GROUP};
 use callahead_web::{
-    Administration, AlertBoard, Events, HttpLimits, ListenerStatus, Metrics, NodeFacts, Reach, Readiness, State,
-    Throttle, Web, admin_router, http_router, serve_http, web_router,
+    Administration, AlertBoard, Events, HttpLimits, HttpTls, ListenerStatus, Metrics, NodeFacts, Reach, Readiness,
+    State, Throttle, Web, admin_router, http_router, reached, serve_http, serve_https, web_router,
 };
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -48,6 +48,8 @@ pub struct Server {
     pub web: Web,
     /// What they show.
     pub state: State,
+    /// The http listener's certificate.
+    tls: Option<HttpTls>,
 }
 
 /// Runs until it is told to stop.
@@ -159,7 +161,12 @@ impl Server {
             data_dir: config.data_dir.display().to_string(),
             configuration: config.to_toml(),
         };
-        let web = Web::new(alerts, Reach::default(), facts);
+        let web = Web::new(alerts, facts);
+        let tls = match (&config.http.tls_certificate, &config.http.tls_key) {
+            (Some(certificate), Some(key)) => Some(HttpTls::load(certificate, key).context("[http]")?),
+            _ => None,
+        };
+        let reach = Reach { tls: tls.is_some(), trusted_proxies: config.http.trusted_proxies.clone() };
         let mut tasks = JoinSet::new();
         for (name, here) in bound {
             tracing::info!(listener = name, address = %here.local_addr(), "listening");
@@ -169,7 +176,11 @@ impl Server {
                 "socketmap" => drop(tasks.spawn(callahead_listeners::socketmap::serve(here, engine, limits, stop))),
                 "http" => {
                     let router = http_router(state.clone()).merge(web_router(state.clone(), web.clone()));
-                    drop(tasks.spawn(serve_http(here, router, HttpLimits::default(), stop)));
+                    let router = reached(router, reach.clone());
+                    match tls.clone() {
+                        Some(tls) => drop(tasks.spawn(serve_https(here, router, HttpLimits::default(), tls, stop))),
+                        None => drop(tasks.spawn(serve_http(here, router, HttpLimits::default(), stop))),
+                    }
                 }
                 _ => drop(tasks.spawn(serve_http(here, admin_router(state.clone()), HttpLimits::default(), stop))),
             }
@@ -177,7 +188,7 @@ impl Server {
         readiness.set_started();
         tasks.spawn(web.clone().look_at_counters(state.clone(), shutdown.clone()));
         tasks.spawn(sweep(node.clone(), control.clone(), shutdown.clone()));
-        Ok(Self { node, addresses, control, domains, log, readiness, shutdown, tasks, config, web, state })
+        Ok(Self { node, addresses, control, domains, log, readiness, shutdown, tasks, config, web, state, tls })
     }
 
     /// The first place that a listener has.
@@ -187,11 +198,12 @@ impl Server {
 
     /// The web interface's address; `None` where there is no HTTP listener on TCP. One that listens everywhere is reached by the node's name.
     pub fn web_address(&self) -> Option<String> {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
         match self.address("http")? {
             Listen::Tcp(address) if address.ip().is_unspecified() => {
-                Some(format!("http://{}:{}", self.config.node, address.port()))
+                Some(format!("{scheme}://{}:{}", self.config.node, address.port()))
             }
-            Listen::Tcp(address) => Some(format!("http://{address}")),
+            Listen::Tcp(address) => Some(format!("{scheme}://{address}")),
             Listen::Unix(_) => None,
         }
     }
@@ -214,6 +226,7 @@ impl Server {
                     ("data_dir", config.data_dir != self.config.data_dir),
                     ("listen", config.listen != self.config.listen),
                     ("resolver", config.resolver != self.config.resolver),
+                    ("http", config.http != self.config.http),
                 ] {
                     if changed {
                         tracing::warn!(key, "this change takes effect at the next start");
@@ -228,6 +241,9 @@ impl Server {
                 tracing::info!(domains = config.domains.len(), "the configuration was read again and is in force");
                 self.readiness.set_reloaded(None);
                 self.web.set_configuration(config.to_toml());
+                if let Some(Err(error)) = self.tls.as_ref().map(HttpTls::reload) {
+                    tracing::error!("{error}; the old certificate stays in use");
+                }
                 self.config = config;
             }
             Err(error) => {

@@ -50,7 +50,13 @@ fn a_mailbox_created_after_it_was_refused_is_accepted_after_the_clear_and_not_be
     world.destination.add_mailbox("carol@one.example");
     assert!(client.ask("carol@one.example").ends_with("(cached)"));
 
-    let (code, shown, _) = daemon.cache(&["show", "carol@one.example"]);
+    // On disk within a second, which a busy machine may need.
+    let mut kept = daemon.cache(&["show", "carol@one.example"]);
+    let began = std::time::Instant::now();
+    while kept.0 != 0 && began.elapsed() < Duration::from_secs(20) {
+        kept = daemon.cache(&["show", "carol@one.example"]);
+    }
+    let (code, shown, _) = kept;
     assert!(code == 0 && shown.contains("invalid") && shown.contains("User unknown"), "{shown}");
     let (_, listed, _) = daemon.cache(&["list", "--domain", "one.example"]);
     assert!(listed.contains("anna@one.example") && listed.contains("carol@one.example"), "{listed}");

@@ -12,7 +12,7 @@ const BUSY: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// SQLite says no.
-    #[error("the database {path} can't be opened: {source}", path = .path.display())]
+    #[error("the database {path} can't be opened ({source}); the log can be moved away to start with an empty one, the control database restored from a backup", path = .path.display())]
     Open {
         /// The file.
         path: PathBuf,

@@ -55,6 +55,11 @@ impl Domains {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).file.contains_key(name)
     }
 
+    /// The configuration file's domain of this name.
+    pub fn find_in_file(&self, name: &str) -> Option<Arc<DomainConfig>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).file.get(name).cloned()
+    }
+
     /// The domains of the configuration file.
     pub fn of_file(&self) -> Vec<Arc<DomainConfig>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).file.values().cloned().collect()

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -106,6 +106,8 @@ pub(crate) struct Inner {
 
 #[derive(Default)]
 struct Shared {
+    /// Nothing is logged.
+    off: AtomicBool,
     queued: AtomicU64,
     written: AtomicU64,
     lost: AtomicU64,
@@ -146,7 +148,11 @@ impl DecisionLog {
             .map(|_| database::open_reader(path).map(Mutex::new))
             .collect::<Result<Vec<_>, _>>()
             .map_err(wrong)?;
-        let shared = Arc::new(Shared { settings: Mutex::new(settings), ..Shared::default() });
+        let shared = Arc::new(Shared {
+            off: AtomicBool::new(settings.days == 0),
+            settings: Mutex::new(settings),
+            ..Shared::default()
+        });
         let (queue, entries) = sync_channel(QUEUE);
         let (stop, stopped) = sync_channel(1);
         let writer = Writer {
@@ -167,6 +173,7 @@ impl DecisionLog {
 
     /// What holds from now on.
     pub fn set_settings(&self, settings: LogSettings) {
+        self.inner.shared.off.store(settings.days == 0, Ordering::Relaxed);
         *self.inner.shared.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
     }
 
@@ -188,6 +195,9 @@ impl DecisionLog {
 impl Observer for DecisionLog {
     fn decided(&self, question: &Question<'_>, decision: &Decision) {
         let Inner { queue: Some(queue), shared, clock, .. } = &*self.inner else { return };
+        if shared.off.load(Ordering::Relaxed) {
+            return;
+        }
         let sender = question.sender.map(|sender| sender.chars().take(MAX_SENDER).collect());
         let decision = Decision { transcript: None, ..decision.clone() };
         let listener = question.listener.as_str();
@@ -261,16 +271,14 @@ impl Writer {
         }
         let settings = *self.shared.settings.lock().unwrap_or_else(PoisonError::into_inner);
         let count = rows as u64;
-        if settings.days > 0 {
-            match self.write(batch, settings) {
-                Ok(()) => {
-                    self.shared.written.fetch_add(count, Ordering::Relaxed);
-                    *self.shared.write_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                }
-                Err(error) => {
-                    self.shared.lost.fetch_add(count, Ordering::Relaxed);
-                    self.tell(&error);
-                }
+        match self.write(batch, settings) {
+            Ok(()) => {
+                self.shared.written.fetch_add(count, Ordering::Relaxed);
+                *self.shared.write_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            }
+            Err(error) => {
+                self.shared.lost.fetch_add(count, Ordering::Relaxed);
+                self.tell(&error);
             }
         }
         // Last, so that nothing waits any more once it is counted as written or lost.

@@ -12,6 +12,7 @@
 mod administration;
 mod api;
 mod events;
+mod forwarded;
 mod histogram;
 mod http;
 mod json;
@@ -22,6 +23,7 @@ mod readiness;
 mod scrape;
 mod serve;
 mod throttle;
+mod tls;
 mod ui;
 
 use std::sync::Arc;
@@ -34,12 +36,14 @@ pub use administration::Administration;
 pub use api::access::{Object, RULES, Rule};
 pub use api::openapi;
 pub use events::Events;
+pub use forwarded::{Reach, reached};
 pub use http::{OPENMETRICS, admin_router, http_router};
 pub use metrics::Metrics;
 pub use readiness::Readiness;
-pub use serve::{HttpLimits, serve_http};
+pub use serve::{HttpLimits, serve_http, serve_https};
 pub use throttle::Throttle;
-pub use ui::{ABSOLUTE, AlertBoard, IDLE, LINK_FOR, Needs, NodeFacts, PAGES, PageRule, Reach, Web, web_router};
+pub use tls::{HttpTls, TlsFilesError};
+pub use ui::{ABSOLUTE, AlertBoard, IDLE, LINK_FOR, Needs, NodeFacts, PAGES, PageRule, Web, web_router};
 
 /// What is shown and asked through HTTP. Clones share everything.
 #[derive(Clone, Debug)]

@@ -48,6 +48,8 @@ async fn a_domain_is_in_force_when_its_answer_comes_and_gone_when_it_is_deleted(
     assert_eq!(verdict(&bench, "a@new.example").await, Some("valid"));
     assert_eq!(verdict(&bench, "gone@new.example").await, Some("invalid"));
 
+    let listed = bench.call(&token, "GET", "/api/v1/domains?prefix=new", None).await.ok();
+    assert_eq!((&listed["domains"][0]["invalid_count"], listed["domains"][0].get("invalid")), (&json!(1), None));
     let patch = json!({"invalid": null, "callouts": "observe"});
     let changed = bench.call(&token, "PATCH", "/api/v1/domains/new.example", Some(&patch)).await.ok();
     assert_eq!((&changed["invalid"], &changed["own_keys"]), (&json!([]), &json!(["callouts"])));
@@ -204,6 +206,16 @@ async fn a_token_shows_its_secret_once_works_within_its_scopes_and_ends_at_once(
     bench.clock.advance(Duration::from_secs(3600));
     bench.call(secret, "DELETE", "/api/v1/cache/a@example.com", None).await.problem(401);
     bench.call(&root, "DELETE", &format!("/api/v1/tokens/{id}"), None).await;
+    let accounts = json!({"scopes": ["accounts"]});
+    let accounts = bench.call(&root, "POST", "/api/v1/tokens", Some(&accounts)).await.created()["token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let way_up = json!({"name": "eve", "role": "admin", "password": "a long enough password"});
+    let sentence = bench.call(&accounts, "POST", "/api/v1/accounts", Some(&way_up)).await.problem(403);
+    assert!(sentence.contains("which the token that asks does not have"), "{sentence}");
+    let way_up = json!({"password": "a long enough password"});
+    bench.call(&accounts, "PATCH", "/api/v1/accounts/root", Some(&way_up)).await.problem(403);
     let past = json!({"expires_at": "2020-01-01T00:00:00Z"});
     assert!(bench.call(&root, "POST", "/api/v1/tokens", Some(&past)).await.problem(422).contains("in the past"));
 }

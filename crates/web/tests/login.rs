@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use callahead_control::Kind;
-use callahead_web::{ABSOLUTE, HttpLimits, IDLE, LINK_FOR, Reach, Web, web_router};
+use callahead_web::{ABSOLUTE, HttpLimits, IDLE, LINK_FOR, Web, web_router};
 use common::Bench;
 use visitor::{PASSWORD, World, account, record, web};
 
@@ -219,7 +219,7 @@ async fn the_set_up_link_makes_one_administrator_and_nothing_after_that() {
     static WEB: OnceLock<Web> = OnceLock::new();
     let bench = Bench::start_tcp(
         |state| {
-            let web = WEB.get_or_init(|| web(Reach::default()));
+            let web = WEB.get_or_init(|| web());
             assert!(web.set_up_path(&state).is_some());
             web_router(state, web.clone())
         },

@@ -79,6 +79,13 @@ impl<'a, 'p> Section<'a, 'p> {
         }
     }
 
+    /// A key that has to be there beside another one.
+    pub(super) fn lacks(&self, key: &'static str, beside: &'static str) {
+        let at = self.find(beside).map_or(self.at, |(at, _)| at);
+        let (key, beside) = (self.key(key), self.key(beside));
+        self.problems.add(at, format!("{beside} needs {key} beside it; give both or neither"));
+    }
+
     /// A key that is agreed but can't be used.
     pub(super) fn refuse(&mut self, key: &'static str, why: &str) {
         self.known.push(key);

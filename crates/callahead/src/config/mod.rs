@@ -40,6 +40,8 @@ pub struct Config {
     pub listen: ListenConfig,
     /// Name servers; none is the system's.
     pub resolver: Vec<SocketAddr>,
+    /// How clients reach the http listener.
+    pub http: HttpConfig,
     /// Limits of callouts.
     pub callout: CalloutConfig,
     /// When a client counts as one that guesses addresses.
@@ -65,6 +67,17 @@ pub struct ListenConfig {
     pub http: Vec<Listen>,
     /// The CLI's own way in.
     pub admin: Vec<Listen>,
+}
+
+/// How clients reach the http listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// The certificate with its chain, PEM; absent without TLS.
+    pub tls_certificate: Option<PathBuf>,
+    /// Its key, PEM; there where the certificate is.
+    pub tls_key: Option<PathBuf>,
+    /// Proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// Limits of callouts.
@@ -116,6 +129,7 @@ impl Default for Config {
             data_dir: PathBuf::from("/var/lib/callahead"),
             listen: ListenConfig::default(),
             resolver: Vec::new(),
+            http: HttpConfig::default(),
             callout: CalloutConfig::default(),
             harvest: Harvest::default(),
             log: LogSettings::default(),
@@ -204,6 +218,22 @@ impl Config {
         });
         top.section("resolver", |resolver| {
             resolver.set("servers", &mut config.resolver, |value| strings(value)?.into_iter().map(server).collect());
+        });
+        top.section("http", |http| {
+            let path = |value: &DeValue<'_>| {
+                let path = PathBuf::from(text(value)?);
+                if path.is_absolute() { Ok(Some(path)) } else { Err("must be an absolute path".to_owned()) }
+            };
+            http.set("tls_certificate", &mut config.http.tls_certificate, path);
+            http.set("tls_key", &mut config.http.tls_key, path);
+            match (&config.http.tls_certificate, &config.http.tls_key) {
+                (Some(_), None) => http.lacks("tls_key", "tls_certificate"),
+                (None, Some(_)) => http.lacks("tls_certificate", "tls_key"),
+                _ => {}
+            }
+            http.set("trusted_proxies", &mut config.http.trusted_proxies, |value| {
+                strings(value)?.into_iter().map(network).collect()
+            });
         });
         top.section("callout", |callout| {
             let limits = &mut config.callout;

@@ -3,7 +3,7 @@
 use axum::extract::State as Given;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Json, Response};
-use callahead_control::{Account, AuditEntry, Change, DomainSpec, Expected, Kind, Record, Role};
+use callahead_control::{Account, AuditEntry, Change, DomainSpec, Expected, Kind, Permission, Record, Role};
 use callahead_engine::rfc3339;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -131,6 +131,7 @@ pub(crate) async fn create(
     }
     let password = hashed(&state, new.password).await?;
     let account = Account { name: new.name, role, read_only: new.read_only, owner, domains, password };
+    no_more_than(&asker, &account)?;
     write(&state, &asker, "account.create", None, Some(&account), Expected::Nothing, Vec::new()).await?;
     let record = record(&state, &account.name)?;
     Ok(tagged(StatusCode::CREATED, record.revision, shown(&record)))
@@ -167,6 +168,7 @@ pub(crate) async fn change(
     let mut ended = Vec::new();
     if patch.password.is_some() {
         account.password = hashed(&state, patch.password).await?;
+        no_more_than(&asker, &account)?;
         ended = tokens_of(&state, &name, true);
     }
     write(&state, &asker, "account.change", Some(&old.value), Some(&account), expected, ended).await?;
@@ -227,6 +229,12 @@ pub(crate) async fn login_link(
 ) -> Answer<Response> {
     query.end(&[])?;
     let account = record(&state, &name)?.value;
+    if let Some(permission) = beyond(&asker, &account) {
+        return Err(Problem::forbidden(format!(
+            "the account has the permission {:?}, which the token that asks does not have; use one with all scopes",
+            permission.as_str()
+        )));
+    }
     let (path, until) = crate::ui::make_link(&state, &account, asker.actor(), crate::ui::LINK_FOR).await?;
     let body = json!({"account": name, "path": path, "expires_at": rfc3339(until)});
     Ok((StatusCode::CREATED, Json(body)).into_response())
@@ -293,6 +301,22 @@ fn domains(state: &State, role: Role, owner: Option<&str>, domains: Vec<String>)
     names.sort_unstable();
     names.dedup();
     Ok(names)
+}
+
+/// Who sets a password could log in with it: so nobody does for an account that may do more than the token that asks.
+fn no_more_than(asker: &Asker, account: &Account) -> Answer<()> {
+    match beyond(asker, account).filter(|_| account.password.is_some()) {
+        None => Ok(()),
+        Some(permission) => Err(Problem::forbidden(format!(
+            "password: the account has the permission {:?}, which the token that asks does not have; use one with all scopes",
+            permission.as_str()
+        ))),
+    }
+}
+
+/// What an account may do and the one who asks may not.
+fn beyond(asker: &Asker, account: &Account) -> Option<Permission> {
+    Permission::ALL.into_iter().find(|permission| account.allows(*permission) && !asker.principal.may(*permission))
 }
 
 async fn hashed(state: &State, password: Option<String>) -> Answer<Option<String>> {

@@ -2,7 +2,7 @@
 
 use axum::extract::State as Given;
 use axum::response::Json;
-use callahead_control::AuditEntry;
+use callahead_control::{AuditEntry, Principal};
 use callahead_engine::rfc3339;
 use serde_json::{Value, json};
 
@@ -26,16 +26,20 @@ pub(crate) async fn list(Given(state): Given<State>, asker: Asker, mut query: Pa
     let cursor = query.take("cursor")?.map(|cursor| parse_number_cursor(&cursor)).transpose()?;
     let limit = query.number("limit", PAGE, MAX_PAGE)?;
     query.end(&["cursor", "limit"])?;
-    let page = state.administration.control.audit(asker.principal, cursor, limit).await?;
-    let entries: Vec<Value> = page.entries.iter().map(shown).collect();
+    let principal = asker.principal.clone();
+    let page = state.administration.control.audit(principal, cursor, limit).await?;
+    let entries: Vec<Value> = page.entries.iter().map(|entry| shown(entry, &asker.principal)).collect();
     Ok(Json(with_next(json!({"entries": entries}), page.next.map(|next| next.to_string()))))
 }
 
-fn shown(entry: &AuditEntry) -> Value {
+fn shown(entry: &AuditEntry, principal: &Principal) -> Value {
     let mut shown = json!({
-        "id": entry.id.to_string(), "at": rfc3339(entry.at), "who": entry.actor.who, "from": entry.actor.from,
-        "action": entry.action, "object": entry.object,
+        "id": entry.id.to_string(), "at": rfc3339(entry.at), "who": entry.actor.who, "action": entry.action, "object": entry.object,
     });
+    // From where others work is their own affair.
+    if principal.is_admin() || principal.name() == Some(entry.actor.who.as_str()) {
+        shown["from"] = json!(entry.actor.from);
+    }
     if let Some(domain) = &entry.domain {
         shown["domain"] = json!(domain);
     }

@@ -23,7 +23,7 @@ const MAX_DOMAINS: usize = 100_000;
 
 /// List domains
 ///
-/// Those that the account may see, by name.
+/// Those that the account may see, by name. Of their recipient lists only the lengths; a single domain has them whole.
 #[utoipa::path(
     get, path = "/api/v1/domains", tag = "domains", operation_id = "domains_list",
     params(
@@ -61,6 +61,7 @@ pub(crate) async fn list(Given(state): Given<State>, asker: Asker, mut query: Pa
             Some(config) => Some(json::domain(config)),
             None => shown(&state, local.domains().get(name)?),
         })
+        .map(counted)
         .collect();
     Ok(Json(with_next(json!({"domains": shown}), next)))
 }
@@ -287,8 +288,19 @@ fn canonical(name: &str) -> Answer<String> {
     DomainSpec::canonical_name(name).map_err(Problem::bad_request)
 }
 
+/// With the lengths of its lists in their place: a page of domains would be too large with them.
+fn counted(mut domain: Value) -> Value {
+    for (list, count) in [("valid", "valid_count"), ("invalid", "invalid_count")] {
+        domain[count] = json!(domain[list].as_array().map_or(0, Vec::len));
+        if let Value::Object(domain) = &mut domain {
+            domain.remove(list);
+        }
+    }
+    domain
+}
+
 fn of_file(state: &State, name: &str) -> Option<Arc<DomainConfig>> {
-    state.administration.domains.of_file().into_iter().find(|domain| domain.name == name)
+    state.administration.domains.find_in_file(name)
 }
 
 fn record(state: &State, name: &str) -> Answer<Record<DomainSpec>> {

@@ -326,8 +326,15 @@ pub(crate) struct Domain {
     policy_rejects: RejectOrDefer,
     pass_reply_text: bool,
     local_part_case: LocalPartCase,
-    valid: Vec<String>,
-    invalid: Vec<String>,
+    /// Absent in lists of domains, which have the number.
+    #[schema(required = false, nullable = false)]
+    valid: Option<Vec<String>>,
+    #[schema(required = false, nullable = false)]
+    invalid: Option<Vec<String>>,
+    #[schema(required = false, nullable = false)]
+    valid_count: Option<u64>,
+    #[schema(required = false, nullable = false)]
+    invalid_count: Option<u64>,
     /// It stands in the configuration file and is changed there.
     read_only: bool,
     /// The keys that the domain says itself; the others come from the defaults. Absent for the file's domains.
@@ -564,7 +571,9 @@ pub(crate) struct AuditEntry {
     at: String,
     /// The account, or `admin socket`.
     who: String,
-    from: String,
+    /// From where; shown to administrators, and of one's own doings.
+    #[schema(required = false, nullable = false)]
+    from: Option<String>,
     action: String,
     object: String,
     #[schema(required = false, nullable = false)]

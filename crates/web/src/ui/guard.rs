@@ -15,7 +15,6 @@ use super::pages::{PAGES, PageRule};
 use super::session::{self, Client};
 use super::{Ui, view};
 use crate::api::access::{self, Object, Rule};
-use crate::serve::Peer;
 
 /// Nothing from elsewhere, nothing inline, no frames, and forms lead back here only.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
@@ -35,8 +34,7 @@ pub enum Needs {
 /// Lets a request in, or answers it.
 pub(super) async fn enter(Given(ui): Given<Ui>, mut request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()).unwrap_or_default();
-    let peer = request.extensions().get::<Peer>().map(|Peer(peer)| peer.clone()).unwrap_or_default();
-    let client = Client::of(&ui, &peer, request.headers());
+    let client = Client::of(&request);
     request.extensions_mut().insert(client.clone());
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
     request.extensions_mut().insert(Host(host));

@@ -31,14 +31,12 @@ mod tokens;
 mod view;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use callahead_cache::Timestamp;
 use callahead_control::{Account, Actor, AuditEntry, Change, ControlError, Expected, Kind, Role, Secret};
-use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
 use crate::State;
@@ -69,19 +67,9 @@ pub struct NodeFacts {
     pub configuration: String,
 }
 
-/// How browsers reach it.
-#[derive(Clone, Debug, Default)]
-pub struct Reach {
-    /// The listener itself speaks TLS.
-    pub tls: bool,
-    /// Proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
-    pub trusted_proxies: Vec<IpNet>,
-}
-
 #[derive(Debug)]
 struct Inner {
     alerts: Arc<AlertBoard>,
-    reach: Reach,
     node: Mutex<NodeFacts>,
     series: series::Series,
     setup: Mutex<Option<Secret>>,
@@ -101,10 +89,9 @@ pub(crate) struct Ui {
 
 impl Web {
     /// For a node that is about to serve.
-    pub fn new(alerts: Arc<AlertBoard>, reach: Reach, node: NodeFacts) -> Self {
+    pub fn new(alerts: Arc<AlertBoard>, node: NodeFacts) -> Self {
         let inner = Inner {
             alerts,
-            reach,
             node: Mutex::new(node),
             series: series::Series::default(),
             setup: Mutex::default(),
@@ -169,10 +156,5 @@ pub fn web_router(state: State, web: Web) -> Router {
 impl Ui {
     fn now(&self) -> Timestamp {
         self.state.engine.now()
-    }
-
-    /// The address of a client that comes through a trusted proxy is the one that the proxy tells.
-    fn is_trusted(&self, address: IpAddr) -> bool {
-        self.web.inner.reach.trusted_proxies.iter().any(|network| network.contains(&address.to_canonical()))
     }
 }

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use axum::extract::Request;
 use axum::http::header::{COOKIE, SET_COOKIE};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
@@ -17,6 +18,8 @@ use callahead_control::{
 
 use super::Ui;
 use super::frame::Visitor;
+use crate::forwarded::Https;
+use crate::serve::Peer;
 
 /// Without a request for so long, a session ends: 2 h.
 pub const IDLE: Duration = Duration::from_secs(2 * 3600);
@@ -42,33 +45,13 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// `peer` is who connected: `192.0.2.1:1234`, or a user of a Unix socket.
-    pub(super) fn of(ui: &Ui, peer: &str, headers: &HeaderMap) -> Self {
-        let tls = ui.web.inner.reach.tls;
-        let direct = peer.parse::<SocketAddr>().ok().map(|peer| peer.ip().to_canonical());
-        let Some(proxy) = direct.filter(|address| ui.is_trusted(*address)) else {
-            let shown = direct.map_or_else(|| peer.to_owned(), |address| address.to_string());
-            return Self { address: direct, shown, https: tls };
-        };
-        // From the right: each proxy adds the one that it saw; the first that is no proxy of ours is the client.
-        let told: Vec<&str> = headers
-            .get_all("x-forwarded-for")
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .map(str::trim)
-            .collect();
-        let mut address = proxy;
-        for hop in told.iter().rev() {
-            let Ok(hop) = hop.parse::<IpAddr>() else { break };
-            address = hop.to_canonical();
-            if !ui.is_trusted(address) {
-                break;
-            }
-        }
-        let proto = headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok());
-        let https = tls || proto.is_some_and(|proto| proto.trim().eq_ignore_ascii_case("https"));
-        Self { address: Some(address), shown: address.to_string(), https }
+    /// By what the listener, and the proxies that are trusted, tell.
+    pub(super) fn of(request: &Request) -> Self {
+        let peer = request.extensions().get::<Peer>().map(|Peer(peer)| peer.clone()).unwrap_or_default();
+        let address = peer.parse::<SocketAddr>().ok().map(|peer| peer.ip().to_canonical());
+        let shown = address.map_or(peer, |address| address.to_string());
+        let Https(https) = request.extensions().get::<Https>().copied().unwrap_or_default();
+        Self { address, shown, https }
     }
 }
 

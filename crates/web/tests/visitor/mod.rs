@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use callahead_control::{Account, Change, DomainSpec, Expected, Kind, Permission, Role, Session, Token};
 use callahead_engine::{Listener, Question, SystemClock};
-use callahead_web::{ABSOLUTE, AlertBoard, HttpLimits, NodeFacts, Reach, State, Web, web_router};
+use callahead_web::{ABSOLUTE, AlertBoard, HttpLimits, NodeFacts, Reach, State, Web, reached, web_router};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -43,18 +43,18 @@ impl Answer {
     }
 }
 
-pub fn web(reach: Reach) -> Web {
-    Web::new(Arc::new(AlertBoard::new(Arc::new(SystemClock::new()))), reach, NodeFacts::default())
+pub fn web() -> Web {
+    Web::new(Arc::new(AlertBoard::new(Arc::new(SystemClock::new()))), NodeFacts::default())
 }
 
 fn pages(state: State) -> Router {
-    web_router(state, web(Reach::default()))
+    web_router(state, web())
 }
 
 /// Behind a proxy on loopback.
 fn pages_behind_a_proxy(state: State) -> Router {
     let trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
-    web_router(state, web(Reach { tls: false, trusted_proxies }))
+    reached(web_router(state, web()), Reach { tls: false, trusted_proxies })
 }
 
 pub fn record<T: Serialize>(kind: Kind, key: &str, value: &T) -> Change {
