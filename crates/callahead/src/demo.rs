@@ -149,9 +149,11 @@ impl Destinations {
     }
 
     fn config(&self, folder: &str) -> anyhow::Result<Config> {
+        // Nothing is denied, because domains that are added on the pages lead to the destinations, which are on this host.
         let mut text = format!(
             "node = \"filter.example\"\ndata_dir = {:?}\n[listen]\npolicy = [\"127.0.0.1:0\"]\nsocketmap = [\"127.0.0.1:0\"]\n\
-             http = [\"127.0.0.1:0\"]\nadmin = [\"unix:{folder}/admin.sock\"]\n[resolver]\nservers = [\"127.0.0.1:9\"]\n",
+             http = [\"127.0.0.1:0\"]\nadmin = [\"unix:{folder}/admin.sock\"]\n[resolver]\nservers = [\"127.0.0.1:9\"]\n\
+             [callout]\ndeny_destinations = []\n",
             format!("{folder}/data")
         );
         for (domain, address) in self.addresses() {

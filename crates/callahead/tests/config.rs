@@ -49,6 +49,15 @@ fn each_mistake_is_one_sentence_with_file_line_and_key() {
             "callahead.toml:2: listen.gateway is not in this version yet; take the line out",
         ),
         (
+            "[http]\ntls_certificate = \"/etc/tls/cert.pem\"",
+            "callahead.toml:2: http.tls_certificate needs http.tls_key beside it; give both or neither",
+        ),
+        ("[http]\ntls_key = \"key.pem\"", "callahead.toml:2: http.tls_key: must be an absolute path"),
+        (
+            "[http]\ntrusted_proxies = [\"proxy.example\"]",
+            "callahead.toml:2: http.trusted_proxies: \"proxy.example\" is no network: write it as \"127.0.0.0/8\", \"fe80::/10\" or \"192.0.2.1\"",
+        ),
+        (
             "[callout]\ndeny_destinations = [\"everywhere\"]",
             "callahead.toml:2: callout.deny_destinations: \"everywhere\" is no network: write it as \"127.0.0.0/8\", \"fe80::/10\" or \"192.0.2.1\"",
         ),
@@ -124,7 +133,7 @@ fn what_config_init_writes_is_the_defaults() {
 
 #[test]
 fn config_init_names_every_key_and_config_show_writes_what_is_read_back() {
-    let text = "node = \"mx.example\"\n[listen]\npolicy = [\"127.0.0.1:10040\", \"unix:/run/p.sock\"]\n[harvest]\nlimit = 0\n[log]\ndays = 7\nsize = \"1536M\"\nrecipients = \"domain\"\n[defaults]\n\
+    let text = "node = \"mx.example\"\n[listen]\npolicy = [\"127.0.0.1:10040\", \"unix:/run/p.sock\"]\n[http]\ntls_certificate = \"/etc/c.pem\"\ntls_key = \"/etc/k.pem\"\ntrusted_proxies = [\"10.0.0.0/8\"]\n[harvest]\nlimit = 0\n[log]\ndays = 7\nsize = \"1536M\"\nrecipients = \"domain\"\n[defaults]\n\
                 reject_code = 450\ninvalid_ttl = \"90m\"\ntls = \"required\"\n[[domain]]\nname = \"*.b\u{fc}cher.example\"\n\
                 route = [\"mail.example:2525\", \"mx\", \"[2001:db8::1]:26\"]\nvalid = [\"sales\", \"\\\"a b\\\"\"]\ninvalid = [\"Old\"]\n\
                 callouts = \"observe\"\nlocal_part_case = \"keep\"\npass_reply_text = true\ntls = \"off\"\n";
