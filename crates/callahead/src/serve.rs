@@ -238,12 +238,12 @@ impl Server {
                 // The name in EHLO stays that of the start, as the log says.
                 let config = Config { node: self.config.node.clone(), ..config };
                 self.node.callouts.reconfigure(config.callout_settings());
-                tracing::info!(domains = config.domains.len(), "the configuration was read again and is in force");
-                self.readiness.set_reloaded(None);
-                self.web.set_configuration(config.to_toml());
                 if let Some(Err(error)) = self.tls.as_ref().map(HttpTls::reload) {
                     tracing::error!("{error}; the old certificate stays in use");
                 }
+                tracing::info!(domains = config.domains.len(), "the configuration was read again and is in force");
+                self.readiness.set_reloaded(None);
+                self.web.set_configuration(config.to_toml());
                 self.config = config;
             }
             Err(error) => {

@@ -111,6 +111,13 @@ fn the_whole_story(site: &Site, browser: &Browser) {
     browser.open("/audit");
     browser.sees("cache.clear");
 
+    if browser.look.script {
+        browser.open("/");
+        browser.sees("Pause updates");
+        assert!(postfix.ask("just-now@example.com").starts_with("550"));
+        // Without loading the page again.
+        browser.sees("just-now@example.com");
+    }
     browser.click("Log out");
     browser.sees("Log in to Callahead");
     browser.open("/domains");

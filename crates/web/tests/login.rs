@@ -94,6 +94,19 @@ async fn logging_out_and_any_change_of_the_account_end_its_sessions() {
 }
 
 #[tokio::test]
+async fn a_twenty_first_session_ends_the_oldest() {
+    let world = World::new(false).await;
+    let mut cookies = Vec::new();
+    for _ in 0..21 {
+        world.bench.clock.advance(Duration::from_millis(1));
+        cookies.push(world.log_in("root", PASSWORD).await.cookie());
+    }
+    assert_eq!(world.send(&cookies[0], "GET", "/", "").await.status, 303);
+    assert_eq!(world.send(&cookies[1], "GET", "/", "").await.status, 200);
+    assert_eq!(world.bench.administration.control.local().sessions().len(), 20);
+}
+
+#[tokio::test]
 async fn a_new_password_needs_the_old_one_and_ends_the_other_sessions() {
     let world = World::new(false).await;
     let (here, elsewhere) = (world.session("d").await, world.session("d").await);

@@ -18,6 +18,7 @@ use callahead_control::{
 
 use super::Ui;
 use super::frame::Visitor;
+use crate::State;
 use crate::forwarded::Https;
 use crate::serve::Peer;
 
@@ -29,6 +30,8 @@ pub const ABSOLUTE: Duration = Duration::from_secs(12 * 3600);
 pub const LINK_FOR: Duration = Duration::from_secs(300);
 /// Sessions that are removed at one login because they have ended.
 const SWEPT: usize = 100;
+/// Sessions of one account, and likewise links, at a time; a further one ends the oldest.
+const PER_ACCOUNT: usize = 20;
 
 /// The cookie where the connection is encrypted: browsers take a `__Host-` one only from this host, over TLS, for all paths (RFC 6265bis 4.1.3.2).
 const COOKIE_NAME: &str = "__Host-callahead";
@@ -115,6 +118,7 @@ pub(super) async fn begin(
     let now = ui.now();
     let (session, secret) = Session::create(account, by, false, now, now.after(ABSOLUTE));
     let mut changes = ended(ui, now);
+    changes.extend(too_many(&ui.state, account, false));
     changes.extend(instead_of.map(forget));
     changes.push(write(&session));
     let who = match by {
@@ -141,7 +145,7 @@ pub(super) async fn end(visitor: &Visitor) -> Result<HeaderValue, ControlError> 
 /// # Errors
 /// When the control database can't be written.
 pub(crate) async fn make_link(
-    state: &crate::State,
+    state: &State,
     account: &Account,
     actor: Actor,
     lasting: Duration,
@@ -151,7 +155,9 @@ pub(crate) async fn make_link(
     let until = now.after(lasting);
     let (session, secret) = Session::create(&account.name, None, true, now, until);
     let audit = AuditEntry::new(actor, "account.login_link", &account.name).owned_by(account.owner.as_deref());
-    state.administration.control.apply(vec![write(&session)], vec![audit], now).await?;
+    let mut changes = too_many(state, &account.name, true);
+    changes.push(write(&session));
+    state.administration.control.apply(changes, vec![audit], now).await?;
     Ok((format!("/login/link?key={}", secret.reveal()), until))
 }
 
@@ -198,6 +204,15 @@ fn ended(ui: &Ui, now: Timestamp) -> Vec<Change> {
     let mut seen = ui.web.inner.seen.lock().unwrap_or_else(PoisonError::into_inner);
     seen.retain(|id, _| local.sessions().contains_key(id));
     over.iter().map(|id| forget(id)).collect()
+}
+
+/// Ends the oldest sessions, or links, of an account, so that there is room for one more.
+fn too_many(state: &State, account: &str, link: bool) -> Vec<Change> {
+    let local = state.administration.control.local();
+    let of_account = local.sessions().values().map(|record| &record.value);
+    let mut all: Vec<_> = of_account.filter(|session| session.account == account && session.link == link).collect();
+    all.sort_by_key(|session| std::cmp::Reverse(session.created_at));
+    all.iter().skip(PER_ACCOUNT - 1).map(|session| forget(&session.id)).collect()
 }
 
 fn cookie(headers: &HeaderMap, https: bool) -> Option<&str> {
