@@ -44,6 +44,8 @@ struct AccountForm {
     action: String,
     link: String,
     is_new: bool,
+    /// Only domain owners name domains; of a new account the role is not known yet.
+    has_domains: bool,
     may_change: bool,
     may_own: bool,
     may_stand_in: bool,
@@ -143,6 +145,7 @@ impl AccountForm {
             summary: existing.map(|account| role_words(account.role.as_str()).to_owned()).unwrap_or_default(),
             action: if existing.is_some() { format!("/accounts/{link}") } else { "/account/new".to_owned() },
             is_new: existing.is_none(),
+            has_domains: existing.is_none_or(|account| account.role == Role::Domain),
             may_change: visitor.may(Permission::Accounts),
             may_own: is_admin,
             may_stand_in: existing.is_some_and(|account| may_stand_in(visitor, account)),

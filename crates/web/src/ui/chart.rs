@@ -88,12 +88,15 @@ pub(super) fn number(value: f64) -> String {
         let text = format!("{value:.1}");
         return text.strip_suffix(".0").map_or(text.clone(), str::to_owned);
     }
-    count(value.round() as u64)
+    with_commas(&format!("{value:.0}"))
 }
 
 /// A count with commas: `1,234,567`.
 pub(super) fn count(value: u64) -> String {
-    let digits = value.to_string();
+    with_commas(&value.to_string())
+}
+
+fn with_commas(digits: &str) -> String {
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
         if at > 0 && (digits.len() - at).is_multiple_of(3) {

@@ -112,7 +112,7 @@ impl Series {
     /// The time up to the last look, at most this long.
     pub(crate) fn summary(&self, span: Duration) -> Summary {
         let looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let steps = (span.as_secs_f64() / EVERY.as_secs_f64()) as usize;
+        let steps = usize::try_from(span.as_millis() / EVERY.as_millis()).unwrap_or(usize::MAX);
         let steps = steps.min(looks.len().saturating_sub(1));
         let (Some(new), Some(old)) = (looks.back(), looks.iter().rev().nth(steps)) else { return Summary::default() };
         if steps == 0 {
