@@ -155,3 +155,11 @@ fn a_domain_takes_what_it_does_not_say_from_the_defaults() {
         config.domains.iter().map(|d| (d.policy.invalid_ttl.as_secs(), d.route.tls.to_string())).collect();
     assert_eq!(seen, [(3600, "verified".into()), (7200, "off".into())]);
 }
+
+#[test]
+fn what_is_logged_and_where_routes_may_not_lead_is_written_as_it_is_read() {
+    let text = "[log]\ndays = 7\nsize = \"1536M\"\nrecipients = \"domain\"\n[callout]\ndeny_destinations = [\"10.0.0.0/8\", \"::1\"]\n";
+    let config = Config::parse(text, "x").unwrap();
+    assert_eq!((config.log.days, config.log.size), (7, 1536 << 20));
+    assert_eq!(Config::parse(&config.to_toml(), "shown").unwrap(), config);
+}

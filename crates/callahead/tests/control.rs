@@ -130,6 +130,13 @@ fn the_first_account_is_made_by_the_admin_socket_and_its_token_works_over_the_ne
     assert_eq!((code, cleared.as_str()), (0, "cleared carol@new.example: 1 entry forgotten\n"), "{error}");
     assert_eq!(daemon.client().ask("carol@new.example"), "DUNNO");
 
+    for _ in 0..10 {
+        let (_, tested, error) = over(&["domain", "test", "new.example"]);
+        assert!(tested.contains("connect       ok"), "{tested}{error}");
+    }
+    let (code, _, error) = over(&["domain", "test", "new.example"]);
+    assert!(code == 2 && error.contains("too many attempts; wait"), "{error}");
+
     let (_, accounts, _) = over(&["account", "list"]);
     assert!(accounts.contains("root") && accounts.contains("admin"), "{accounts}");
     let mut command = program();
@@ -194,7 +201,7 @@ fn what_was_decided_is_found_in_the_log_after_a_restart_too() {
     let newest: Value = serde_json::from_str(found.lines().next().unwrap()).unwrap();
     assert_eq!((&newest["listener"], &newest["decision"]["row"]), (&Value::from("policy"), &Value::from(11)));
     let (_, csv, _) = daemon.command(&["log", "--csv"]);
-    assert!(csv.starts_with("at,listener,client,") && csv.lines().count() == 4, "{csv}");
+    assert!(csv.starts_with("at,node,listener,client,") && csv.lines().count() == 4, "{csv}");
     assert_eq!(daemon.command(&["log", "--recipient", "zzz"]).0, 1);
     let (code, _, error) = daemon.command(&["log", "--since", "yesterday"]);
     assert!(code == 2 && error.contains("is no time"), "{error}");

@@ -285,6 +285,7 @@ async fn the_log_is_searched_and_exported_and_its_cells_are_no_formulas() {
         (&row["listener"], &row["client"], &row["sender"]),
         (&json!("policy"), &json!("192.0.2.1"), &json!("b@sender.example"))
     );
+    assert_eq!(row["node"], "filter.example");
     assert_eq!((&row["decision"]["recipient"], &row["decision"]["row"]), (&json!("bad@other.example"), &json!(11)));
     let first = bench.call(&token, "GET", "/api/v1/log?limit=1", None).await.ok();
     let next = first["next"].as_str().unwrap();

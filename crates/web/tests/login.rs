@@ -232,7 +232,7 @@ async fn the_set_up_link_makes_one_administrator_and_nothing_after_that() {
     static WEB: OnceLock<Web> = OnceLock::new();
     let bench = Bench::start_tcp(
         |state| {
-            let web = WEB.get_or_init(|| web());
+            let web = WEB.get_or_init(web);
             assert!(web.set_up_path(&state).is_some());
             web_router(state, web.clone())
         },

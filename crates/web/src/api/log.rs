@@ -21,8 +21,9 @@ use crate::query::Parameters;
 /// Rows in an export at most.
 const MAX_EXPORT: usize = 1_000_000;
 /// The columns of an export as CSV.
-const COLUMNS: [&str; 14] = [
+const COLUMNS: [&str; 15] = [
     "at",
+    "node",
     "listener",
     "client",
     "sender",
@@ -98,7 +99,7 @@ pub(crate) async fn search(Given(state): Given<State>, asker: Asker, mut query: 
     match format.as_deref() {
         None | Some("json") => {
             let page = search.page(cursor, limit).await?;
-            let rows: Vec<Value> = page.rows.iter().map(shown).collect();
+            let rows: Vec<Value> = page.rows.iter().map(|row| shown(row, search.node())).collect();
             Ok(Json(with_next(json!({"rows": rows}), page.next.map(|next| next.to_string()))).into_response())
         }
         Some("csv") => Ok(export(search, Format::Csv)),
@@ -114,6 +115,11 @@ struct Search {
 }
 
 impl Search {
+    /// Whose log it is.
+    fn node(&self) -> &str {
+        &self.state.administration.node
+    }
+
     async fn page(&self, cursor: Option<i64>, limit: usize) -> Answer<LogPage> {
         let (state, principal) = (self.state.clone(), self.principal.clone());
         let is_seen = move |domain: &str| {
@@ -125,10 +131,10 @@ impl Search {
     }
 }
 
-fn shown(row: &LogRow) -> Value {
+fn shown(row: &LogRow, node: &str) -> Value {
     let decision: Value = serde_json::from_str(&row.decision).unwrap_or_default();
     let mut shown = json!({
-        "id": row.id.to_string(), "at": rfc3339(row.at), "listener": row.listener, "decision": decision,
+        "id": row.id.to_string(), "at": rfc3339(row.at), "node": node, "listener": row.listener, "decision": decision,
     });
     for (name, value) in [("client", &row.client), ("sender", &row.sender)] {
         if let Some(value) = value {
@@ -179,8 +185,8 @@ fn export(search: Search, format: Format) -> Response {
             let mut octets = Vec::new();
             for row in &page.rows {
                 match format {
-                    Format::Csv => octets.extend(csv_row(row)),
-                    Format::Lines => octets.extend(format!("{}\n", shown(row)).into_bytes()),
+                    Format::Csv => octets.extend(csv_row(row, work.search.node())),
+                    Format::Lines => octets.extend(format!("{}\n", shown(row, work.search.node())).into_bytes()),
                 }
             }
             work.ready.push_back(Bytes::from(octets));
@@ -193,7 +199,7 @@ fn export(search: Search, format: Format) -> Response {
     ([(CONTENT_TYPE, kind), (CONTENT_DISPOSITION, file)], Body::from_stream(body)).into_response()
 }
 
-fn csv_row(row: &LogRow) -> Vec<u8> {
+fn csv_row(row: &LogRow, node: &str) -> Vec<u8> {
     let decision: Value = serde_json::from_str(&row.decision).unwrap_or_default();
     let text = |value: &Value| match value {
         Value::Null => String::new(),
@@ -204,6 +210,7 @@ fn csv_row(row: &LogRow) -> Vec<u8> {
     let reply = [&reply["code"], &reply["enhanced"], &reply["text"]].map(text).join(" ");
     csv_line([
         rfc3339(row.at),
+        node.to_owned(),
         row.listener.clone(),
         row.client.clone().unwrap_or_default(),
         row.sender.clone().unwrap_or_default(),

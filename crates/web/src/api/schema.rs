@@ -440,6 +440,8 @@ pub(crate) struct LogRow {
     id: String,
     #[schema(format = DateTime)]
     at: String,
+    /// The node that decided.
+    node: String,
     listener: String,
     #[schema(required = false, nullable = false)]
     client: Option<String>,
