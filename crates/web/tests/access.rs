@@ -45,6 +45,7 @@ const TABLE: &[(&str, &str, &str, &str, &str, &str)] = &[
     ("PATCH", "/api/v1/domains/{name}", "/api/v1/domains/{domain}", r#"{"callouts":"off"}"#, "ynynnnnu", "ynhnhnnu"),
     ("POST", "/api/v1/domains/{name}/test", "/api/v1/domains/{domain}/test", "", "yyyyyynu", "yyhhhhnu"),
     ("GET", "/api/v1/destinations", "/api/v1/destinations", "", "yynnnnnu", "........"),
+    ("GET", "/api/v1/log", "/api/v1/log?domain={domain}", "", "yyyyyynu", "yynnnnnu"),
     ("GET", "/api/v1/log", "/api/v1/log", "", "yyyyyynu", "........"),
     ("GET", "/api/v1/log", "/api/v1/log?format=csv", "", "yyyyyynu", "........"),
     ("GET", "/api/v1/events", "/api/v1/events", "", "yyyyyynu", "........"),

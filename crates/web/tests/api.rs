@@ -113,6 +113,26 @@ async fn a_change_of_a_version_that_is_no_longer_there_is_refused() {
 }
 
 #[tokio::test]
+async fn of_changes_at_the_same_time_each_is_made_whole_or_refused() {
+    let (bench, token) = bench().await;
+    let body = json!({"name": "new.example", "route": ["mx"]});
+    bench.call(&token, "POST", "/api/v1/domains", Some(&body)).await.created();
+    let change = async |n: usize| {
+        let patch = json!({"valid": [format!("v{n}")], "invalid": [format!("i{n}")]});
+        bench.call(&token, "PATCH", "/api/v1/domains/new.example", Some(&patch)).await.status
+    };
+    let statuses = futures_util::future::join_all((0..10).map(change)).await;
+    assert!(statuses.iter().all(|status| matches!(status, 200 | 409)) && statuses.contains(&200), "{statuses:?}");
+    let now = bench.call(&token, "GET", "/api/v1/domains/new.example", None).await.ok();
+    let (valid, invalid) = (now["valid"][0].as_str().unwrap(), now["invalid"][0].as_str().unwrap());
+    assert_eq!(valid[1..], invalid[1..], "no change is mixed with another");
+    let made = statuses.iter().filter(|status| **status == 200).count();
+    let audit = bench.call(&token, "GET", "/api/v1/audit", None).await.ok();
+    let told = audit["entries"].as_array().unwrap().iter().filter(|entry| entry["action"] == "domain.change").count();
+    assert_eq!(made, told);
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_a_body_is_one_sentence_that_names_the_key() {
     let (bench, token) = bench().await;
     for (body, status, words) in [

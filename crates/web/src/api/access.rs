@@ -72,7 +72,7 @@ pub const RULES: &[Rule] = &{
         rule("DELETE", "/api/v1/domains/{name}", Domains, Domain),
         rule("POST", "/api/v1/domains/{name}/test", Check, Domain),
         rule("GET", "/api/v1/destinations", Node, Own),
-        rule("GET", "/api/v1/log", Read, Own),
+        rule("GET", "/api/v1/log", Read, DomainQuery(Read)),
         rule("GET", "/api/v1/events", Read, Own),
         rule("GET", "/api/v1/stats", Read, DomainQuery(Node)),
         rule("GET", "/api/v1/stats/domains", Node, Own),
