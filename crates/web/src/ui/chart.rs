@@ -46,7 +46,10 @@ impl Throughput {
             }
         }
         if columns.iter().any(|column| column.refused > 0.0) {
-            let points = columns.iter().enumerate().map(|(at, column)| ((at as f64 + 0.5) * step, y(column.refused)));
+            // From where there is something to refuse: before that the program did not run, most often.
+            let quiet = columns.iter().take_while(|column| total(column) == 0.0).count();
+            let points = columns.iter().enumerate().skip(quiet);
+            let points = points.map(|(at, column)| ((at as f64 + 0.5) * step, y(column.refused)));
             let line: Vec<String> = points.map(|(x, y)| format!("{x:.1} {y:.1}")).collect();
             let _ = write!(drawing, r#"<path class="c4" d="M{}"/>"#, line.join("L"));
         }

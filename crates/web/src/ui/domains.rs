@@ -372,7 +372,8 @@ async fn page(visitor: &Visitor, name: &str, tested: Option<Tested>) -> Answer {
         .map(|(key, label)| PolicyView {
             label,
             value: domain_form::value_words(&shown[*key]),
-            own: own.iter().any(|own| own == key),
+            // Of the file's domains it is not known what they say themselves.
+            own: shown.get("own_keys").is_none() || own.iter().any(|own| own == key),
         })
         .collect();
     let (list_valid, list_valid_more) = some_of(&shown, "valid");
