@@ -1,4 +1,4 @@
-//! Debian packages for tests, without installing them on the machine.
+//! Debian packages for tests; the mail servers without installing them on the machine.
 //!
 //! `postfix`, `exim4-daemon-heavy`, `opensmtpd` and `sendmail-bin` exclude each other, and none of them should take over the machine of
 //! somebody who only wants to run tests. So each is installed once into an overlay over `/`, by the package manager itself
@@ -53,8 +53,57 @@ pub(crate) fn folder() -> PathBuf {
     std::path::absolute(target.join("mta")).unwrap_or_else(|_| target.join("mta"))
 }
 
+/// The browser of the tests, and what fetches axe-core: programs by their packages. They exclude nothing and start nothing, so they are
+/// installed as any other.
+const BROWSER: [(&str, &str); 3] = [("chromium", "chromium"), ("chromedriver", "chromium-driver"), ("npm", "npm")];
+/// The accessibility checker that the browser tests put into pages, of npm.
+const AXE: &str = "axe-core@4.14.1";
+
 /// Installs what is not installed yet; instant when nothing is missing.
 pub(crate) fn install() -> anyhow::Result<()> {
+    install_servers()?;
+    install_browser()
+}
+
+fn install_browser() -> anyhow::Result<()> {
+    let missing: Vec<&str> =
+        BROWSER.iter().filter(|(program, _)| !find(program)).map(|(_, package)| *package).collect();
+    if !missing.is_empty() {
+        println!("    installing {}", missing.join(", "));
+        let install = || -> anyhow::Result<Output> {
+            let mut command = as_root()?;
+            command.args([
+                "DEBIAN_FRONTEND=noninteractive",
+                "apt-get",
+                "install",
+                "-q",
+                "-y",
+                "--no-install-recommends",
+            ]);
+            command.args(&missing).output().context("apt-get can't be run")
+        };
+        let mut output = install()?;
+        if !output.status.success() {
+            as_root()?.args(["apt-get", "update", "-q"]).output().context("apt-get can't be run")?;
+            output = install()?;
+        }
+        let names = missing.join(", ");
+        ensure!(output.status.success(), "the Debian packages {names} can't be installed:\n{}", ending(&output));
+    }
+    let folder = folder().with_file_name("npm");
+    if folder.join("node_modules/axe-core/axe.min.js").exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(&folder)?;
+    println!("    fetching {AXE} of npm into {}", folder.display());
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]).arg(&folder).arg(AXE);
+    let output = npm.output().context("npm can't be run")?;
+    ensure!(output.status.success(), "{AXE} of npm can't be fetched:\n{}", ending(&output));
+    Ok(())
+}
+
+fn install_servers() -> anyhow::Result<()> {
     let folder = folder();
     let layer = |package: &str| folder.join(format!("{package}.tar"));
     if PACKAGES.iter().all(|package| layer(package).exists()) {

@@ -90,6 +90,21 @@ pub enum AccountCommand {
         #[command(flatten)]
         socket: SocketArgs,
     },
+    /// Print a link that logs its first user in to the web interface as an account, once, within five minutes.
+    #[command(
+        name = "login-link",
+        after_help = "Example:\n  callahead account login-link anna --web https://filter.example"
+    )]
+    LoginLink {
+        /// The account's name.
+        name: String,
+        /// Where people find the web interface; without it only the path is printed.
+        #[arg(long, value_name = "URL")]
+        web: Option<String>,
+        /// Of which daemon.
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
     /// Remove an account and its tokens. Exit status 1 where there is none.
     #[command(after_help = "Example:\n  callahead account remove anna")]
     Remove {
@@ -132,6 +147,19 @@ pub async fn run(command: AccountCommand) -> anyhow::Result<u8> {
             };
             let rows: Vec<_> = accounts.iter().map(row).collect();
             output::print(&output::table(Style::stdout(), &["ACCOUNT", "ROLE", "MAY", "OWNER", "DOMAINS"], &rows));
+            Ok(DONE)
+        }
+        AccountCommand::LoginLink { name, web, socket } => {
+            let client = AdminClient::new(&socket)?;
+            let Some(link) = client.ask(Method::POST, &format!("{}/login-link", path(&name)), &[]).await? else {
+                return Ok(none(&name));
+            };
+            if socket.json {
+                output::print(&format!("{link}\n"));
+            } else {
+                let web = web.unwrap_or_default();
+                output::print(&format!("{}{}\n", web.trim_end_matches('/'), field(&link, "path")));
+            }
             Ok(DONE)
         }
         AccountCommand::Show { name, socket } => {

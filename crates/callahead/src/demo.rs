@@ -24,6 +24,9 @@ use crate::config::Config;
 use crate::output::{self, Paint, Style};
 use crate::serve::Server;
 
+/// How long the link to the web interface works.
+const LINK_FOR: Duration = Duration::from_secs(3600);
+
 /// The destinations, by the domain that leads there.
 struct Destinations {
     normal: Destination,
@@ -95,7 +98,8 @@ pub async fn run(exit: bool) -> anyhow::Result<u8> {
     let relayed = mail(style, &server).await?;
 
     if !exit {
-        output::print(&to_try(style, &destinations, &server));
+        let link = server.web.demonstrate(&server.state, "demo", LINK_FOR).await?;
+        output::print(&to_try(style, &destinations, &server, &link));
         tokio::signal::ctrl_c().await?;
         output::print("\n");
     }
@@ -177,9 +181,11 @@ impl Destinations {
     }
 
     fn config(&self, folder: &str) -> anyhow::Result<Config> {
+        // Nothing is denied, because domains that are added on the pages lead to the destinations, which are on this host.
         let mut text = format!(
             "node = \"filter.example\"\ndata_dir = {:?}\n[listen]\npolicy = [\"127.0.0.1:0\"]\ngateway = [\"127.0.0.1:0\"]\nsocketmap = [\"127.0.0.1:0\"]\n\
-             http = [\"127.0.0.1:0\"]\nadmin = [\"unix:{folder}/admin.sock\"]\n[resolver]\nservers = [\"127.0.0.1:9\"]\n",
+             http = [\"127.0.0.1:0\"]\nadmin = [\"unix:{folder}/admin.sock\"]\n[resolver]\nservers = [\"127.0.0.1:9\"]\n\
+             [callout]\ndeny_destinations = []\n",
             format!("{folder}/data")
         );
         for (domain, address) in self.addresses() {
@@ -235,7 +241,7 @@ fn introduction(style: Style, destinations: &Destinations, server: &Server) -> S
     text
 }
 
-fn to_try(style: Style, destinations: &Destinations, server: &Server) -> String {
+fn to_try(style: Style, destinations: &Destinations, server: &Server, link: &str) -> String {
     let place = |name: &str| server.address(name).map(ToString::to_string).unwrap_or_default();
     let (host, port) = match server.address("policy") {
         Some(Listen::Tcp(address)) => (address.ip().to_string(), address.port()),
@@ -246,6 +252,8 @@ fn to_try(style: Style, destinations: &Destinations, server: &Server) -> String 
     let socket = socket.trim_start_matches("unix:");
     format!(
         "\n{}\n\
+         \x20 the web interface; this link logs you in once, within the hour:\n\
+         \x20   {}{link}\n\
          \x20 what Postfix would ask:\n\
          \x20   printf 'request=smtpd_access_policy\\nprotocol_state=RCPT\\nrecipient=ben@normal.example\\n\\n' | nc -q 1 {host} {port}\n\
          \x20 what the destination itself says, in an SMTP session:\n\
@@ -263,6 +271,7 @@ fn to_try(style: Style, destinations: &Destinations, server: &Server) -> String 
          \x20   curl http://{}/metrics\n\
          Ctrl-C ends it.\n",
         style.paint(Paint::Strong, "It stays up; from another terminal, try"),
+        server.web_address().unwrap_or_default(),
         place("http")
     )
 }

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use callahead_control::{Control, DecisionLog, Domains, Passwords};
-use callahead_engine::{LogObserver, Observer, SystemClock};
+use callahead_engine::{Clock as _, LogObserver, Observer, SystemClock};
 use callahead_listeners::gateway::Gateway;
 use callahead_listeners::{Bound, Limits, Listen, MODE_EVERYONE, MODE_GROUP};
 use callahead_web::{
-    Administration, Events, HttpLimits, ListenerStatus, Metrics, Readiness, State, Throttle, admin_router, http_router,
-    serve_http,
+    Administration, AlertBoard, Events, HttpLimits, HttpTls, ListenerStatus, Metrics, NodeFacts, Reach, Readiness,
+    State, Throttle, Web, admin_router, http_router, reached, serve_http, serve_https, web_router,
 };
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -49,6 +49,12 @@ pub struct Server {
     tasks: JoinSet<()>,
     config: Config,
     gateway: Option<Gateway>,
+    /// The pages.
+    pub web: Web,
+    /// What they show.
+    pub state: State,
+    /// The http listener's certificate.
+    tls: Option<HttpTls>,
 }
 
 /// Runs until it is told to stop.
@@ -68,6 +74,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<u8> {
     let mut reload = signal(SignalKind::hangup())?;
     let mut server = Server::start(config, Arc::new(LogObserver)).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %server.config.node, domains = server.config.domains.len(), "ready");
+    server.tell_set_up();
     notify(&[NotifyState::Ready, NotifyState::Status("answering")]);
     let mut watchdog = watchdog();
     loop {
@@ -108,8 +115,9 @@ impl Server {
         let clock = Arc::new(SystemClock::new());
         let control = Control::open(&config.data_dir.join("control.db"))?;
         let log = DecisionLog::open(&config.data_dir.join("log.db"), config.log, clock.clone())?;
-        let events = Events::new(clock);
-        let observer = All(observer, Arc::clone(&metrics), log.clone(), events.clone());
+        let events = Events::new(clock.clone());
+        let alerts = Arc::new(AlertBoard::new(clock.clone()));
+        let observer = All(observer, Arc::clone(&metrics), log.clone(), events.clone(), Arc::clone(&alerts));
         let node = Node::new(&config, &config.data_dir.join("cache"), Arc::new(observer))?;
         let domains = Arc::new(Domains::new(node.engine.clone()));
         apply_file(&config, &node, &domains, &control);
@@ -158,6 +166,18 @@ impl Server {
             listeners: bound.iter().map(|(name, here)| ListenerStatus::of(name, here)).collect(),
             administration,
         };
+        let facts = NodeFacts {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: clock.now(),
+            data_dir: config.data_dir.display().to_string(),
+            configuration: config.to_toml(),
+        };
+        let web = Web::new(alerts, facts);
+        let tls = match (&config.http.tls_certificate, &config.http.tls_key) {
+            (Some(certificate), Some(key)) => Some(HttpTls::load(certificate, key).context("[http]")?),
+            _ => None,
+        };
+        let reach = Reach { tls: tls.is_some(), trusted_proxies: config.http.trusted_proxies.clone() };
         let mut tasks = JoinSet::new();
         for (name, here) in bound {
             tracing::info!(listener = name, address = %here.local_addr(), "listening");
@@ -174,26 +194,64 @@ impl Server {
                         tasks.spawn(gateway.clone().serve(here, stop));
                     }
                 }
-                "http" => drop(tasks.spawn(serve_http(here, http_router(state.clone()), HttpLimits::default(), stop))),
+                "http" => {
+                    let router = http_router(state.clone()).merge(web_router(state.clone(), web.clone()));
+                    let router = reached(router, reach.clone());
+                    match tls.clone() {
+                        Some(tls) => drop(tasks.spawn(serve_https(here, router, HttpLimits::default(), tls, stop))),
+                        None => drop(tasks.spawn(serve_http(here, router, HttpLimits::default(), stop))),
+                    }
+                }
                 _ => drop(tasks.spawn(serve_http(here, admin_router(state.clone()), HttpLimits::default(), stop))),
             }
         }
         readiness.set_started();
-        if control.local().accounts().is_empty() && !config.listen.http.is_empty() {
-            tracing::info!(
-                "there is no account yet: \"callahead account add NAME --role admin\" makes one, \"callahead token create --account NAME\" its token for the API"
-            );
-        }
+        tasks.spawn(web.clone().look_at_counters(state.clone(), shutdown.clone()));
         tasks.spawn(sweep(node.clone(), control.clone(), shutdown.clone()));
         if let Some(gateway) = gateway.clone() {
             tasks.spawn(refresh_certificate(gateway, shutdown.clone()));
         }
-        Ok(Self { node, addresses, control, domains, log, readiness, shutdown, tasks, config, gateway })
+        Ok(Self {
+            node,
+            addresses,
+            control,
+            domains,
+            log,
+            readiness,
+            shutdown,
+            tasks,
+            config,
+            gateway,
+            web,
+            state,
+            tls,
+        })
     }
 
     /// The first place that a listener has.
     pub fn address(&self, listener: &str) -> Option<&Listen> {
         self.addresses.iter().find(|(name, _)| *name == listener).map(|(_, listen)| listen)
+    }
+
+    /// The web interface's address; `None` where there is no HTTP listener on TCP. One that listens everywhere is reached by the node's name.
+    pub fn web_address(&self) -> Option<String> {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        match self.address("http")? {
+            Listen::Tcp(address) if address.ip().is_unspecified() => {
+                Some(format!("{scheme}://{}:{}", self.config.node, address.port()))
+            }
+            Listen::Tcp(address) => Some(format!("{scheme}://{address}")),
+            Listen::Unix(_) => None,
+        }
+    }
+
+    /// Tells how the first account is made, where there is none.
+    fn tell_set_up(&self) {
+        if let Some(address) = self.web_address()
+            && let Some(path) = self.web.set_up_path(&self.state)
+        {
+            tracing::info!("there is no account yet: open {address}{path} to make the first one; the link works once");
+        }
     }
 
     /// Reads the configuration again: applies it whole, or says why not and changes nothing.
@@ -212,6 +270,7 @@ impl Server {
                     ("listen", config.listen != self.config.listen),
                     ("gateway.connections", config.gateway.connections != self.config.gateway.connections),
                     ("resolver", config.resolver != self.config.resolver),
+                    ("http", config.http != self.config.http),
                 ] {
                     if changed {
                         tracing::warn!(key, "this change takes effect at the next start");
@@ -226,8 +285,12 @@ impl Server {
                 if let (Some(gateway), Some(settings)) = (&self.gateway, gateway_settings) {
                     gateway.reconfigure(settings);
                 }
+                if let Some(Err(error)) = self.tls.as_ref().map(HttpTls::reload) {
+                    tracing::error!("{error}; the old certificate stays in use");
+                }
                 tracing::info!(domains = config.domains.len(), "the configuration was read again and is in force");
                 self.readiness.set_reloaded(None);
+                self.web.set_configuration(config.to_toml());
                 self.config = config;
             }
             Err(error) => {
@@ -257,8 +320,8 @@ fn apply_file(config: &Config, node: &Node, domains: &Domains, control: &Control
     domains.set_file(config.domains.clone(), config.defaults.clone(), config.tls, &control.local());
 }
 
-/// The log of the process, the metrics, the decision log, and those who watch.
-struct All(Arc<dyn Observer>, Arc<Metrics>, DecisionLog, Events);
+/// The log of the process, the metrics, the decision log, those who watch, and the alerts that stand.
+struct All(Arc<dyn Observer>, Arc<Metrics>, DecisionLog, Events, Arc<AlertBoard>);
 
 impl Observer for All {
     fn decided(&self, question: &callahead_engine::Question<'_>, decision: &callahead_engine::Decision) {
@@ -266,11 +329,13 @@ impl Observer for All {
         self.1.decided(question, decision);
         self.2.decided(question, decision);
         self.3.decided(question, decision);
+        self.4.decided(question, decision);
     }
     fn alert(&self, alert: &callahead_engine::Alert) {
         self.0.alert(alert);
         self.1.alert(alert);
         self.3.alert(alert);
+        self.4.alert(alert);
     }
 }
 

@@ -66,6 +66,15 @@ fn each_mistake_is_one_sentence_with_file_line_and_key() {
             "callahead.toml:4: domain.relay: is empty: name at least one host, or \"mx\"",
         ),
         (
+            "[http]\ntls_certificate = \"/etc/tls/cert.pem\"",
+            "callahead.toml:2: http.tls_certificate is of no use without \"tls_key\"; give both",
+        ),
+        ("[http]\ntls_key = \"key.pem\"", "callahead.toml:2: http.tls_key: must be an absolute path"),
+        (
+            "[http]\ntrusted_proxies = [\"proxy.example\"]",
+            "callahead.toml:2: http.trusted_proxies: \"proxy.example\" is no network: write it as \"127.0.0.0/8\", \"fe80::/10\" or \"192.0.2.1\"",
+        ),
+        (
             "[callout]\ndeny_destinations = [\"everywhere\"]",
             "callahead.toml:2: callout.deny_destinations: \"everywhere\" is no network: write it as \"127.0.0.0/8\", \"fe80::/10\" or \"192.0.2.1\"",
         ),
@@ -142,7 +151,7 @@ fn what_config_init_writes_is_the_defaults() {
 
 #[test]
 fn config_init_names_every_key_and_config_show_writes_what_is_read_back() {
-    let text = "node = \"mx.example\"\n[listen]\npolicy = [\"127.0.0.1:10040\", \"unix:/run/p.sock\"]\nmilter = [\"unix:/run/m.sock\"]\n[harvest]\nlimit = 0\n\
+    let text = "node = \"mx.example\"\n[listen]\npolicy = [\"127.0.0.1:10040\", \"unix:/run/p.sock\"]\nmilter = [\"unix:/run/m.sock\"]\n[http]\ntls_certificate = \"/etc/c.pem\"\ntls_key = \"/etc/k.pem\"\ntrusted_proxies = [\"10.0.0.0/8\"]\n[harvest]\nlimit = 0\n\
                 [gateway]\ntls_certificate = \"/c.pem\"\ntls_key = \"/k.pem\"\ntrusted = [\"10.0.0.0/8\", \"::1\"]\nproxy_protocol = true\n\
                 dsn = true\nmessage_size = 70000\nreply_timeout = \"2m\"\n[defaults]\n\
                 reject_code = 450\ninvalid_ttl = \"90m\"\ntls = \"required\"\n[[domain]]\nname = \"*.b\u{fc}cher.example\"\n\

@@ -74,17 +74,30 @@ pub struct Principal {
     account: Option<Account>,
     /// The token that was used.
     token: Option<(String, BTreeSet<Permission>)>,
+    /// Who it is really, where somebody logged in as the account.
+    by: Option<String>,
 }
 
 impl Principal {
     /// Whoever may open the admin socket: an administrator.
     pub fn socket() -> Self {
-        Self { account: None, token: None }
+        Self { account: None, token: None, by: None }
     }
 
     /// By a token of an account.
     pub fn by_token(account: Account, token: &Token) -> Self {
-        Self { account: Some(account), token: Some((token.id.clone(), token.scopes.iter().copied().collect())) }
+        let token = Some((token.id.clone(), token.scopes.iter().copied().collect()));
+        Self { account: Some(account), token, by: None }
+    }
+
+    /// By a session of an account, and by whom it was begun in place of the account's own people.
+    pub fn by_session(account: Account, by: Option<String>) -> Self {
+        Self { account: Some(account), token: None, by }
+    }
+
+    /// Who logged in as the account.
+    pub fn by(&self) -> Option<&str> {
+        self.by.as_deref()
     }
 
     /// Whether it came in by the admin socket.

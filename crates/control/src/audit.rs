@@ -13,7 +13,7 @@ const EXAMINED: usize = 50_000;
 /// Who did something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
-    /// The account's name, or `admin socket`.
+    /// The account's name, `NAME as ACCOUNT` for one who logged in as another, or `admin socket`.
     pub who: String,
     /// The client's address, or the user of the admin socket.
     pub from: String,
@@ -54,7 +54,12 @@ pub struct AuditPage {
 impl Actor {
     /// Of somebody who was let in.
     pub fn of(principal: &Principal, from: &str) -> Self {
-        Self { who: principal.name().unwrap_or("admin socket").to_owned(), from: from.to_owned() }
+        let name = principal.name().unwrap_or("admin socket");
+        let who = match principal.by() {
+            Some(by) => format!("{by} as {name}"),
+            None => name.to_owned(),
+        };
+        Self { who, from: from.to_owned() }
     }
 }
 

@@ -30,6 +30,7 @@ mod record;
 mod retention;
 mod search;
 mod secret;
+mod session;
 mod token;
 mod units;
 
@@ -45,5 +46,6 @@ pub use password::{PasswordError, Passwords};
 pub use record::{Kind, Record};
 pub use search::{LogFilter, LogPage, LogRow};
 pub use secret::{Digest, Secret};
+pub use session::Session;
 pub use token::Token;
 pub use units::{format_duration, parse_duration};

@@ -8,6 +8,7 @@ use crate::account::Account;
 use crate::domain::DomainSpec;
 use crate::record::{Kind, Raw, Record};
 use crate::secret::Digest;
+use crate::session::Session;
 use crate::token::Token;
 
 /// All records as they are now.
@@ -18,6 +19,8 @@ pub struct Local {
     accounts: BTreeMap<String, Record<Account>>,
     tokens: BTreeMap<String, Record<Token>>,
     by_digest: HashMap<Digest, String>,
+    sessions: BTreeMap<String, Record<Session>>,
+    sessions_by_digest: HashMap<Digest, String>,
 }
 
 impl Local {
@@ -47,12 +50,25 @@ impl Local {
         Some((token, &self.accounts.get(&token.account)?.value))
     }
 
+    /// The sessions, by their public ids.
+    pub fn sessions(&self) -> &BTreeMap<String, Record<Session>> {
+        &self.sessions
+    }
+
+    /// The session with this digest, and its account; none where the account was changed since it began.
+    pub fn find_session(&self, digest: &Digest) -> Option<(&Session, &Account)> {
+        let session = self.sessions.get(self.sessions_by_digest.get(digest)?)?;
+        let account = self.accounts.get(&session.value.account)?;
+        (account.revision < session.revision).then_some((&session.value, &account.value))
+    }
+
     /// The revision of a record; `None` where there is none.
     pub fn revision_of(&self, kind: Kind, key: &str) -> Option<u64> {
         match kind {
             Kind::Domain => self.domains.get(key).map(|record| record.revision),
             Kind::Account => self.accounts.get(key).map(|record| record.revision),
             Kind::Token => self.tokens.get(key).map(|record| record.revision),
+            Kind::Session => self.sessions.get(key).map(|record| record.revision),
         }
     }
 
@@ -69,6 +85,15 @@ impl Local {
                 put(&mut self.tokens, &raw);
                 if let Some(new) = self.tokens.get(&raw.key) {
                     self.by_digest.insert(new.value.digest.clone(), raw.key.clone());
+                }
+            }
+            Kind::Session => {
+                if let Some(old) = self.sessions.get(&raw.key) {
+                    self.sessions_by_digest.remove(&old.value.digest);
+                }
+                put(&mut self.sessions, &raw);
+                if let Some(new) = self.sessions.get(&raw.key) {
+                    self.sessions_by_digest.insert(new.value.digest.clone(), raw.key.clone());
                 }
             }
         }

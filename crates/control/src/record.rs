@@ -11,6 +11,8 @@ pub enum Kind {
     Account,
     /// A [`Token`](crate::Token), by its public id.
     Token,
+    /// A [`Session`](crate::Session), by its public id.
+    Session,
 }
 
 impl Kind {
@@ -20,11 +22,12 @@ impl Kind {
             Self::Domain => "domain",
             Self::Account => "account",
             Self::Token => "token",
+            Self::Session => "session",
         }
     }
 
     pub(crate) fn parse(name: &str) -> Option<Self> {
-        [Self::Domain, Self::Account, Self::Token].into_iter().find(|kind| kind.as_str() == name)
+        [Self::Domain, Self::Account, Self::Token, Self::Session].into_iter().find(|kind| kind.as_str() == name)
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::answer::{answer, reason};
 use crate::clock::Clock;
-use crate::decision::{Action, Answer, Decision, Question, Source};
+use crate::decision::{Action, Answer, Decision, Listener, Question, Source};
 use crate::directory::{Callouts, Directory, DomainConfig, Policy, RejectOrDefer};
 use crate::flights::{Arrival, Boarding, Flights, Flown, Start};
 use crate::observer::{Alert, AlertKind, Observer};
@@ -316,21 +316,8 @@ impl Engine {
             Step::Ask if question.live => return None,
             Step::Ask => {}
         }
-        let recipient = case.recipient.as_ref()?;
-        // What has come back is kept from then on, though it may not be on disk yet.
-        if let Some(landed) = self.inner.flights.landed(recipient, case.lookup.floor)
-            && let Some(mut case) = case.with(&landed)
-            && let Step::Decide(ruling) = decide(&case.facts())
-        {
-            return Some(case.kept_decision(&ruling));
-        }
-        if let Some(held) = self.inner.held.find(recipient, case.lookup.floor, case.now) {
-            facts = Facts { learned: Some(learned(&held.flown.report.outcome)), held: true, ..case.facts() };
-            if let Step::Decide(ruling) = decide(&facts) {
-                let mut decision = case.decision(&ruling, Some(&held.flown));
-                decision.expires_at = Some(held.until);
-                return Some(decision);
-            }
+        if let Some(decision) = self.decide_from_lately(case) {
+            return Some(decision);
         }
         let settings = self.inner.settings.load();
         let guessing =
@@ -343,6 +330,35 @@ impl Engine {
             return Some(case.without_outcome(learned, question.cached_only && !guessing));
         }
         None
+    }
+
+    /// Decides by what came back a moment ago: it is not on disk yet, or it was a 4xx.
+    fn decide_from_lately(&self, case: &Case) -> Option<Decision> {
+        let recipient = case.recipient.as_ref()?;
+        // What has come back is kept from then on, though it may not be on disk yet.
+        if let Some(landed) = self.inner.flights.landed(recipient, case.lookup.floor)
+            && let Some(mut case) = case.with(&landed)
+            && let Step::Decide(ruling) = decide(&case.facts())
+        {
+            return Some(case.kept_decision(&ruling));
+        }
+        let held = self.inner.held.find(recipient, case.lookup.floor, case.now)?;
+        let facts = Facts { learned: Some(learned(&held.flown.report.outcome)), held: true, ..case.facts() };
+        let Step::Decide(ruling) = decide(&facts) else { return None };
+        let mut decision = case.decision(&ruling, Some(&held.flown));
+        decision.expires_at = Some(held.until);
+        Some(decision)
+    }
+
+    /// What would be decided of a recipient now by what is kept and configured, and why; `None` where the destination would be
+    /// asked. For pages that show it: nobody is told, nothing is counted, and nothing is begun.
+    pub fn explain(&self, recipient: &[u8]) -> Option<Decision> {
+        let mut case = self.case(&Question::new(recipient, Listener::Admin));
+        let decision = match decide(&case.facts()) {
+            Step::Decide(ruling) => case.kept_decision(&ruling),
+            Step::Ask => self.decide_from_lately(&case)?,
+        };
+        Some(case.observed(decision))
     }
 
     /// Asks the destination, or joins those who do.
@@ -532,10 +548,7 @@ impl Engine {
         {
             self.inner.clients.missed(client, recipient, case.now, self.inner.settings.load().harvest);
         }
-        let observe = case.domain.as_ref().is_some_and(|domain| domain.policy.callouts == Callouts::Observe);
-        if observe && decision.answer.action != Action::Accept {
-            decision.would = Some(std::mem::replace(&mut decision.answer, Answer::accept()));
-        }
+        decision = case.observed(decision);
         decision.elapsed = case.started.elapsed();
         self.inner.observer.decided(question, &decision);
         decision
@@ -570,6 +583,15 @@ impl<K: Clone + Eq + Hash> Drop for Ending<'_, K> {
 }
 
 impl Case {
+    /// In observe mode everything is accepted, and what would have been answered stands beside that.
+    fn observed(&self, mut decision: Decision) -> Decision {
+        let observe = self.domain.as_ref().is_some_and(|domain| domain.policy.callouts == Callouts::Observe);
+        if observe && decision.answer.action != Action::Accept {
+            decision.would = Some(std::mem::replace(&mut decision.answer, Answer::accept()));
+        }
+        decision
+    }
+
     fn facts(&self) -> Facts<'_> {
         Facts {
             is_mailbox: self.is_mailbox,

@@ -1,8 +1,8 @@
 //! What each listener serves: metrics and health, and the API.
 
 use axum::Router;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde_json::json;
@@ -32,7 +32,16 @@ pub fn http_router(state: State) -> Router {
         })
         .with_state(state)
         .merge(api)
-        .fallback(|| async { Problem::not_found("nothing is here: try /metrics, /healthz, /readyz or /api/docs") })
+        .fallback(nothing)
+}
+
+/// A page for people, a problem for programs.
+async fn nothing(headers: HeaderMap) -> Response {
+    let accepted = headers.get(ACCEPT).and_then(|accepted| accepted.to_str().ok()).unwrap_or_default();
+    if accepted.contains("text/html") {
+        return crate::ui::nothing().await;
+    }
+    Problem::not_found("nothing is here: try /metrics, /healthz, /readyz or /api/docs").into_response()
 }
 
 async fn metrics(axum::extract::State(state): axum::extract::State<State>) -> Response {

@@ -3,6 +3,7 @@
 //! - [`http_router`] is for the `http` listener: `/metrics`, `/healthz`, `/readyz`, and the API for whoever has a token.
 //! - [`admin_router`] is for the `admin` listener: the same API. There is no login: whoever may open
 //!   the socket's file may do everything, so it belongs on a Unix socket with a mode that says who that is.
+//! - [`web_router`] is for the `http` listener too: pages for people, who log in ([`Web`]).
 //! - [`serve_http`] runs either on a bound listener, with limits, until it is told to stop.
 //!
 //! Both share a [`State`]: the engine, the callouts, and what is counted ([`Metrics`]) or known ([`Readiness`]) of the process.
@@ -11,6 +12,7 @@
 mod administration;
 mod api;
 mod events;
+mod forwarded;
 mod histogram;
 mod http;
 mod json;
@@ -21,6 +23,8 @@ mod readiness;
 mod scrape;
 mod serve;
 mod throttle;
+mod tls;
+mod ui;
 
 use std::sync::Arc;
 
@@ -32,11 +36,14 @@ pub use administration::Administration;
 pub use api::access::{Object, RULES, Rule};
 pub use api::openapi;
 pub use events::Events;
+pub use forwarded::{Reach, reached};
 pub use http::{OPENMETRICS, admin_router, http_router};
 pub use metrics::Metrics;
 pub use readiness::Readiness;
-pub use serve::{HttpLimits, serve_http};
+pub use serve::{HttpLimits, serve_http, serve_https};
 pub use throttle::Throttle;
+pub use tls::{HttpTls, TlsFilesError};
+pub use ui::{ABSOLUTE, AlertBoard, IDLE, LINK_FOR, Needs, NodeFacts, PAGES, PageRule, Web, web_router};
 
 /// What is shown and asked through HTTP. Clones share everything.
 #[derive(Clone, Debug)]

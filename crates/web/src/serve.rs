@@ -9,14 +9,17 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use callahead_listeners::{Bound, Stream};
+use callahead_listeners::Bound;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
+
+use crate::tls::HttpTls;
 
 /// What clients may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +57,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves a router until `shutdown`; comes back when the requests under way are answered, or after [`HttpLimits::grace`].
 pub async fn serve_http(bound: Bound, router: Router, limits: HttpLimits, shutdown: CancellationToken) {
+    serve(bound, router, limits, None, shutdown).await;
+}
+
+/// The same over TLS.
+pub async fn serve_https(bound: Bound, router: Router, limits: HttpLimits, tls: HttpTls, shutdown: CancellationToken) {
+    serve(bound, router, limits, Some(tls), shutdown).await;
+}
+
+async fn serve(bound: Bound, router: Router, limits: HttpLimits, tls: Option<HttpTls>, shutdown: CancellationToken) {
     let counters = bound.counters();
     let room = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
@@ -80,8 +92,18 @@ pub async fn serve_http(bound: Bound, router: Router, limits: HttpLimits, shutdo
         counters.accepted.fetch_add(1, Ordering::Relaxed);
         counters.open.fetch_add(1, Ordering::Relaxed);
         let (router, shutdown, counters) = (router.clone(), shutdown.clone(), Arc::clone(&counters));
+        let acceptor = tls.as_ref().map(HttpTls::acceptor);
         connections.spawn(async move {
-            converse(stream, router, limits, shutdown).await;
+            let peer = Peer(stream.peer());
+            match acceptor {
+                None => converse(stream, peer, router, limits, shutdown).await,
+                // The handshake may take as long as a request's head.
+                Some(acceptor) => match tokio::time::timeout(limits.head, acceptor.accept(stream)).await {
+                    Ok(Ok(stream)) => converse(stream, peer, router, limits, shutdown).await,
+                    Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                    Err(_) => tracing::debug!("a TLS handshake took too long"),
+                },
+            }
             counters.open.fetch_sub(1, Ordering::Relaxed);
             drop(permit);
         });
@@ -91,8 +113,13 @@ pub async fn serve_http(bound: Bound, router: Router, limits: HttpLimits, shutdo
     let _ = tokio::time::timeout(limits.grace, all_ended).await;
 }
 
-async fn converse(stream: Stream, router: Router, limits: HttpLimits, shutdown: CancellationToken) {
-    let peer = Peer(stream.peer());
+async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    peer: Peer,
+    router: Router,
+    limits: HttpLimits,
+    shutdown: CancellationToken,
+) {
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         let (router, peer) = (router.clone(), peer.clone());
         async move {

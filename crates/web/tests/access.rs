@@ -66,6 +66,7 @@ const TABLE: &[(&str, &str, &str, &str, &str, &str)] = &[
         "ynynnnnu",
         "ynhnnnnu",
     ),
+    ("POST", "/api/v1/accounts/{name}/login-link", "/api/v1/accounts/{account}/login-link", "", "ynynnnnu", "ynhnnnnu"),
     ("GET", "/api/v1/tokens", "/api/v1/tokens", "", "yyyyyynu", "........"),
     ("POST", "/api/v1/tokens", "/api/v1/tokens", r#"{"account":"{account}"}"#, "ynynynnu", "ynxnxnnu"),
     ("POST", "/api/v1/session", "/api/v1/session", r#"{"account":"x","password":"y"}"#, "uuuuuuuu", "........"),

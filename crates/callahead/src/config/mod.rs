@@ -42,6 +42,8 @@ pub struct Config {
     pub listen: ListenConfig,
     /// Name servers; none is the system's.
     pub resolver: Vec<SocketAddr>,
+    /// How clients reach the http listener.
+    pub http: HttpConfig,
     /// What is logged of decisions, and for how long.
     pub log: LogSettings,
     /// Limits of callouts.
@@ -73,6 +75,17 @@ pub struct ListenConfig {
     pub http: Vec<Listen>,
     /// The CLI's own way in.
     pub admin: Vec<Listen>,
+}
+
+/// How clients reach the http listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// The certificate with its chain, PEM; absent without TLS.
+    pub tls_certificate: Option<PathBuf>,
+    /// Its key, PEM; there where the certificate is.
+    pub tls_key: Option<PathBuf>,
+    /// Proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// Limits of callouts.
@@ -124,6 +137,7 @@ impl Default for Config {
             data_dir: PathBuf::from("/var/lib/callahead"),
             listen: ListenConfig::default(),
             resolver: Vec::new(),
+            http: HttpConfig::default(),
             log: LogSettings::default(),
             callout: CalloutConfig::default(),
             harvest: Harvest::default(),
@@ -220,6 +234,18 @@ impl Config {
         });
         top.section("resolver", |resolver| {
             resolver.set("servers", &mut config.resolver, |value| strings(value)?.into_iter().map(server).collect());
+        });
+        top.section("http", |http| {
+            let path = |value: &DeValue<'_>| {
+                let path = PathBuf::from(text(value)?);
+                if path.is_absolute() { Ok(Some(path)) } else { Err("must be an absolute path".to_owned()) }
+            };
+            http.set("tls_certificate", &mut config.http.tls_certificate, path);
+            http.set("tls_key", &mut config.http.tls_key, path);
+            http.both_or_none("tls_certificate", "tls_key");
+            http.set("trusted_proxies", &mut config.http.trusted_proxies, |value| {
+                strings(value)?.into_iter().map(network).collect()
+            });
         });
         top.section("log", |log| {
             log.set("days", &mut config.log.days, number(0, 3650));

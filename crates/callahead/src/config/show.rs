@@ -28,6 +28,13 @@ impl Config {
         }
         out.push_str("\n[resolver]\n");
         line(&mut out, "servers", list(self.resolver.iter().map(ToString::to_string)));
+        out.push_str("\n[http]\n");
+        for (key, path) in [("tls_certificate", &self.http.tls_certificate), ("tls_key", &self.http.tls_key)] {
+            if let Some(path) = path {
+                line(&mut out, key, quoted(&path.display().to_string()));
+            }
+        }
+        line(&mut out, "trusted_proxies", list(self.http.trusted_proxies.iter().map(ToString::to_string)));
         out.push_str("\n[log]\n");
         line(&mut out, "days", self.log.days.to_string());
         line(&mut out, "size", quoted(&super::format_size(self.log.size)));

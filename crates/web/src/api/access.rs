@@ -83,6 +83,7 @@ pub const RULES: &[Rule] = &{
         rule("GET", "/api/v1/accounts/{name}", Read, Account),
         rule("PATCH", "/api/v1/accounts/{name}", Accounts, Account),
         rule("DELETE", "/api/v1/accounts/{name}", Accounts, Account),
+        rule("POST", "/api/v1/accounts/{name}/login-link", Accounts, Account),
         rule("GET", "/api/v1/tokens", Read, Own),
         rule("POST", "/api/v1/tokens", Tokens, Own),
         rule("DELETE", "/api/v1/tokens/{id}", Tokens, Token),
@@ -101,7 +102,7 @@ pub(crate) async fn enter(Given((state, door)): Given<(State, Door)>, request: R
 }
 
 /// Why a request does not reach its handler.
-enum Refusal {
+pub(crate) enum Refusal {
     Problem(Problem),
     /// What was to be deleted is not there, or is somebody else's, which nobody can tell apart: it is done already.
     Done,
@@ -135,6 +136,10 @@ async fn admit(state: &State, door: Door, parts: &mut Parts) -> Result<(), Refus
     let principal = match door {
         Door::Socket => Principal::socket(),
         Door::Http => authenticate(state, parts)?,
+        Door::Page => {
+            let visitor = parts.extensions.get::<Principal>().cloned();
+            visitor.ok_or_else(|| Problem::forbidden("nobody was let in here"))?
+        }
     };
     if !principal.may(permission) {
         return Err(missing(permission).into());
@@ -197,7 +202,7 @@ pub(crate) fn peer(parts: &Parts) -> String {
 }
 
 /// Whether the thing in the path or the query is theirs. What is somebody else's is answered as what does not exist.
-async fn owns(state: &State, principal: &Principal, rule: &Rule, parts: &mut Parts) -> Result<(), Refusal> {
+pub(crate) async fn owns(state: &State, principal: &Principal, rule: &Rule, parts: &mut Parts) -> Result<(), Refusal> {
     let administration = &state.administration;
     let own_domain = |domain: &Domain| administration.sees(principal, &state.engine, domain);
     match rule.object {

@@ -2,7 +2,7 @@
 
 use axum::extract::State as Given;
 use axum::http::StatusCode;
-use axum::response::{Json, Response};
+use axum::response::{IntoResponse as _, Json, Response};
 use callahead_control::{Account, AuditEntry, Change, DomainSpec, Expected, Kind, Permission, Record, Role};
 use callahead_engine::rfc3339;
 use serde::Deserialize;
@@ -213,6 +213,33 @@ pub(crate) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Make a one-time login link
+///
+/// For a hosting panel: the path of a page that logs its first user in to the web interface as the account, within five minutes.
+#[utoipa::path(
+    post, path = "/api/v1/accounts/{name}/login-link", tag = "access", operation_id = "account_login_link",
+    params(("name" = String, Path, description = "Its name")),
+    responses((status = 201, description = "The link works", body = schema::LoginLink))
+)]
+pub(crate) async fn login_link(
+    Given(state): Given<State>,
+    asker: Asker,
+    Segment(name): Segment,
+    query: Parameters,
+) -> Answer<Response> {
+    query.end(&[])?;
+    let account = record(&state, &name)?.value;
+    if let Some(permission) = beyond(&asker, &account) {
+        return Err(Problem::forbidden(format!(
+            "the account has the permission {:?}, which the token that asks does not have; use one with all scopes",
+            permission.as_str()
+        )));
+    }
+    let (path, until) = crate::ui::make_link(&state, &account, asker.actor(), crate::ui::LINK_FOR).await?;
+    let body = json!({"account": name, "path": path, "expires_at": rfc3339(until)});
+    Ok((StatusCode::CREATED, Json(body)).into_response())
+}
+
 // === what they share ===
 
 fn record(state: &State, name: &str) -> Answer<Record<Account>> {
@@ -278,15 +305,18 @@ fn domains(state: &State, role: Role, owner: Option<&str>, domains: Vec<String>)
 
 /// Who sets a password could log in with it: so nobody does for an account that may do more than the token that asks.
 fn no_more_than(asker: &Asker, account: &Account) -> Answer<()> {
-    let beyond =
-        Permission::ALL.into_iter().find(|permission| account.allows(*permission) && !asker.principal.may(*permission));
-    match beyond.filter(|_| account.password.is_some()) {
+    match beyond(asker, account).filter(|_| account.password.is_some()) {
         None => Ok(()),
         Some(permission) => Err(Problem::forbidden(format!(
             "password: the account has the permission {:?}, which the token that asks does not have; use one with all scopes",
             permission.as_str()
         ))),
     }
+}
+
+/// What an account may do and the one who asks may not.
+fn beyond(asker: &Asker, account: &Account) -> Option<Permission> {
+    Permission::ALL.into_iter().find(|permission| account.allows(*permission) && !asker.principal.may(*permission))
 }
 
 async fn hashed(state: &State, password: Option<String>) -> Answer<Option<String>> {

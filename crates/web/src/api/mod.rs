@@ -41,6 +41,8 @@ pub(crate) enum Door {
     Socket,
     /// By the `http` listener.
     Http,
+    /// From a page of the web interface, which knows who it is.
+    Page,
 }
 
 /// The longest request id that is taken over from a client.
@@ -64,6 +66,7 @@ fn endpoints() -> OpenApiRouter<State> {
         .routes(routes!(audit::list))
         .routes(routes!(accounts::list, accounts::create))
         .routes(routes!(accounts::show, accounts::change, accounts::delete))
+        .routes(routes!(accounts::login_link))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::delete))
         .routes(routes!(session::create, session::delete))

@@ -43,7 +43,7 @@ pub(crate) async fn verdict(
     }
     let listener = match door {
         Door::Socket => Listener::Admin,
-        Door::Http => Listener::Http,
+        Door::Http | Door::Page => Listener::Http,
     };
     let question = Question { live, cached_only, ..Question::new(address.as_bytes(), listener) };
     let mut decision = state.engine.decide(question).await;

@@ -399,6 +399,16 @@ pub(crate) enum Breaker {
     Closed,
 }
 
+/// A link that logs somebody in, once.
+#[derive(ToSchema)]
+pub(crate) struct LoginLink {
+    account: String,
+    /// Below the web interface's own address; it holds a secret.
+    path: String,
+    #[schema(format = DateTime)]
+    expires_at: String,
+}
+
 /// A host that is asked.
 #[derive(ToSchema)]
 pub(crate) struct Destination {

@@ -172,6 +172,11 @@ impl Bench {
         Self { client, state, engine, clock, gate, readiness, shutdown, serving, folder, administration }
     }
 
+    /// What the router was made of.
+    pub fn state(&self) -> State {
+        self.state.clone()
+    }
+
     /// The same state behind another router.
     pub async fn beside(&self, router: fn(State) -> Router) -> Client {
         static NUMBER: AtomicU32 = AtomicU32::new(0);

@@ -1,0 +1,87 @@
+//! TLS on the http listener of the real program.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use common::{Daemon, configure, program};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// Writes a new certificate for `filter.example` and its key.
+fn renew(folder: &Path) -> CertificateDer<'static> {
+    let issued = rcgen::generate_simple_self_signed(vec!["filter.example".to_owned()]).unwrap();
+    std::fs::write(folder.join("cert.pem"), issued.cert.pem()).unwrap();
+    std::fs::write(folder.join("key.pem"), issued.signing_key.serialize_pem()).unwrap();
+    issued.cert.der().clone()
+}
+
+/// Asks over TLS, trusting this certificate only; the error of the handshake where it is another one's.
+async fn ask(at: SocketAddr, trusted: &CertificateDer<'static>, request: &str) -> Result<String, std::io::Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let connector = TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth()));
+    let name = ServerName::try_from("filter.example").unwrap();
+    let mut stream = connector.connect(name, TcpStream::connect(at).await?).await?;
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    // The other side may end without a close_notify, which is an error here and does not matter.
+    let _ = stream.read_to_end(&mut answer).await;
+    Ok(String::from_utf8(answer).unwrap())
+}
+
+const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: filter.example\r\nConnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn the_pages_come_over_tls_and_a_renewed_certificate_is_taken_over_without_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = renew(folder.path());
+    let place = folder.path().display();
+    let tls = format!("[http]\ntls_certificate = \"{place}/cert.pem\"\ntls_key = \"{place}/key.pem\"\n");
+    let config = configure(&folder, &tls);
+    let mut daemon = Daemon::start(&config);
+    let told = daemon.until("there is no account yet")["message"].to_string();
+    assert!(told.contains("open https://"), "{told}");
+    assert!(ask(daemon.http, &first, HEALTH).await.unwrap().starts_with("HTTP/1.1 200"));
+
+    // The cookie is bound to the host, because the listener itself knows that it is TLS.
+    let key = told.split("/setup?key=").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    let form = format!("key={key}&account=admin&password=correct+horse+battery&again=correct+horse+battery");
+    let request = format!(
+        "POST /setup HTTP/1.1\r\nHost: filter.example\r\nOrigin: https://filter.example\r\nConnection: close\r\n\
+         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{form}",
+        form.len()
+    );
+    let answer = ask(daemon.http, &first, &request).await.unwrap();
+    assert!(answer.contains("set-cookie: __Host-callahead=callahead_") && answer.contains("; Secure"), "{answer}");
+
+    let second = renew(folder.path());
+    daemon.signal("HUP");
+    daemon.until("the configuration was read again");
+    assert!(ask(daemon.http, &second, HEALTH).await.unwrap().starts_with("HTTP/1.1 200"));
+    assert!(ask(daemon.http, &first, HEALTH).await.is_err(), "the old certificate is shown no more");
+
+    std::fs::write(folder.path().join("key.pem"), "no key").unwrap();
+    daemon.signal("HUP");
+    daemon.until("the old certificate stays in use");
+    assert!(ask(daemon.http, &second, HEALTH).await.unwrap().starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn a_certificate_that_is_not_there_is_an_error_at_the_start_that_names_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let tls = "[http]\ntls_certificate = \"/nowhere/cert.pem\"\ntls_key = \"/nowhere/key.pem\"\n";
+    let config = configure(&folder, tls);
+    let output = program().args(["serve", "--config"]).arg(&config).output().unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("the certificate /nowhere/cert.pem can't be read"), "{said}");
+}

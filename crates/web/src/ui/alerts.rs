@@ -1,0 +1,174 @@
+//! What is wrong with destinations now: alerts as the engine tells of them, until the destination shows otherwise.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use callahead_cache::Timestamp;
+use callahead_engine::{Alert, AlertKind, Clock, Decision, Observer, Question, Source};
+
+/// Alerts that are kept; further ones push the oldest out.
+const KEPT: usize = 2_000;
+/// An alert that was not told again is forgotten after this.
+const FOR: Duration = Duration::from_secs(24 * 3600);
+
+/// Keeps alerts. Give it to the engine as part of its observer, and to the web interface.
+pub struct AlertBoard {
+    clock: Arc<dyn Clock>,
+    alerts: Mutex<HashMap<(String, AlertKind), Standing>>,
+    /// How many there are, so that decisions need no lock while all is well.
+    count: AtomicUsize,
+}
+
+#[derive(Clone, Debug)]
+struct Standing {
+    since: Timestamp,
+    last: Timestamp,
+    detail: String,
+}
+
+/// An alert that stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Shown {
+    pub(super) domain: String,
+    pub(super) kind: AlertKind,
+    pub(super) detail: String,
+    pub(super) since: Timestamp,
+    pub(super) last: Timestamp,
+}
+
+impl std::fmt::Debug for AlertBoard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AlertBoard").field("alerts", &self.count).finish_non_exhaustive()
+    }
+}
+
+impl AlertBoard {
+    /// An empty one.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, alerts: Mutex::default(), count: AtomicUsize::new(0) }
+    }
+
+    /// Those of domains that may be seen, the latest first.
+    pub(super) fn standing(&self, is_seen: impl Fn(&str) -> bool) -> Vec<Shown> {
+        let now = self.clock.now();
+        let alerts = self.alerts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shown: Vec<Shown> = alerts
+            .iter()
+            .filter(|((domain, _), standing)| now.since(standing.last) < FOR && is_seen(domain))
+            .map(|((domain, kind), standing)| Shown {
+                domain: domain.clone(),
+                kind: *kind,
+                detail: standing.detail.clone(),
+                since: standing.since,
+                last: standing.last,
+            })
+            .collect();
+        shown.sort_by(|a, b| b.last.cmp(&a.last).then_with(|| a.domain.cmp(&b.domain)));
+        shown
+    }
+}
+
+impl Observer for AlertBoard {
+    /// A callout that went well takes back what it disproves.
+    fn decided(&self, _: &Question<'_>, decision: &Decision) {
+        if self.count.load(Ordering::Relaxed) == 0 || decision.source != Source::Callout {
+            return;
+        }
+        let disproved: &[AlertKind] = match decision.row {
+            9 => &[AlertKind::Unreachable, AlertKind::RefusesNullSender],
+            10 => {
+                &[AlertKind::Unreachable, AlertKind::RefusesNullSender, AlertKind::AcceptAll, AlertKind::TalksOfFilter]
+            }
+            11 => &[AlertKind::Unreachable, AlertKind::RefusesNullSender, AlertKind::AcceptAll],
+            12 | 13 => &[AlertKind::Unreachable],
+            _ => return,
+        };
+        let Some((_, domain)) = decision.recipient.rsplit_once('@') else { return };
+        let mut alerts = self.alerts.lock().unwrap_or_else(PoisonError::into_inner);
+        for kind in disproved {
+            alerts.remove(&(domain.to_owned(), *kind));
+        }
+        self.count.store(alerts.len(), Ordering::Relaxed);
+    }
+
+    fn alert(&self, alert: &Alert) {
+        let now = self.clock.now();
+        let mut alerts = self.alerts.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (alert.domain.clone(), alert.kind);
+        if !alerts.contains_key(&key) && alerts.len() >= KEPT {
+            alerts.retain(|_, standing| now.since(standing.last) < FOR);
+            let oldest = alerts.iter().min_by_key(|(_, standing)| standing.last).map(|(key, _)| key.clone());
+            if let Some(oldest) = oldest.filter(|_| alerts.len() >= KEPT) {
+                alerts.remove(&oldest);
+            }
+        }
+        let standing = alerts.entry(key).or_insert(Standing { since: now, last: now, detail: String::new() });
+        standing.last = now;
+        standing.detail.clone_from(&alert.detail);
+        self.count.store(alerts.len(), Ordering::Relaxed);
+    }
+}
+
+/// What it is called, in what tone, and what to do about it.
+pub(super) fn words(kind: AlertKind) -> (&'static str, &'static str, &'static str) {
+    match kind {
+        AlertKind::RefusesNullSender => (
+            "refuses bounces",
+            "wait",
+            "The destination refuses MAIL FROM:<>, so its recipients can't be verified. Its administrator has to accept the null sender (RFC 5321 4.5.5).",
+        ),
+        AlertKind::TalksOfFilter => (
+            "blocks us?",
+            "bad",
+            "The destination refused a recipient in words that talk of this filter. It may refuse everyone: have this server's address allowed there.",
+        ),
+        AlertKind::AcceptAll => (
+            "accepts all",
+            "info",
+            "The destination accepts every local part, so recipients that do not exist can't be told there.",
+        ),
+        AlertKind::Unreachable => {
+            ("unreachable", "bad", "No host of the route could be asked. Check the route, then test it.")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use callahead_engine::TestClock;
+
+    fn board() -> (AlertBoard, Arc<TestClock>) {
+        let clock = Arc::new(TestClock::at(Timestamp(1_800_000_000_000)));
+        (AlertBoard::new(clock.clone()), clock)
+    }
+
+    fn alert(domain: &str, kind: AlertKind) -> Alert {
+        Alert { domain: domain.into(), kind, detail: "words".into() }
+    }
+
+    #[test]
+    fn an_alert_stands_for_a_day_after_it_was_told_last_and_only_for_those_who_may_see_it() {
+        let (board, clock) = board();
+        board.alert(&alert("a.example", AlertKind::Unreachable));
+        board.alert(&alert("b.example", AlertKind::AcceptAll));
+        assert_eq!(board.standing(|_| true).len(), 2);
+        assert_eq!(board.standing(|domain| domain == "a.example").len(), 1);
+        clock.advance(FOR);
+        assert_eq!(board.standing(|_| true), []);
+    }
+
+    #[test]
+    fn more_alerts_than_are_kept_push_the_oldest_out() {
+        let (board, clock) = board();
+        for n in 0..=KEPT {
+            board.alert(&alert(&format!("d{n}.example"), AlertKind::Unreachable));
+            clock.advance(Duration::from_millis(1));
+        }
+        let shown = board.standing(|_| true);
+        assert_eq!(shown.len(), KEPT);
+        assert!(shown.iter().all(|shown| shown.domain != "d0.example"));
+    }
+}

@@ -1,0 +1,338 @@
+//! The ways in and out: password, one-time link, first set-up, log-out; and changing one's password.
+
+use std::net::SocketAddr;
+use std::sync::PoisonError;
+
+use askama::Template;
+use axum::Extension;
+use axum::extract::{Form, Query, State as Given};
+use axum::http::HeaderValue;
+use axum::http::StatusCode;
+use axum::http::header::RETRY_AFTER;
+use callahead_control::{Account, Actor, AuditEntry, Change, Expected, Kind, Role};
+use serde::Deserialize;
+
+use super::Ui;
+use super::frame::{Answer, Page, Refusal, Visitor, go, sentence, show, show_as};
+use super::session::{self, Client, with_cookie};
+use crate::throttle::Key;
+
+/// The longest account name that is looked at.
+const MAX_NAME: usize = 64;
+
+#[derive(Template)]
+#[template(path = "login.html")]
+struct LoginPage {
+    page: Page,
+    account: String,
+    next: String,
+    no_account: bool,
+}
+
+#[derive(Template)]
+#[template(path = "login_link.html")]
+struct LinkPage {
+    page: Page,
+    key: String,
+}
+
+#[derive(Template)]
+#[template(path = "setup.html")]
+struct SetUpPage {
+    page: Page,
+    key: String,
+    account: String,
+}
+
+#[derive(Template)]
+#[template(path = "password.html")]
+struct PasswordPage {
+    page: Page,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Next {
+    #[serde(default)]
+    next: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Login {
+    account: String,
+    password: String,
+    #[serde(default)]
+    next: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Link {
+    #[serde(default)]
+    key: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct SetUp {
+    key: String,
+    account: String,
+    password: String,
+    again: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct NewPassword {
+    current: String,
+    password: String,
+    again: String,
+}
+
+// === by password ===
+
+pub(super) async fn show_login(
+    Given(ui): Given<Ui>,
+    visitor: Option<Extension<Visitor>>,
+    Query(Next { next }): Query<Next>,
+) -> Answer {
+    if visitor.is_some() {
+        return Ok(go(local(&next)));
+    }
+    let no_account = ui.state.administration.control.local().accounts().is_empty();
+    show(&LoginPage { page: Page::bare("Log in"), account: String::new(), next, no_account })
+}
+
+pub(super) async fn log_in(
+    Given(ui): Given<Ui>,
+    Extension(client): Extension<Client>,
+    visitor: Option<Extension<Visitor>>,
+    Form(Login { account, password, next }): Form<Login>,
+) -> Answer {
+    let account: String = account.trim().chars().take(MAX_NAME).collect();
+    let again = |status, text: &str| {
+        let page = Page::bare("Log in").saying("bad", text);
+        show_as(status, &LoginPage { page, account: account.clone(), next: next.clone(), no_account: false })
+    };
+    let throttle = &ui.state.administration.throttle;
+    let keys = [key(&client), Key::Account(account.clone())];
+    if let Some(wait) = keys.iter().filter_map(|key| throttle.wait(key)).max() {
+        let seconds = wait.as_secs() + 1;
+        let text = format!("Too many attempts failed. Wait {seconds} s, then try again.");
+        let mut response = again(StatusCode::TOO_MANY_REQUESTS, &text)?;
+        if let Ok(value) = HeaderValue::from_str(&seconds.to_string()) {
+            response.headers_mut().insert(RETRY_AFTER, value);
+        }
+        return Ok(response);
+    }
+    if !is_right(&ui, &account, &password).await {
+        keys.into_iter().for_each(|key| throttle.failed(key));
+        tracing::warn!(account, from = client.shown, "a login failed");
+        return again(StatusCode::UNPROCESSABLE_ENTITY, "The account and the password do not fit. Check both.");
+    }
+    let old = visitor.as_ref().map(|Extension(visitor)| visitor.session.as_str());
+    let cookie = session::begin(&ui, &account, None, &client, old, "session.begin").await?;
+    let to = local(&next);
+    Ok(with_cookie(go(if to == "/" { landing(&ui, &account) } else { to }), cookie))
+}
+
+/// A domain owner comes because of an address; the others because of the whole.
+fn landing(ui: &Ui, account: &str) -> &'static str {
+    let local = ui.state.administration.control.local();
+    match local.accounts().get(account).map(|account| account.value.role) {
+        Some(Role::Domain) => "/recipients",
+        _ => "/",
+    }
+}
+
+async fn is_right(ui: &Ui, account: &str, password: &str) -> bool {
+    let administration = &ui.state.administration;
+    let found = administration.control.local().accounts().get(account).map(|account| account.value.password.clone());
+    administration.passwords.is_right(password, found.flatten().as_deref()).await
+}
+
+fn key(client: &Client) -> Key {
+    match client.address {
+        Some(address) => Key::of_peer(&SocketAddr::new(address, 0).to_string()),
+        None => Key::of_peer(&client.shown),
+    }
+}
+
+/// Only to a page of this site: `//elsewhere` and `/\elsewhere` are addresses of others.
+fn local(next: &str) -> &str {
+    let is_local = next.starts_with('/')
+        && !next.starts_with("//")
+        && !next.starts_with("/login")
+        && !next.starts_with("/logout")
+        && !next.contains(['\\', '\r', '\n', '\t']);
+    if is_local { next } else { "/" }
+}
+
+pub(super) async fn log_out(visitor: Visitor) -> Answer {
+    let cookie = session::end(&visitor).await?;
+    Ok(with_cookie(go("/login"), cookie))
+}
+
+// === by a one-time link ===
+
+/// A page with a button, because programs that look at links in messages must not use this one up.
+pub(super) async fn show_link(Query(Link { key }): Query<Link>) -> Answer {
+    show(&LinkPage { page: Page::bare("Log in"), key })
+}
+
+pub(super) async fn take_link(
+    Given(ui): Given<Ui>,
+    Extension(client): Extension<Client>,
+    visitor: Option<Extension<Visitor>>,
+    Form(Link { key: secret }): Form<Link>,
+) -> Answer {
+    let key = key(&client);
+    let throttle = &ui.state.administration.throttle;
+    if let Some(wait) = throttle.wait(&key) {
+        let text = format!("Too many attempts failed. Wait {} s, then try again.", wait.as_secs() + 1);
+        return Err(Refusal::says(StatusCode::TOO_MANY_REQUESTS, text));
+    }
+    let Some(link) = session::take_link(&ui, &secret).await? else {
+        throttle.failed(key);
+        let text = "This link was used already, or is too old: it works once, within five minutes. Ask for a new one.";
+        return Err(Refusal::says(StatusCode::GONE, text));
+    };
+    let old = visitor.as_ref().map(|Extension(visitor)| visitor.session.as_str());
+    let cookie = session::begin(&ui, &link.account, link.by.as_deref(), &client, old, "session.begin_by_link").await?;
+    Ok(with_cookie(go(landing(&ui, &link.account)), cookie))
+}
+
+// === the first account ===
+
+pub(super) async fn show_set_up(Given(ui): Given<Ui>, Query(Link { key }): Query<Link>) -> Answer {
+    may_set_up(&ui, &key)?;
+    show(&SetUpPage { page: Page::bare("Set up"), key, account: "admin".into() })
+}
+
+pub(super) async fn set_up(
+    Given(ui): Given<Ui>,
+    Extension(client): Extension<Client>,
+    Form(SetUp { key, account, password, again }): Form<SetUp>,
+) -> Answer {
+    may_set_up(&ui, &key)?;
+    let once_more = |why: &str| {
+        let page = Page::bare("Set up").saying("bad", sentence(why));
+        show_as(StatusCode::UNPROCESSABLE_ENTITY, &SetUpPage { page, key: key.clone(), account: account.clone() })
+    };
+    if let Err(why) = Account::check_name(&account) {
+        return once_more(&why);
+    }
+    if password != again {
+        return once_more("the two passwords are not the same");
+    }
+    let password = match ui.state.administration.passwords.hash(&password).await {
+        Ok(password) => password,
+        Err(error) => return once_more(&error.to_string()),
+    };
+    // Taken before it is used: of two who come at the same time one makes an account.
+    {
+        let mut setup = ui.web.inner.setup.lock().unwrap_or_else(PoisonError::into_inner);
+        if !setup.as_ref().is_some_and(|secret| session::is_same(secret, &key)) {
+            return Err(no_set_up());
+        }
+        *setup = None;
+    }
+    let first = Account {
+        name: account.clone(),
+        role: Role::Admin,
+        read_only: false,
+        owner: None,
+        domains: Vec::new(),
+        password: Some(password),
+    };
+    let body = serde_json::to_string(&first).map_err(|error| Refusal::failed(&error))?;
+    let change = Change { kind: Kind::Account, key: account.clone(), expected: Expected::Nothing, body: Some(body) };
+    let actor = Actor { who: "set-up link".into(), from: client.shown.clone() };
+    let audit = AuditEntry::new(actor, "account.create", &account);
+    ui.state.administration.control.apply(vec![change], vec![audit], ui.now()).await?;
+    let cookie = session::begin(&ui, &account, None, &client, None, "session.begin").await?;
+    Ok(with_cookie(go("/domain/new"), cookie))
+}
+
+fn may_set_up(ui: &Ui, key: &str) -> Result<(), Refusal> {
+    let is_empty = ui.state.administration.control.local().accounts().is_empty();
+    let setup = ui.web.inner.setup.lock().unwrap_or_else(PoisonError::into_inner);
+    match setup.as_ref().is_some_and(|secret| session::is_same(secret, key)) && is_empty {
+        true => Ok(()),
+        false => Err(no_set_up()),
+    }
+}
+
+fn no_set_up() -> Refusal {
+    let text = "This set-up link does not work (any more). While there is no account, each start of the program prints a new one.";
+    Refusal::says(StatusCode::GONE, text)
+}
+
+// === one's own password ===
+
+pub(super) async fn show_password(visitor: Visitor) -> Answer {
+    show(&PasswordPage { page: visitor.page("Your password", "") })
+}
+
+pub(super) async fn change_password(
+    Extension(client): Extension<Client>,
+    visitor: Visitor,
+    Form(new): Form<NewPassword>,
+) -> Answer {
+    let ui = &visitor.ui;
+    let no = |status, why: &str| {
+        let page = visitor.page("Your password", "").saying("bad", sentence(why));
+        show_as(status, &PasswordPage { page })
+    };
+    let unprocessable = StatusCode::UNPROCESSABLE_ENTITY;
+    if visitor.principal.by().is_some() {
+        return no(StatusCode::FORBIDDEN, "you are logged in as somebody else; set a password on the account's page");
+    }
+    let administration = &ui.state.administration;
+    let keys = [key(&client), Key::Account(visitor.name().to_owned())];
+    if keys.iter().any(|key| administration.throttle.wait(key).is_some()) {
+        return no(StatusCode::TOO_MANY_REQUESTS, "too many attempts failed; try again in a minute");
+    }
+    if new.password != new.again {
+        return no(unprocessable, "the two new passwords are not the same");
+    }
+    if !is_right(ui, visitor.name(), &new.current).await {
+        keys.into_iter().for_each(|key| administration.throttle.failed(key));
+        return no(unprocessable, "the present password is another one");
+    }
+    let password = match administration.passwords.hash(&new.password).await {
+        Ok(password) => password,
+        Err(error) => return no(unprocessable, &error.to_string()),
+    };
+    let found = administration.control.local().accounts().get(visitor.name()).cloned();
+    let Some(record) = found else { return Err(Refusal::Elsewhere("/login".into())) };
+    let account = Account { password: Some(password), ..record.value };
+    let body = serde_json::to_string(&account).map_err(|error| Refusal::failed(&error))?;
+    let expected = Expected::Revision(record.revision);
+    let change = Change { kind: Kind::Account, key: account.name.clone(), expected, body: Some(body) };
+    let audit = AuditEntry::new(visitor.actor(), "account.password", &account.name).owned_by(account.owner.as_deref());
+    administration.control.apply(vec![change], vec![audit], ui.now()).await?;
+    // The change ended this session too.
+    let cookie = session::begin(ui, visitor.name(), None, &client, Some(&visitor.session), "session.begin").await?;
+    Ok(with_cookie(go("/"), cookie))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_leads_to_a_page_of_this_site_and_nowhere_else() {
+        for next in ["/domains", "/log?domain=a.example", "/recipients/a@b.example"] {
+            assert_eq!(local(next), next);
+        }
+        for next in [
+            "",
+            "//evil.example",
+            "/\\evil.example",
+            "https://evil.example",
+            "javascript:alert(1)",
+            "/login?next=/login",
+            "/logout",
+            "/a\nb",
+        ] {
+            assert_eq!(local(next), "/", "{next:?}");
+        }
+    }
+}

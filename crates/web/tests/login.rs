@@ -1,0 +1,256 @@
+//! The ways in and what keeps others out: cookies, expiry, throttling, links, and requests from other sites.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+mod visitor;
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use callahead_control::Kind;
+use callahead_web::{ABSOLUTE, HttpLimits, IDLE, LINK_FOR, Web, web_router};
+use common::Bench;
+use visitor::{PASSWORD, World, account, record, web};
+
+#[tokio::test]
+async fn a_login_gives_a_new_secret_each_time_in_a_cookie_that_scripts_and_other_sites_do_not_get() {
+    let world = World::new(false).await;
+    let first = world.log_in("root", PASSWORD).await;
+    assert_eq!((first.status, first.location()), (303, "/".to_owned()));
+    let cookie = first.header("set-cookie").unwrap();
+    for part in ["callahead=callahead_", "Path=/", "HttpOnly", "SameSite=Lax", "Max-Age=43200"] {
+        assert!(cookie.contains(part), "{cookie}");
+    }
+    assert_eq!(world.send(&first.cookie(), "GET", "/", "").await.status, 200);
+    // A login over an old session ends that one.
+    let form = format!("account=root&password={}", PASSWORD.replace(' ', "+"));
+    let second = world.send(&first.cookie(), "POST", "/login", &form).await;
+    assert_ne!(first.cookie(), second.cookie());
+    assert_eq!(world.send(&first.cookie(), "GET", "/", "").await.location(), "/login");
+    assert_eq!(world.send(&second.cookie(), "GET", "/", "").await.status, 200);
+    // And what is kept is not what the cookie says.
+    let local = world.bench.administration.control.local();
+    let kept: String =
+        local.sessions().values().map(|session| serde_json::to_string(&session.value).unwrap()).collect();
+    assert!(!kept.contains(second.cookie().split_once('=').unwrap().1));
+}
+
+#[tokio::test]
+async fn behind_tls_the_cookie_is_bound_to_the_host_and_only_a_trusted_proxy_can_say_so() {
+    let world = World::behind_a_proxy().await;
+    let form = format!("account=root&password={}", PASSWORD.replace(' ', "+"));
+    let headers =
+        "Sec-Fetch-Site: same-origin\r\nX-Forwarded-Proto: https\r\nX-Forwarded-For: 203.0.113.9, 198.51.100.7\r\n";
+    let answer = world.send_with("", "POST", "/login", &form, headers).await;
+    let cookie = answer.header("set-cookie").unwrap();
+    assert!(cookie.starts_with("__Host-callahead=callahead_") && cookie.ends_with("; Secure"), "{cookie}");
+    let audit = world.send_with(&answer.cookie(), "GET", "/audit", "", headers).await;
+    assert!(audit.body.contains("from 198.51.100.7"), "the last that is no proxy of ours: {}", audit.body);
+    assert!(!audit.body.contains("203.0.113.9"), "what the client itself wrote there: {}", audit.body);
+
+    let world = World::new(false).await;
+    let answer = world.send_with("", "POST", "/login", &form, headers).await;
+    assert!(answer.header("set-cookie").unwrap().starts_with("callahead="), "nobody is trusted here");
+    let audit = world.send_with(&answer.cookie(), "GET", "/audit", "", headers).await;
+    assert!(audit.body.contains("from 127.0.0.1"), "{}", audit.body);
+}
+
+#[tokio::test]
+async fn a_session_ends_when_it_is_idle_and_when_it_is_old() {
+    let world = World::new(false).await;
+    let cookie = world.session("root").await;
+    assert_eq!(world.send(&cookie, "GET", "/", "").await.status, 200);
+    world.bench.clock.advance(IDLE - Duration::from_secs(1));
+    assert_eq!(world.send(&cookie, "GET", "/", "").await.status, 200);
+    world.bench.clock.advance(IDLE);
+    assert_eq!(world.send(&cookie, "GET", "/", "").await.status, 303, "idle");
+
+    let cookie = world.session("root").await;
+    let mut age = Duration::ZERO;
+    let step = IDLE / 2;
+    while age + step < ABSOLUTE {
+        assert_eq!(world.send(&cookie, "GET", "/", "").await.status, 200, "after {age:?}");
+        world.bench.clock.advance(step);
+        age += step;
+    }
+    world.bench.clock.advance(step);
+    assert_eq!(world.send(&cookie, "GET", "/", "").await.status, 303, "old, though never idle");
+}
+
+#[tokio::test]
+async fn logging_out_and_any_change_of_the_account_end_its_sessions() {
+    let world = World::new(false).await;
+    let cookie = world.session("root").await;
+    let out = world.send(&cookie, "POST", "/logout", "").await;
+    assert!(out.header("set-cookie").unwrap().contains("Max-Age=0"));
+    assert_eq!(world.send(&cookie, "GET", "/", "").await.status, 303);
+
+    let (root, owner) = (world.session("root").await, world.session("d").await);
+    assert_eq!(world.send(&owner, "GET", "/domains", "").await.status, 200);
+    let form = "read_only=true&domains=r.example";
+    assert_eq!(world.send(&root, "POST", "/accounts/d", form).await.status, 303);
+    assert_eq!(world.send(&owner, "GET", "/domains", "").await.status, 303);
+    assert_eq!(world.send(&root, "GET", "/domains", "").await.status, 200, "others' go on");
+}
+
+#[tokio::test]
+async fn a_twenty_first_session_ends_the_oldest() {
+    let world = World::new(false).await;
+    let mut cookies = Vec::new();
+    for _ in 0..21 {
+        world.bench.clock.advance(Duration::from_millis(1));
+        cookies.push(world.log_in("root", PASSWORD).await.cookie());
+    }
+    assert_eq!(world.send(&cookies[0], "GET", "/", "").await.status, 303);
+    assert_eq!(world.send(&cookies[1], "GET", "/", "").await.status, 200);
+    assert_eq!(world.bench.administration.control.local().sessions().len(), 20);
+}
+
+#[tokio::test]
+async fn a_new_password_needs_the_old_one_and_ends_the_other_sessions() {
+    let world = World::new(false).await;
+    let (here, elsewhere) = (world.session("d").await, world.session("d").await);
+    let wrong = world
+        .send(&here, "POST", "/password", "current=wrong&password=another+long+password&again=another+long+password")
+        .await;
+    assert_eq!(wrong.status, 422);
+    let current = PASSWORD.replace(' ', "+");
+    let short = world.send(&here, "POST", "/password", &format!("current={current}&password=short&again=short")).await;
+    assert!(short.body.contains("at least 15 characters"), "{}", short.body);
+    let form = format!("current={current}&password=another+long+password&again=another+long+password");
+    let changed = world.send(&here, "POST", "/password", &form).await;
+    assert_eq!(changed.status, 303, "{}", changed.body);
+    assert_eq!(world.send(&elsewhere, "GET", "/domains", "").await.status, 303);
+    assert_eq!(world.send(&changed.cookie(), "GET", "/domains", "").await.status, 200);
+    assert_eq!(world.log_in("d", PASSWORD).await.status, 422);
+    assert_eq!(world.log_in("d", "another long password").await.status, 303);
+}
+
+#[tokio::test]
+async fn after_ten_failures_even_the_right_password_has_to_wait() {
+    let world = World::new(false).await;
+    for n in 0..10 {
+        assert_eq!(world.log_in("root", "wrong").await.status, 422, "{n}");
+    }
+    let answer = world.log_in("root", PASSWORD).await;
+    assert_eq!(answer.status, 429);
+    assert!(answer.header("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
+    assert_eq!(world.log_in("d", PASSWORD).await.status, 429, "the address is the same");
+}
+
+#[tokio::test]
+async fn an_account_that_does_not_exist_is_told_as_a_wrong_password_is() {
+    let world = World::new(false).await;
+    let (nobody, wrong) = (world.log_in("nobody", PASSWORD).await, world.log_in("root", "wrong").await);
+    assert_eq!(nobody.status, wrong.status);
+    assert_eq!(nobody.body.replace("nobody", "root"), wrong.body);
+}
+
+#[tokio::test]
+async fn a_login_link_works_once_and_for_five_minutes_and_looking_at_it_does_not_use_it_up() {
+    let world = World::new(false).await;
+    let root = world.session("root").await;
+    let link = async || {
+        let made = world.send(&root, "POST", "/accounts/d/link", "").await;
+        let page = world.send(&root, "GET", &made.location(), "").await;
+        page.body.split("/login/link?key=").nth(1).unwrap().split('<').next().unwrap().to_owned()
+    };
+    let key = link().await;
+    assert_eq!(world.send("", "GET", &format!("/login/link?key={key}"), "").await.status, 200);
+    let taken = world.send("", "POST", "/login/link", &format!("key={key}")).await;
+    assert_eq!((taken.status, taken.location()), (303, "/recipients".to_owned()));
+    let page = world.send(&taken.cookie(), "GET", "/domains", "").await;
+    assert!(page.body.contains(">d</a>"), "{}", page.body);
+    assert_eq!(world.send("", "POST", "/login/link", &format!("key={key}")).await.status, 410, "used");
+    // The link's secret is no session's.
+    let key = link().await;
+    assert_eq!(world.send(&format!("callahead={key}"), "GET", "/domains", "").await.status, 303);
+    world.bench.clock.advance(LINK_FOR);
+    assert_eq!(world.send("", "POST", "/login/link", &format!("key={key}")).await.status, 410, "too old");
+}
+
+#[tokio::test]
+async fn whoever_logs_in_as_somebody_is_named_in_the_head_and_in_the_audit_log() {
+    let world = World::new(false).await;
+    let root = world.session("root").await;
+    let acting = world.send(&root, "POST", "/accounts/d/log-in", "").await.cookie();
+    let page = world.send(&acting, "GET", "/domains", "").await;
+    assert!(page.body.contains("<strong>root</strong>, you are logged in as <strong>d</strong>"), "{}", page.body);
+    world.send(&acting, "POST", "/recipients/kept@r.example/clear", "").await;
+    let back = world.send(&acting, "POST", "/back", "").await.cookie();
+    let audit = world.send(&back, "GET", "/audit", "").await.body;
+    assert!(audit.contains("session.log_in_as") && audit.contains("root as d"), "{audit}");
+    assert_eq!(world.send(&acting, "GET", "/domains", "").await.status, 303, "that session is over");
+    // Nobody acts for somebody whom they are no longer above.
+    let r = world.session("r").await;
+    let acting = world.send(&r, "POST", "/accounts/d/log-in", "").await.cookie();
+    assert_eq!(world.send(&acting, "GET", "/domains", "").await.status, 200);
+    let mut reseller = account("r", callahead_control::Role::Reseller, None, &[]);
+    reseller.read_only = true;
+    let change = record(Kind::Account, "r", &reseller);
+    world.bench.administration.control.apply(vec![change], vec![], world.bench.engine.now()).await.unwrap();
+    assert_eq!(world.send(&acting, "GET", "/domains", "").await.status, 303);
+}
+
+#[tokio::test]
+async fn a_form_of_another_site_changes_nothing() {
+    let world = World::new(false).await;
+    let cookie = world.session("root").await;
+    for headers in [
+        "Sec-Fetch-Site: cross-site\r\n",
+        "Sec-Fetch-Site: same-site\r\n",
+        "Origin: https://evil.example\r\n",
+        "Origin: null\r\n",
+    ] {
+        let answer = world.send_with(&cookie, "POST", "/clear-everything", "word=everything", headers).await;
+        assert_eq!(answer.status, 403, "{headers}");
+    }
+    assert_eq!(world.bench.engine.cache().stats(None).unwrap().valid, 2);
+    let answer =
+        world.send_with(&cookie, "POST", "/clear-everything", "word=everything", "Origin: http://localhost\r\n").await;
+    assert_eq!(answer.status, 303);
+}
+
+#[tokio::test]
+async fn every_answer_forbids_what_is_inline_or_from_elsewhere_and_is_kept_by_nobody() {
+    let world = World::new(false).await;
+    let cookie = world.session("root").await;
+    for path in ["/login", "/", "/log", "/domains/r.example", "/domains/nothing.example", "/setup?key=x"] {
+        let answer = world.send(&cookie, "GET", path, "").await;
+        let policy = answer.header("content-security-policy").unwrap();
+        assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{path}: {policy}");
+        assert_eq!(answer.header("cache-control"), Some("no-store"), "{path}");
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
+        for inline in [" style=\"", " onclick=", "<style", "<script>", "http://", "https://"] {
+            assert!(!answer.body.contains(inline), "{path} has {inline}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_set_up_link_makes_one_administrator_and_nothing_after_that() {
+    static WEB: OnceLock<Web> = OnceLock::new();
+    let bench = Bench::start_tcp(
+        |state| {
+            let web = WEB.get_or_init(web);
+            assert!(web.set_up_path(&state).is_some());
+            web_router(state, web.clone())
+        },
+        HttpLimits::default(),
+    )
+    .await;
+    let headers = [("Content-Type", "application/x-www-form-urlencoded"), ("Sec-Fetch-Site", "same-origin")];
+    let form = |key: &str| format!("key={key}&account=chief&password=a+long+password+here&again=a+long+password+here");
+    for wrong in ["", "x", "callahead_"] {
+        assert_eq!(bench.send("POST", "/setup", &headers, &form(wrong)).await.status, 410, "{wrong:?}");
+    }
+    let key = WEB.get().unwrap().set_up_path(&bench.state()).unwrap().split_once('=').unwrap().1.to_owned();
+    assert_eq!(bench.get(&format!("/setup?key={key}")).await.status, 200);
+    let short = form(&key).replace("a+long+password+here", "short");
+    assert_eq!(bench.send("POST", "/setup", &headers, &short).await.status, 422);
+    assert_eq!(bench.send("POST", "/setup", &headers, &form(&key)).await.status, 303);
+    assert_eq!(bench.send("POST", "/setup", &headers, &form(&key)).await.status, 410, "used");
+    let accounts: Vec<_> = bench.administration.control.local().accounts().keys().cloned().collect();
+    assert_eq!(accounts, ["chief"]);
+    assert_eq!(WEB.get().unwrap().set_up_path(&bench.state()), None);
+}

@@ -1,0 +1,186 @@
+//! Who may see which page: every page for every role, with what is theirs and with what is another's.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+mod visitor;
+
+use std::collections::BTreeSet;
+
+use callahead_web::PAGES;
+use visitor::World;
+
+/// The one who asks, by a letter: `A` administrator, `R` reseller, `D` domain owner, in small letters read-only; `-` nobody.
+const ROLES: &str = "AaRrDd-";
+
+/// Of each page: method, path, target (`{own}` is replaced), form. Then what comes of it for each of [`ROLES`]: with what is theirs, and with
+/// what is another's. `y` is let in, `n` is forbidden (403), `h` is as if it did not exist (404), `l` is sent to the login; `.` has no other's.
+const TABLE: &[(&str, &str, &str, &str, &str, &str)] = &[
+    ("GET", "/assets/{name}", "{style}", "", "yyyyyyy", "......."),
+    ("GET", "/login", "/login", "", "yyyyyyy", "......."),
+    ("POST", "/login", "/login", "account=x&password=y", "yyyyyyy", "......."),
+    ("GET", "/login/link", "/login/link?key=x", "", "yyyyyyy", "......."),
+    ("POST", "/login/link", "/login/link", "key=x", "yyyyyyy", "......."),
+    ("GET", "/setup", "/setup?key=x", "", "yyyyyyy", "......."),
+    (
+        "POST",
+        "/setup",
+        "/setup",
+        "key=x&account=evil&password=a+long+password+here&again=a+long+password+here",
+        "yyyyyyy",
+        ".......",
+    ),
+    ("GET", "/password", "/password", "", "yyyyyyl", "......."),
+    ("POST", "/password", "/password", "current=x&password=y&again=y", "yyyyyyl", "......."),
+    ("GET", "/", "/", "", "yyyyyyl", "......."),
+    ("GET", "/overview/events", "/overview/events", "", "yyyyyyl", "......."),
+    ("GET", "/recipients", "/recipients", "", "yyyyyyl", "......."),
+    ("GET", "/recipients/{address}", "/recipients/kept@{domain}", "", "yyyyyyl", "yyhhhhl"),
+    ("POST", "/recipients/{address}", "/recipients/kept@{domain}", "", "yyyyyyl", "yyhhhhl"),
+    ("GET", "/recipients/{address}/clear", "/recipients/kept@{domain}/clear", "", "ynynynl", "ynhnhnl"),
+    ("POST", "/recipients/{address}/clear", "/recipients/kept@{domain}/clear", "", "ynynynl", "ynhnhnl"),
+    ("GET", "/domains", "/domains", "", "yyyyyyl", "......."),
+    ("GET", "/domain/new", "/domain/new", "", "ynynnnl", "......."),
+    ("POST", "/domain/new", "/domain/new", "name=new.example&route=mx", "ynynnnl", "......."),
+    ("GET", "/domains/{name}", "/domains/{domain}", "", "yyyyyyl", "yyhhhhl"),
+    ("POST", "/domains/{name}/test", "/domains/{domain}/test", "", "yyyyyyl", "yyhhhhl"),
+    ("POST", "/domains/{name}/enforce", "/domains/{domain}/enforce", "", "ynynnnl", "ynhnnnl"),
+    ("GET", "/domains/{name}/observed", "/domains/{domain}/observed", "", "yyyyyyl", "yyhhhhl"),
+    ("GET", "/domains/{name}/cache", "/domains/{domain}/cache", "", "yyyyyyl", "yyhhhhl"),
+    ("GET", "/domains/{name}/clear", "/domains/{domain}/clear", "", "ynynynl", "ynhnhnl"),
+    ("POST", "/domains/{name}/clear", "/domains/{domain}/clear", "", "ynynynl", "ynhnhnl"),
+    ("GET", "/domains/{name}/edit", "/domains/{domain}/edit", "", "ynynynl", "ynhnhnl"),
+    ("POST", "/domains/{name}/edit", "/domains/{domain}/edit", "valid=sales&invalid=", "ynynynl", "ynhnhnl"),
+    ("GET", "/log", "/log", "", "yyyyyyl", "......."),
+    ("GET", "/log/export", "/log/export?format=csv", "", "yyyyyyl", "......."),
+    ("GET", "/accounts", "/accounts", "", "yyyyyyl", "......."),
+    ("GET", "/account/new", "/account/new", "", "ynynnnl", "......."),
+    ("POST", "/account/new", "/account/new", "name=new&role=domain", "ynynnnl", "......."),
+    ("GET", "/accounts/{name}", "/accounts/{account}", "", "yyyyyyl", "yyhhhhl"),
+    ("POST", "/accounts/{name}", "/accounts/{account}", "domains={domain}", "ynynnnl", "ynhnnnl"),
+    ("POST", "/accounts/{name}/link", "/accounts/{account}/link", "", "ynynnnl", "ynhnnnl"),
+    ("POST", "/accounts/{name}/log-in", "/accounts/{account}/log-in", "", "ynynnnl", "ynhnnnl"),
+    ("POST", "/back", "/back", "", "yyyyyyl", "......."),
+    ("GET", "/tokens", "/tokens", "", "yyyyyyl", "......."),
+    ("POST", "/tokens", "/tokens", "label=new&account={account}&days=30&scope_read=true", "ynynynl", "......."),
+    ("GET", "/tokens/{id}/delete", "/tokens/{token}/delete", "", "ynynynl", "ynhnhnl"),
+    ("POST", "/tokens/{id}/delete", "/tokens/{token}/delete", "", "ynynynl", "ynhnhnl"),
+    ("GET", "/audit", "/audit", "", "yyyyyyl", "......."),
+    ("GET", "/node", "/node", "", "yynnnnl", "......."),
+    ("GET", "/clear-everything", "/clear-everything", "", "ynnnnnl", "......."),
+    ("POST", "/clear-everything", "/clear-everything", "word=everything", "ynnnnnl", "......."),
+    ("GET", "/domains/{name}/delete", "/domains/{domain}/delete", "", "ynynnnl", "ynhnnnl"),
+    ("POST", "/domains/{name}/delete", "/domains/{domain}/delete", "", "ynynnnl", "ynhnnnl"),
+    ("GET", "/accounts/{name}/delete", "/accounts/{account}/delete", "", "ynynnnl", "ynhnnnl"),
+    ("POST", "/accounts/{name}/delete", "/accounts/{account}/delete", "", "ynynnnl", "ynhnnnl"),
+    // Whoever logs out is sent to the login, as nobody is.
+    ("POST", "/logout", "/logout", "", "lllllll", "......."),
+];
+
+#[test]
+fn every_page_stands_in_this_table() {
+    let tested: BTreeSet<_> = TABLE.iter().map(|(method, path, ..)| (*method, *path)).collect();
+    let known: BTreeSet<_> = PAGES.iter().map(|page| (page.method, page.path)).collect();
+    assert_eq!(tested, known);
+}
+
+#[tokio::test]
+async fn every_role_sees_its_own_and_nobody_sees_anothers() {
+    for (at, role) in ROLES.chars().enumerate() {
+        let world = World::new(role.is_ascii_lowercase()).await;
+        let account = match role.to_ascii_uppercase() {
+            'A' => "root",
+            'R' => "r",
+            _ => "d",
+        };
+        for (method, path, target, form, own, other) in TABLE {
+            for (expected, mine) in [(own, true), (other, false)] {
+                let expected = expected.chars().nth(at).unwrap();
+                if expected == '.' {
+                    continue;
+                }
+                // A session of its own for each request, because some of them end it.
+                let cookie = if role == '-' { String::new() } else { world.session(account).await };
+                let fill = |text: &str| world.fill(text, mine);
+                let answer = world.send(&cookie, method, &fill(target), &fill(form)).await;
+                let came = match answer.status {
+                    303 if answer.location().starts_with("/login") => 'l',
+                    403 => 'n',
+                    404 => 'h',
+                    // Let in, whatever came of it there: a wrong password, a used link, a node that asks nobody.
+                    200 | 303 | 410 | 422 | 503 => 'y',
+                    other => panic!("{role} {method} {path}: {other}\n{}", answer.body),
+                };
+                assert_eq!(came, expected, "{role} {method} {} ({path}): {}", fill(target), answer.status);
+                if mine && !matches!(role, 'A' | 'a' | '-') && *method == "GET" && came == 'y' {
+                    let trap = path.starts_with("/accounts") || path.starts_with("/audit");
+                    for secret in ["kept@o.example", "od", "other of"] {
+                        assert!(!words(&answer.body).contains(&secret), "{role} {path} tells {secret}");
+                    }
+                    assert!(
+                        trap || !answer.body.contains("o.example"),
+                        "{role} {path} tells of o.example:\n{}",
+                        answer.body
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// What stands on its own between spaces, tags and quotes.
+fn words(html: &str) -> Vec<&str> {
+    html.split(|c: char| c.is_whitespace() || "<>\"/,".contains(c)).collect()
+}
+
+#[tokio::test]
+async fn an_owner_changes_lists_and_nothing_else_whatever_the_form_says() {
+    let world = World::new(false).await;
+    let cookie = world.session("d").await;
+    let form = "valid=sales&invalid=&callouts=off&route=evil.example%3A25&owner=d";
+    let answer = world.send(&cookie, "POST", "/domains/r.example/edit", form).await;
+    assert_eq!((answer.status, answer.location()), (303, "/domains/r.example".to_owned()));
+    let local = world.bench.administration.control.local();
+    let domain = &local.domains()["r.example"].value;
+    assert_eq!(domain.valid, ["sales"]);
+    assert_eq!((domain.callouts.as_deref(), domain.route.as_slice()), (None, ["mx".to_owned()].as_slice()));
+    assert_eq!(domain.owner.as_deref(), Some("r"));
+}
+
+#[tokio::test]
+async fn a_form_that_is_older_than_the_domain_changes_nothing() {
+    let world = World::new(false).await;
+    let cookie = world.session("root").await;
+    let answer = world.send(&cookie, "POST", "/domains/r.example/edit", "revision=1&route=mx&valid=x&invalid=").await;
+    assert_eq!(answer.status, 422);
+    assert!(answer.body.contains("Somebody else changed this meanwhile"), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn everything_is_cleared_only_when_the_word_is_written() {
+    let world = World::new(false).await;
+    let cookie = world.session("root").await;
+    let kept = |world: &World| world.bench.engine.cache().stats(None).unwrap().valid;
+    assert_eq!(kept(&world), 2);
+    for word in ["", "everythin", "all"] {
+        let answer = world.send(&cookie, "POST", "/clear-everything", &format!("word={word}")).await;
+        assert_eq!(answer.status, 422);
+    }
+    assert_eq!(kept(&world), 2);
+    let answer = world.send(&cookie, "POST", "/clear-everything", "word=everything").await;
+    assert_eq!((answer.status, answer.location()), (303, "/node".to_owned()));
+    assert_eq!(kept(&world), 0);
+    let answer = world.send(&cookie, "GET", "/node", "").await;
+    assert!(answer.body.contains("Everything is cleared: "), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn looking_at_a_recipient_asks_nobody_and_writes_nothing() {
+    let world = World::new(false).await;
+    let cookie = world.session("d").await;
+    let before = (world.bench.engine.stats(), world.bench.administration.log.counters());
+    let answer = world.send(&cookie, "GET", "/recipients/new@r.example", "").await;
+    assert!(answer.body.contains("Nothing is kept of this address"), "{}", answer.body);
+    let answer = world.send(&cookie, "GET", "/recipients/kept@r.example", "").await;
+    assert!(answer.body.contains("row 7 of the decision table"), "{}", answer.body);
+    assert_eq!((world.bench.engine.stats(), world.bench.administration.log.counters()), before);
+}
