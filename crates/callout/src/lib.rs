@@ -39,8 +39,7 @@ pub use pool::DestinationStatus;
 pub use probe::{PersonProbe, Probe};
 pub use resolve::{DnsResolver, MxAnswer, Resolve, ResolveError};
 pub use route::{Hop, Host, Route, RouteError, TlsPolicy};
+pub use route_test::{HostTest, RouteTest, TestStep, TestedStep};
 pub use settings::Settings;
 pub use tls::{TlsClient, TlsError};
 pub use transcript::{Transcript, TranscriptLine, Who};
-
-pub use route_test::{HostTest, RouteTest, TestStep, TestedStep};
