@@ -29,7 +29,6 @@ mod session;
 mod settings;
 mod tls;
 mod transcript;
-mod way;
 
 pub use callouts::{Callouts, Totals};
 pub use dial::{BoxStream, Dial, Stream, TcpDialer};

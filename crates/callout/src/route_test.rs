@@ -4,24 +4,18 @@
 //! of it is kept, and neither the pool nor its circuit breakers learn from it.
 
 use std::fmt;
-use std::sync::Arc;
+use std::time::Duration;
 
 use callahead_smtp::{Domain, Recipient};
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::callouts::{Callouts, Key};
 use crate::dialogue;
 use crate::outcome::{Failure, HostFailure, Outcome, Step};
-use crate::pool::HostPool;
-use crate::probe::{PersonProbe, Probe as _};
-use crate::route::{Hop, HostPort, Route};
-use crate::session::Session;
-use crate::settings::Settings;
+use crate::route::Route;
 use crate::transcript::Transcript;
 
 /// Hosts of a route that are tested.
-const MAX_HOSTS: usize = 8;
+pub(crate) const MAX_HOSTS: usize = 8;
 
 /// What a test found.
 #[derive(Clone, Debug)]
@@ -94,12 +88,12 @@ impl fmt::Display for TestStep {
 }
 
 impl HostTest {
-    fn begin(host: String, transcript: Transcript) -> Self {
-        Self { host, steps: Vec::new(), accept_all: None, transcript }
+    pub(crate) fn begin(host: String) -> Self {
+        Self { host, steps: Vec::new(), accept_all: None, transcript: Transcript::start() }
     }
 
-    fn failed_lookup(failure: &HostFailure) -> Self {
-        let mut test = Self::begin(failure.host.clone(), Transcript::start());
+    pub(crate) fn failed_lookup(failure: &HostFailure) -> Self {
+        let mut test = Self::begin(failure.host.clone());
         test.step(TestStep::Connect, false, failure.failure.to_string());
         test
     }
@@ -109,7 +103,7 @@ impl HostTest {
     }
 
     /// Writes the steps of a session's opening down.
-    fn opened(&mut self, route: &Route, opened: Result<bool, (Failure, Option<String>)>) {
+    pub(crate) fn opened(&mut self, route: &Route, opened: Result<bool, (Failure, Option<String>)>) {
         let (failure, words) = match opened {
             Ok(encrypted) => {
                 self.step(TestStep::Connect, true, "connected");
@@ -144,10 +138,15 @@ impl HostTest {
     }
 
     /// Asks for a random local part and for `postmaster`, and writes the steps down.
-    async fn ask(&mut self, session: &mut Session, domain: &Domain, deadline: Instant) {
+    pub(crate) async fn ask(
+        &mut self,
+        session: &mut crate::session::Session,
+        domain: &Domain,
+        random: &Recipient,
+        deadline: Instant,
+    ) {
         let Ok(postmaster) = Recipient::new("postmaster", domain.clone()) else { return };
-        let Ok(random) = Recipient::new(&PersonProbe.local_part(), domain.clone()) else { return };
-        let asked = dialogue::ask(session, &postmaster, Some(&random), false, deadline, &mut self.transcript).await;
+        let asked = dialogue::ask(session, &postmaster, Some(random), false, deadline, &mut self.transcript).await;
         let found = match asked {
             Ok(found) => found,
             Err(broken) => {
@@ -193,66 +192,7 @@ impl HostTest {
     }
 }
 
-impl Callouts {
-    /// Tests a route for a domain: what a callout would do at each of its hosts (8 at most), in sessions of their own, within the timeout.
-    pub async fn test_route(&self, route: &Route, domain: &Domain) -> RouteTest {
-        let settings = self.inner.settings();
-        let deadline = Instant::now() + settings.timeout;
-        let mut found = RouteTest { hosts: Vec::new(), null_mx: false };
-        for hop in &route.hops {
-            // What the MX is stands in each of its hosts' transcripts.
-            let mut before = Transcript::start();
-            let hosts = match hop {
-                Hop::Host { host, port } => vec![(host.clone(), *port)],
-                Hop::Mx => match self.inner.exchangers(domain, &settings, deadline, &mut before).await {
-                    Ok(Some(hosts)) => hosts,
-                    Ok(None) => {
-                        found.null_mx = true;
-                        Vec::new()
-                    }
-                    Err(failure) => {
-                        found.hosts.push(HostTest::failed_lookup(&failure));
-                        Vec::new()
-                    }
-                },
-            };
-            for (host, port) in hosts {
-                if found.hosts.len() >= MAX_HOSTS || Instant::now() >= deadline {
-                    return found;
-                }
-                let key = Key { host, port, tls: route.tls };
-                let test = HostTest::begin(HostPort(&key.host, key.port).to_string(), before.clone());
-                // Half of the time that is left, so that a host that hangs leaves some to the next.
-                let left = deadline.saturating_duration_since(Instant::now());
-                let within = Instant::now() + left / 2;
-                found.hosts.push(self.test_host(&key, route, domain, &settings, within, test).await);
-            }
-        }
-        found
-    }
-
-    async fn test_host(
-        &self,
-        key: &Key,
-        route: &Route,
-        domain: &Domain,
-        settings: &Settings,
-        deadline: Instant,
-        mut test: HostTest,
-    ) -> HostTest {
-        // A pool of its own, which nobody else sees and nobody learns from.
-        let pool = HostPool::new(test.host.clone(), Arc::new(Semaphore::new(1)));
-        match self.inner.open(key, &pool, settings, deadline, &mut test.transcript).await {
-            Ok(mut session) => {
-                test.opened(route, Ok(session.encrypted));
-                test.ask(&mut session, domain, deadline).await;
-                session.quit(settings.quit_timeout, Some(&mut test.transcript)).await;
-            }
-            Err(trouble) => {
-                let words = trouble.reply.map(|reply| format!("{} {}", reply.code(), reply.text()));
-                test.opened(route, Err((trouble.failure, words)));
-            }
-        }
-        test
-    }
+/// How long the test of one host may take.
+pub(crate) fn patience(timeout: Duration) -> Duration {
+    timeout.min(Duration::from_secs(30))
 }
