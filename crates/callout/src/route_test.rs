@@ -4,7 +4,6 @@
 //! of it is kept, and neither the pool nor its circuit breakers learn from it.
 
 use std::fmt;
-use std::time::Duration;
 
 use callahead_smtp::{Domain, Recipient};
 use tokio::time::Instant;
@@ -190,9 +189,4 @@ impl HostTest {
         let detail = if accepted { "it accepts" } else { "it does not accept" };
         self.step(TestStep::Postmaster, accepted, format!("{detail} postmaster: {words}"));
     }
-}
-
-/// How long the test of one host may take.
-pub(crate) fn patience(timeout: Duration) -> Duration {
-    timeout.min(Duration::from_secs(30))
 }
