@@ -96,7 +96,7 @@ pub struct DomainArgs {
     /// Where its destination is, tried in order: mx, HOST, HOST:PORT. May be given several times.
     #[arg(long, value_name = "HOST")]
     pub route: Vec<String>,
-    /// A key of [[domain]] in the configuration file: tls, callouts, reject_code, valid_ttl, tempfail, ... May be given several times.
+    /// A key of a domain in the configuration file: tls, callouts, reject_code, valid_ttl, tempfail, ... May be given several times.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// A local part that exists whatever the destination says. May be given several times; replaces the list.

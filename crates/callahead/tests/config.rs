@@ -124,7 +124,7 @@ fn what_config_init_writes_is_the_defaults() {
 
 #[test]
 fn config_init_names_every_key_and_config_show_writes_what_is_read_back() {
-    let text = "node = \"mx.example\"\n[listen]\npolicy = [\"127.0.0.1:10040\", \"unix:/run/p.sock\"]\n[harvest]\nlimit = 0\n[log]\ndays = 7\nsize = \"1536M\"\nrecipients = \"domain\"\n[defaults]\n\
+    let text = "node = \"mx.example\"\n[listen]\npolicy = [\"127.0.0.1:10040\", \"unix:/run/p.sock\"]\n[harvest]\nlimit = 0\n[defaults]\n\
                 reject_code = 450\ninvalid_ttl = \"90m\"\ntls = \"required\"\n[[domain]]\nname = \"*.b\u{fc}cher.example\"\n\
                 route = [\"mail.example:2525\", \"mx\", \"[2001:db8::1]:26\"]\nvalid = [\"sales\", \"\\\"a b\\\"\"]\ninvalid = [\"Old\"]\n\
                 callouts = \"observe\"\nlocal_part_case = \"keep\"\npass_reply_text = true\ntls = \"off\"\n";
@@ -145,4 +145,12 @@ fn a_domain_takes_what_it_does_not_say_from_the_defaults() {
     let seen: Vec<_> =
         config.domains.iter().map(|d| (d.policy.invalid_ttl.as_secs(), d.route.tls.to_string())).collect();
     assert_eq!(seen, [(3600, "verified".into()), (7200, "off".into())]);
+}
+
+#[test]
+fn what_is_logged_and_where_routes_may_not_lead_is_written_as_it_is_read() {
+    let text = "[log]\ndays = 7\nsize = \"1536M\"\nrecipients = \"domain\"\n[callout]\ndeny_destinations = [\"10.0.0.0/8\", \"::1\"]\n";
+    let config = Config::parse(text, "x").unwrap();
+    assert_eq!((config.log.days, config.log.size), (7, 1536 << 20));
+    assert_eq!(Config::parse(&config.to_toml(), "shown").unwrap(), config);
 }

@@ -2,24 +2,22 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use callahead_smtp::{Domain, DomainName, Recipient};
+use callahead_smtp::Recipient;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::dial::Dial;
 use crate::dialogue::{self, Broken, Found};
 use crate::outcome::{Ask, BoxFuture, Failure, HostFailure, Outcome, Report, Request};
 use crate::pool::{DestinationStatus, HostPool, NoSession, Pooled, Slot};
 use crate::probe::{PersonProbe, Probe};
-use crate::resolve::{MxAnswer, Resolve, interleave, order};
-use crate::route::{Hop, Host, HostPort, Route, TlsPolicy};
-use crate::route_test::{self, HostTest, RouteTest};
-use crate::session::{Opening, Session, Trouble};
+use crate::resolve::Resolve;
+use crate::route::{Hop, Host, HostPort, TlsPolicy};
+use crate::session::Trouble;
 use crate::settings::Settings;
 use crate::tls::TlsClient;
 use crate::transcript::Transcript;
@@ -32,14 +30,14 @@ const FORGET_AFTER: Duration = Duration::from_secs(600);
 /// Makes callouts, and keeps the sessions. Clones share them.
 #[derive(Clone)]
 pub struct Callouts {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     settings: RwLock<Arc<Settings>>,
-    dial: Box<dyn Dial>,
-    resolve: Box<dyn Resolve>,
-    tls: TlsClient,
+    pub(crate) dial: Box<dyn Dial>,
+    pub(crate) resolve: Box<dyn Resolve>,
+    pub(crate) tls: TlsClient,
     probe: Box<dyn Probe>,
     node: Arc<Semaphore>,
     hosts: Mutex<HashMap<Key, Arc<HostPool>>>,
@@ -49,10 +47,10 @@ struct Inner {
 
 /// Domains that lead to the same host share its sessions and its limits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    host: Host,
-    port: u16,
-    tls: TlsPolicy,
+pub(crate) struct Key {
+    pub(crate) host: Host,
+    pub(crate) port: u16,
+    pub(crate) tls: TlsPolicy,
 }
 
 /// Counters over all destinations.
@@ -129,71 +127,6 @@ impl Callouts {
         }
     }
 
-    /// Tests a route for a domain: what a callout would do at each of its hosts (8 at most), in sessions of their own, within the timeout.
-    pub async fn test_route(&self, route: &Arc<Route>, domain: &Domain) -> RouteTest {
-        let settings = self.inner.settings();
-        let mut found = RouteTest { hosts: Vec::new(), null_mx: false };
-        let Ok(random) = Recipient::new(&self.inner.probe.local_part(), domain.clone()) else { return found };
-        let deadline = Instant::now() + settings.timeout;
-        let request = Request { recipient: random.clone(), route: Arc::clone(route), probe: false, background: false };
-        let transcript = Transcript::start();
-        let (inner, settings) = (&*self.inner, &*settings);
-        let mut errand = Errand {
-            inner,
-            settings,
-            request: &request,
-            probe: None,
-            deadline,
-            transcript,
-            failures: Vec::new(),
-            not_accept_all: false,
-        };
-        for hop in &route.hops {
-            let hosts = match hop {
-                Hop::Host { host, port } => vec![(host.clone(), *port)],
-                Hop::Mx => match errand.exchangers().await {
-                    Ok(Some(hosts)) => hosts,
-                    Ok(None) => {
-                        found.null_mx = true;
-                        Vec::new()
-                    }
-                    Err(failure) => {
-                        found.hosts.push(HostTest::failed_lookup(&failure));
-                        Vec::new()
-                    }
-                },
-            };
-            for (host, port) in hosts {
-                if found.hosts.len() >= route_test::MAX_HOSTS || Instant::now() >= deadline {
-                    return found;
-                }
-                let key = Key { host, port, tls: route.tls };
-                let name = HostPort(&key.host, key.port).to_string();
-                let mut test = HostTest::begin(name.clone());
-                // A pool of its own, which nobody else sees.
-                let pool = HostPool::new(name, Arc::clone(&inner.node));
-                std::mem::swap(&mut errand.transcript, &mut test.transcript);
-                // Half of the time that is left, so that a host that hangs leaves some to the next.
-                let within = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
-                let opened = errand.open(&key, &pool, within).await;
-                std::mem::swap(&mut errand.transcript, &mut test.transcript);
-                match opened {
-                    Ok(mut session) => {
-                        test.opened(route, Ok(session.encrypted));
-                        test.ask(&mut session, domain, &random, within).await;
-                        session.quit(settings.quit_timeout, Some(&mut test.transcript)).await;
-                    }
-                    Err(trouble) => {
-                        let words = trouble.reply.map(|reply| format!("{} {}", reply.code(), reply.text()));
-                        test.opened(route, Err((trouble.failure, words)));
-                    }
-                }
-                found.hosts.push(test);
-            }
-        }
-        found
-    }
-
     /// Ends all sessions by QUIT, those in use when their question is answered; waits until that is done, or for so long.
     pub async fn shutdown(&self, patience: Duration) {
         let quit_timeout = self.inner.settings().quit_timeout;
@@ -252,7 +185,7 @@ impl Ask for Callouts {
 }
 
 impl Inner {
-    fn settings(&self) -> Arc<Settings> {
+    pub(crate) fn settings(&self) -> Arc<Settings> {
         Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -260,7 +193,7 @@ impl Inner {
         Recipient::new(&self.probe.local_part(), like.domain().clone()).ok()
     }
 
-    fn pool(&self, key: &Key) -> Arc<HostPool> {
+    pub(crate) fn pool(&self, key: &Key) -> Arc<HostPool> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pool) = hosts.get(key) {
             return Arc::clone(pool);
@@ -277,20 +210,23 @@ impl Errand<'_> {
     /// Through the hops, until one answers.
     async fn go(&mut self) -> (Outcome, Option<String>) {
         let hops = &self.request.route.hops;
+        let domain = self.request.recipient.domain();
         for (at, hop) in hops.iter().enumerate() {
             let more_hops = at + 1 < hops.len();
             let hosts = match hop {
                 Hop::Host { host, port } => vec![(host.clone(), *port)],
-                Hop::Mx => match self.exchangers().await {
-                    // With other hops beside it, a null MX is no word on the domain: the administrator says where it is.
-                    Ok(None) if hops.len() == 1 => return (Outcome::NullMx, None),
-                    Ok(None) => Vec::new(),
-                    Ok(Some(hosts)) => hosts,
-                    Err(failure) => {
-                        self.failures.push(failure);
-                        continue;
+                Hop::Mx => {
+                    match self.inner.exchangers(domain, self.settings, self.deadline, &mut self.transcript).await {
+                        // With other hops beside it, a null MX is no word on the domain: the administrator says where it is.
+                        Ok(None) if hops.len() == 1 => return (Outcome::NullMx, None),
+                        Ok(None) => Vec::new(),
+                        Ok(Some(hosts)) => hosts,
+                        Err(failure) => {
+                            self.failures.push(failure);
+                            continue;
+                        }
                     }
-                },
+                }
             };
             let count = hosts.len();
             for (nth, (host, port)) in hosts.into_iter().enumerate() {
@@ -316,44 +252,6 @@ impl Errand<'_> {
         (Outcome::Unreachable(std::mem::take(&mut self.failures)), None)
     }
 
-    /// The hosts of the domain's MX, in order; `None` for a null MX.
-    async fn exchangers(&mut self) -> Result<Option<Vec<(Host, u16)>>, HostFailure> {
-        let domain = self.request.recipient.domain();
-        let port = self.settings.mx_port;
-        let name: &DomainName = match domain {
-            Domain::Name(name) => name,
-            // RFC 5321 5.1: a literal is its own mail exchanger.
-            Domain::Literal(literal) => {
-                let address = match *literal {
-                    callahead_smtp::AddressLiteral::V4(ip) => ip.into(),
-                    callahead_smtp::AddressLiteral::V6(ip) => ip.into(),
-                };
-                return Ok(Some(vec![(Host::Address(address), port)]));
-            }
-        };
-        let failed = |failure| HostFailure { host: name.to_string(), failure, reply: None };
-        let within = Instant::now() + self.deadline.saturating_duration_since(Instant::now()) / 2;
-        let answer = match timeout_at(within, self.inner.resolve.mx(name)).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(failed(Failure::Resolve(error.to_string()))),
-            Err(_) => return Err(failed(Failure::Resolve(format!("the DNS gave no answer for {name} in time")))),
-        };
-        let hosts = match answer {
-            MxAnswer::Null => {
-                self.transcript.note(format!("{name} has a null MX: it takes no mail"));
-                return Ok(None);
-            }
-            MxAnswer::None => vec![name.clone()],
-            MxAnswer::Hosts(hosts) => order(hosts, &self.settings.own_names),
-        };
-        if hosts.is_empty() {
-            return Err(failed(Failure::OnlyOwnNames));
-        }
-        let shown: Vec<&str> = hosts.iter().map(DomainName::as_str).collect();
-        self.transcript.note(format!("MX of {name}: {}", shown.join(", ")));
-        Ok(Some(hosts.into_iter().take(self.settings.hosts_per_mx).map(|host| (Host::Name(host), port)).collect()))
-    }
-
     /// Asks one host; `Ok(None)` when it has no session to spare.
     async fn host(&mut self, key: &Key, deadline: Instant) -> Result<Option<Found>, HostFailure> {
         let pool = self.inner.pool(key);
@@ -373,17 +271,19 @@ impl Errand<'_> {
             };
             let mut pooled = match slot {
                 Slot::Reuse(pooled) => pooled,
-                Slot::Open(ticket) => match self.open(key, &pool, deadline).await {
-                    Ok(session) => Pooled { session, ticket },
-                    Err(trouble) => {
-                        let failure = failed(trouble);
-                        // The DNS failed, not the host.
-                        if !matches!(failure.failure, Failure::Resolve(_)) {
-                            admission.failed(&failure, self.settings);
+                Slot::Open(ticket) => {
+                    match self.inner.open(key, &pool, self.settings, deadline, &mut self.transcript).await {
+                        Ok(session) => Pooled { session, ticket },
+                        Err(trouble) => {
+                            let failure = failed(trouble);
+                            // The DNS failed, not the host.
+                            if !matches!(failure.failure, Failure::Resolve(_)) {
+                                admission.failed(&failure, self.settings);
+                            }
+                            return Err(failure);
                         }
-                        return Err(failure);
                     }
-                },
+                }
             };
             let used_before = pooled.session.uses;
             // A group that is answered in part only costs time; some is left for another try without pipelining.
@@ -423,53 +323,5 @@ impl Errand<'_> {
                 }
             }
         }
-    }
-
-    /// Opens a session with one of the host's addresses.
-    async fn open(&mut self, key: &Key, pool: &HostPool, deadline: Instant) -> Result<Session, Trouble> {
-        let addresses = match &key.host {
-            Host::Address(address) => vec![*address],
-            Host::Name(name) => match timeout_at(deadline, self.inner.resolve.addresses(name)).await {
-                Ok(Ok(addresses)) => interleave(addresses),
-                Ok(Err(error)) => return Err(Failure::Resolve(error.to_string()).into()),
-                Err(_) => return Err(Failure::Resolve(format!("the DNS gave no answer for {name} in time")).into()),
-            },
-        };
-        let addresses = &addresses[..addresses.len().min(self.settings.addresses_per_host)];
-        let mut trouble = Trouble::from(Failure::Resolve(format!("{} has no address", pool.name)));
-        for (nth, address) in addresses.iter().enumerate() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let deadline = if nth + 1 == addresses.len() { deadline } else { Instant::now() + left / 2 };
-            let address = SocketAddr::new(*address, key.port);
-            let opportunistic = key.tls == TlsPolicy::Opportunistic;
-            let policy = if opportunistic && !pool.tls_works() { TlsPolicy::Off } else { key.tls };
-            let mut opening = Opening {
-                dial: &*self.inner.dial,
-                tls: &self.inner.tls,
-                settings: self.settings,
-                host: &key.host,
-                policy,
-                deadline,
-            };
-            pool.count_connection();
-            let mut opened = opening.open(address, &mut self.transcript).await;
-            if let Err(Trouble { failure: Failure::TlsFailed(_), .. }) = &opened
-                && opportunistic
-            {
-                self.transcript.note("going on in clear");
-                pool.learn_no_tls();
-                pool.count_connection();
-                opening.policy = TlsPolicy::Off;
-                opened = opening.open(address, &mut self.transcript).await;
-            }
-            match opened {
-                Ok(session) => return Ok(session),
-                Err(next) => trouble = next,
-            }
-            if Instant::now() >= deadline && nth + 1 == addresses.len() {
-                break;
-            }
-        }
-        Err(trouble)
     }
 }

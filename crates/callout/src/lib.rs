@@ -29,6 +29,7 @@ mod session;
 mod settings;
 mod tls;
 mod transcript;
+mod way;
 
 pub use callouts::{Callouts, Totals};
 pub use dial::{BoxStream, Dial, Stream, TcpDialer};
@@ -38,7 +39,8 @@ pub use pool::DestinationStatus;
 pub use probe::{PersonProbe, Probe};
 pub use resolve::{DnsResolver, MxAnswer, Resolve, ResolveError};
 pub use route::{Hop, Host, Route, RouteError, TlsPolicy};
-pub use route_test::{HostTest, RouteTest, TestStep, TestedStep};
 pub use settings::Settings;
 pub use tls::{TlsClient, TlsError};
 pub use transcript::{Transcript, TranscriptLine, Who};
+
+pub use route_test::{HostTest, RouteTest, TestStep, TestedStep};

@@ -4,17 +4,24 @@
 //! of it is kept, and neither the pool nor its circuit breakers learn from it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use callahead_smtp::{Domain, Recipient};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::callouts::{Callouts, Key};
 use crate::dialogue;
 use crate::outcome::{Failure, HostFailure, Outcome, Step};
-use crate::route::Route;
+use crate::pool::HostPool;
+use crate::probe::{PersonProbe, Probe as _};
+use crate::route::{Hop, HostPort, Route};
+use crate::session::Session;
+use crate::settings::Settings;
 use crate::transcript::Transcript;
 
 /// Hosts of a route that are tested.
-pub(crate) const MAX_HOSTS: usize = 8;
+const MAX_HOSTS: usize = 8;
 
 /// What a test found.
 #[derive(Clone, Debug)]
@@ -87,12 +94,12 @@ impl fmt::Display for TestStep {
 }
 
 impl HostTest {
-    pub(crate) fn begin(host: String) -> Self {
-        Self { host, steps: Vec::new(), accept_all: None, transcript: Transcript::start() }
+    fn begin(host: String, transcript: Transcript) -> Self {
+        Self { host, steps: Vec::new(), accept_all: None, transcript }
     }
 
-    pub(crate) fn failed_lookup(failure: &HostFailure) -> Self {
-        let mut test = Self::begin(failure.host.clone());
+    fn failed_lookup(failure: &HostFailure) -> Self {
+        let mut test = Self::begin(failure.host.clone(), Transcript::start());
         test.step(TestStep::Connect, false, failure.failure.to_string());
         test
     }
@@ -102,7 +109,7 @@ impl HostTest {
     }
 
     /// Writes the steps of a session's opening down.
-    pub(crate) fn opened(&mut self, route: &Route, opened: Result<bool, (Failure, Option<String>)>) {
+    fn opened(&mut self, route: &Route, opened: Result<bool, (Failure, Option<String>)>) {
         let (failure, words) = match opened {
             Ok(encrypted) => {
                 self.step(TestStep::Connect, true, "connected");
@@ -137,15 +144,10 @@ impl HostTest {
     }
 
     /// Asks for a random local part and for `postmaster`, and writes the steps down.
-    pub(crate) async fn ask(
-        &mut self,
-        session: &mut crate::session::Session,
-        domain: &Domain,
-        random: &Recipient,
-        deadline: Instant,
-    ) {
+    async fn ask(&mut self, session: &mut Session, domain: &Domain, deadline: Instant) {
         let Ok(postmaster) = Recipient::new("postmaster", domain.clone()) else { return };
-        let asked = dialogue::ask(session, &postmaster, Some(random), false, deadline, &mut self.transcript).await;
+        let Ok(random) = Recipient::new(&PersonProbe.local_part(), domain.clone()) else { return };
+        let asked = dialogue::ask(session, &postmaster, Some(&random), false, deadline, &mut self.transcript).await;
         let found = match asked {
             Ok(found) => found,
             Err(broken) => {
@@ -188,5 +190,69 @@ impl HostTest {
         let accepted = matches!(found.outcome, Outcome::Accepted(_));
         let detail = if accepted { "it accepts" } else { "it does not accept" };
         self.step(TestStep::Postmaster, accepted, format!("{detail} postmaster: {words}"));
+    }
+}
+
+impl Callouts {
+    /// Tests a route for a domain: what a callout would do at each of its hosts (8 at most), in sessions of their own, within the timeout.
+    pub async fn test_route(&self, route: &Route, domain: &Domain) -> RouteTest {
+        let settings = self.inner.settings();
+        let deadline = Instant::now() + settings.timeout;
+        let mut found = RouteTest { hosts: Vec::new(), null_mx: false };
+        for hop in &route.hops {
+            // What the MX is stands in each of its hosts' transcripts.
+            let mut before = Transcript::start();
+            let hosts = match hop {
+                Hop::Host { host, port } => vec![(host.clone(), *port)],
+                Hop::Mx => match self.inner.exchangers(domain, &settings, deadline, &mut before).await {
+                    Ok(Some(hosts)) => hosts,
+                    Ok(None) => {
+                        found.null_mx = true;
+                        Vec::new()
+                    }
+                    Err(failure) => {
+                        found.hosts.push(HostTest::failed_lookup(&failure));
+                        Vec::new()
+                    }
+                },
+            };
+            for (host, port) in hosts {
+                if found.hosts.len() >= MAX_HOSTS || Instant::now() >= deadline {
+                    return found;
+                }
+                let key = Key { host, port, tls: route.tls };
+                let test = HostTest::begin(HostPort(&key.host, key.port).to_string(), before.clone());
+                // Half of the time that is left, so that a host that hangs leaves some to the next.
+                let left = deadline.saturating_duration_since(Instant::now());
+                let within = Instant::now() + left / 2;
+                found.hosts.push(self.test_host(&key, route, domain, &settings, within, test).await);
+            }
+        }
+        found
+    }
+
+    async fn test_host(
+        &self,
+        key: &Key,
+        route: &Route,
+        domain: &Domain,
+        settings: &Settings,
+        deadline: Instant,
+        mut test: HostTest,
+    ) -> HostTest {
+        // A pool of its own, which nobody else sees and nobody learns from.
+        let pool = HostPool::new(test.host.clone(), Arc::new(Semaphore::new(1)));
+        match self.inner.open(key, &pool, settings, deadline, &mut test.transcript).await {
+            Ok(mut session) => {
+                test.opened(route, Ok(session.encrypted));
+                test.ask(&mut session, domain, deadline).await;
+                session.quit(settings.quit_timeout, Some(&mut test.transcript)).await;
+            }
+            Err(trouble) => {
+                let words = trouble.reply.map(|reply| format!("{} {}", reply.code(), reply.text()));
+                test.opened(route, Err((trouble.failure, words)));
+            }
+        }
+        test
     }
 }

@@ -41,8 +41,6 @@ pub(crate) struct Session {
     /// What EHLO offered.
     pub(crate) pipelining: bool,
     pub(crate) smtputf8: bool,
-    /// TLS was negotiated.
-    pub(crate) encrypted: bool,
     /// Questions answered, and recipients refused.
     pub(crate) uses: u32,
     /// Questions at most, as far as the host's greeting tells.
@@ -52,6 +50,8 @@ pub(crate) struct Session {
     pub(crate) rejected: u32,
     /// Since when nobody has asked here.
     pub(crate) idle_since: Instant,
+    /// TLS was negotiated.
+    pub(crate) encrypted: bool,
 }
 
 /// What opening a session needs to know.
@@ -174,12 +174,12 @@ impl Session {
             reader: ReplyReader::new(settings.replies),
             pipelining: false,
             smtputf8: false,
-            encrypted: false,
             uses: 0,
             most_uses: u32::MAX,
             opened: Instant::now(),
             rejected: 0,
             idle_since: Instant::now(),
+            encrypted: false,
         }
     }
 

@@ -1,7 +1,6 @@
 //! A domain as an administrator writes it: what it says itself; the rest comes from the configuration's defaults.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use callahead_callout::{Hop, Host, Route, TlsPolicy};
@@ -133,7 +132,8 @@ impl DomainSpec {
         };
         let policy = self.policy(defaults)?;
         let (valid, invalid) = self.lists(policy.fold_local_part)?;
-        Ok(DomainConfig { name, route: Arc::new(Route { hops: hops?, tls }), policy, valid, invalid })
+        let route = Route { hops: hops?, tls };
+        Ok(DomainConfig { policy, valid, invalid, ..DomainConfig::new(&name, route) })
     }
 
     /// Whether a route stays within what those may write who are no administrators: only [`TENANT_PORTS`].

@@ -40,12 +40,12 @@ pub struct Config {
     pub listen: ListenConfig,
     /// Name servers; none is the system's.
     pub resolver: Vec<SocketAddr>,
+    /// What is logged of decisions, and for how long.
+    pub log: LogSettings,
     /// Limits of callouts.
     pub callout: CalloutConfig,
     /// When a client counts as one that guesses addresses.
     pub harvest: Harvest,
-    /// What is logged of decisions, and for how long.
-    pub log: LogSettings,
     /// What holds for domains that do not say otherwise.
     pub defaults: Policy,
     /// The TLS policy of routes that do not say otherwise.
@@ -116,9 +116,9 @@ impl Default for Config {
             data_dir: PathBuf::from("/var/lib/callahead"),
             listen: ListenConfig::default(),
             resolver: Vec::new(),
+            log: LogSettings::default(),
             callout: CalloutConfig::default(),
             harvest: Harvest::default(),
-            log: LogSettings::default(),
             defaults: Policy::default(),
             tls: TlsPolicy::default(),
             domains: Vec::new(),
@@ -205,6 +205,12 @@ impl Config {
         top.section("resolver", |resolver| {
             resolver.set("servers", &mut config.resolver, |value| strings(value)?.into_iter().map(server).collect());
         });
+        top.section("log", |log| {
+            log.set("days", &mut config.log.days, number(0, 3650));
+            log.set("size", &mut config.log.size, |value| size(text(value)?));
+            let recipients = [("full", LoggedRecipients::Full), ("domain", LoggedRecipients::Domain)];
+            log.set("recipients", &mut config.log.recipients, one_of(&recipients));
+        });
         top.section("callout", |callout| {
             let limits = &mut config.callout;
             let second = Duration::from_secs(1);
@@ -221,12 +227,6 @@ impl Config {
             harvest.set("limit", &mut config.harvest.limit, number(0, 100_000));
             let (minute, day) = (Duration::from_secs(60), Duration::from_secs(86_400));
             harvest.set("window", &mut config.harvest.window, duration(minute, day));
-        });
-        top.section("log", |log| {
-            log.set("days", &mut config.log.days, number(0, 3650));
-            log.set("size", &mut config.log.size, |value| size(text(value)?));
-            let recipients = [("full", LoggedRecipients::Full), ("domain", LoggedRecipients::Domain)];
-            log.set("recipients", &mut config.log.recipients, one_of(&recipients));
         });
         top.section("defaults", |defaults| policy(defaults, &mut config.defaults, &mut config.tls));
         let (defaults, tls) = (config.defaults.clone(), config.tls);

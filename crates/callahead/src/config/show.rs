@@ -7,7 +7,7 @@ use callahead_control::LoggedRecipients;
 use callahead_engine::{AcceptOrDefer, Callouts, Policy, RejectOrDefer};
 use callahead_listeners::Listen;
 
-use super::{Config, format_duration, format_size};
+use super::{Config, format_duration};
 
 impl Config {
     /// The whole configuration with all defaults filled in.
@@ -26,6 +26,14 @@ impl Config {
         }
         out.push_str("\n[resolver]\n");
         line(&mut out, "servers", list(self.resolver.iter().map(ToString::to_string)));
+        out.push_str("\n[log]\n");
+        line(&mut out, "days", self.log.days.to_string());
+        line(&mut out, "size", quoted(&super::format_size(self.log.size)));
+        let recipients = match self.log.recipients {
+            LoggedRecipients::Full => "full",
+            LoggedRecipients::Domain => "domain",
+        };
+        line(&mut out, "recipients", quoted(recipients));
         out.push_str("\n[callout]\n");
         line(&mut out, "timeout", quoted(&format_duration(self.callout.timeout)));
         line(&mut out, "connect_timeout", quoted(&format_duration(self.callout.connect_timeout)));
@@ -36,14 +44,6 @@ impl Config {
         out.push_str("\n[harvest]\n");
         line(&mut out, "limit", self.harvest.limit.to_string());
         line(&mut out, "window", quoted(&format_duration(self.harvest.window)));
-        out.push_str("\n[log]\n");
-        line(&mut out, "days", self.log.days.to_string());
-        line(&mut out, "size", quoted(&format_size(self.log.size)));
-        let recipients = match self.log.recipients {
-            LoggedRecipients::Full => "full",
-            LoggedRecipients::Domain => "domain",
-        };
-        line(&mut out, "recipients", quoted(recipients));
         out.push_str("\n[defaults]\n");
         policy(&mut out, &self.defaults, self.tls);
         for domain in &self.domains {

@@ -1,0 +1,111 @@
+//! From a hop to a session: the hosts of an MX, the addresses of a host, and the first of them that can be talked to.
+//!
+//! Callouts and whoever relays mail ([`Callouts::connect`](crate::Callouts::connect)) go this way alike.
+
+use std::net::SocketAddr;
+
+use callahead_smtp::{Domain, DomainName};
+use tokio::time::{Instant, timeout_at};
+
+use crate::callouts::{Inner, Key};
+use crate::outcome::{Failure, HostFailure};
+use crate::pool::HostPool;
+use crate::resolve::{MxAnswer, interleave, order};
+use crate::route::{Host, TlsPolicy};
+use crate::session::{Opening, Session, Trouble};
+use crate::settings::Settings;
+use crate::transcript::Transcript;
+
+impl Inner {
+    /// The hosts of the domain's MX, in order; `None` for a null MX.
+    pub(crate) async fn exchangers(
+        &self,
+        domain: &Domain,
+        settings: &Settings,
+        deadline: Instant,
+        transcript: &mut Transcript,
+    ) -> Result<Option<Vec<(Host, u16)>>, HostFailure> {
+        let port = settings.mx_port;
+        let name: &DomainName = match domain {
+            Domain::Name(name) => name,
+            // RFC 5321 5.1: a literal is its own mail exchanger.
+            Domain::Literal(literal) => {
+                let address = match *literal {
+                    callahead_smtp::AddressLiteral::V4(ip) => ip.into(),
+                    callahead_smtp::AddressLiteral::V6(ip) => ip.into(),
+                };
+                return Ok(Some(vec![(Host::Address(address), port)]));
+            }
+        };
+        let failed = |failure| HostFailure { host: name.to_string(), failure, reply: None };
+        let within = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
+        let answer = match timeout_at(within, self.resolve.mx(name)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => return Err(failed(Failure::Resolve(error.to_string()))),
+            Err(_) => return Err(failed(Failure::Resolve(format!("the DNS gave no answer for {name} in time")))),
+        };
+        let hosts = match answer {
+            MxAnswer::Null => {
+                transcript.note(format!("{name} has a null MX: it takes no mail"));
+                return Ok(None);
+            }
+            MxAnswer::None => vec![name.clone()],
+            MxAnswer::Hosts(hosts) => order(hosts, &settings.own_names),
+        };
+        if hosts.is_empty() {
+            return Err(failed(Failure::OnlyOwnNames));
+        }
+        let shown: Vec<&str> = hosts.iter().map(DomainName::as_str).collect();
+        transcript.note(format!("MX of {name}: {}", shown.join(", ")));
+        Ok(Some(hosts.into_iter().take(settings.hosts_per_mx).map(|host| (Host::Name(host), port)).collect()))
+    }
+
+    /// Opens a session with one of the host's addresses.
+    pub(crate) async fn open(
+        &self,
+        key: &Key,
+        pool: &HostPool,
+        settings: &Settings,
+        deadline: Instant,
+        transcript: &mut Transcript,
+    ) -> Result<Session, Trouble> {
+        let addresses = match &key.host {
+            Host::Address(address) => vec![*address],
+            Host::Name(name) => match timeout_at(deadline, self.resolve.addresses(name)).await {
+                Ok(Ok(addresses)) => interleave(addresses),
+                Ok(Err(error)) => return Err(Failure::Resolve(error.to_string()).into()),
+                Err(_) => return Err(Failure::Resolve(format!("the DNS gave no answer for {name} in time")).into()),
+            },
+        };
+        let addresses = &addresses[..addresses.len().min(settings.addresses_per_host)];
+        let mut trouble = Trouble::from(Failure::Resolve(format!("{} has no address", pool.name)));
+        for (nth, address) in addresses.iter().enumerate() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let deadline = if nth + 1 == addresses.len() { deadline } else { Instant::now() + left / 2 };
+            let address = SocketAddr::new(*address, key.port);
+            let opportunistic = key.tls == TlsPolicy::Opportunistic;
+            let policy = if opportunistic && !pool.tls_works() { TlsPolicy::Off } else { key.tls };
+            let mut opening =
+                Opening { dial: &*self.dial, tls: &self.tls, settings, host: &key.host, policy, deadline };
+            pool.count_connection();
+            let mut opened = opening.open(address, transcript).await;
+            if let Err(Trouble { failure: Failure::TlsFailed(_), .. }) = &opened
+                && opportunistic
+            {
+                transcript.note("going on in clear");
+                pool.learn_no_tls();
+                pool.count_connection();
+                opening.policy = TlsPolicy::Off;
+                opened = opening.open(address, transcript).await;
+            }
+            match opened {
+                Ok(session) => return Ok(session),
+                Err(next) => trouble = next,
+            }
+            if Instant::now() >= deadline && nth + 1 == addresses.len() {
+                break;
+            }
+        }
+        Err(trouble)
+    }
+}
