@@ -315,7 +315,7 @@ impl Server {
 
 /// Puts the file's domains into force, beside those of the control database, and with them where routes may lead.
 fn apply_file(config: &Config, node: &Node, domains: &Domains, control: &Control) {
-    let routes = config.domains.iter().map(|domain| &*domain.route);
+    let routes = config.domains.iter().flat_map(|d| [Some(&*d.route), d.relay.as_deref()].into_iter().flatten());
     node.guard.set(config.callout.deny_destinations.clone(), routes);
     domains.set_file(config.domains.clone(), config.defaults.clone(), config.tls, &control.local());
 }
