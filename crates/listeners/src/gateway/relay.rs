@@ -73,8 +73,6 @@ struct Transaction {
     hop: NextHop,
     /// The server refused the sender, and so every recipient.
     refused: Option<Reply>,
-    /// The session was lost.
-    broken: bool,
     accepted: usize,
     /// All recipients' domains pass the server's words on.
     words: bool,
@@ -154,7 +152,6 @@ impl Relay {
                     let transaction = Transaction {
                         hop,
                         refused: refused.map(|refusal| passed(&refusal, About::Sender, words)),
-                        broken: false,
                         accepted: usize::from(reply.is_positive()),
                         words,
                         message: None,
@@ -262,7 +259,7 @@ impl Relay {
                 passed(&reply, About::Recipient, domain.policy.pass_reply_text)
             }
             _ => {
-                transaction.broken = true;
+                // And with it the transaction: what follows finds no session.
                 self.link = None;
                 lost()
             }
