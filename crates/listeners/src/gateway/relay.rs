@@ -20,6 +20,7 @@ use std::time::Duration;
 use callahead_callout::{Callouts, ClientSession, ConnectError, Failure, Hop, Offers, Route, Step};
 use callahead_engine::DomainConfig;
 use callahead_smtp::{Domain, EnhancedCode, Recipient, Reply};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -427,8 +428,10 @@ impl Relay {
         let within_message = self.transaction.take().is_some_and(|transaction| transaction.message.is_some());
         if let Some(link) = self.link.take()
             && !within_message
+            // Dropped with its runtime there is nobody to say it.
+            && let Ok(runtime) = Handle::try_current()
         {
-            self.ending.spawn(link.session.quit());
+            self.ending.spawn_on(link.session.quit(), &runtime);
         }
     }
 
