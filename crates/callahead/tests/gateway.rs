@@ -31,7 +31,7 @@ impl World {
     fn daemon(&self, gateway: &str) -> Daemon {
         let domains = domain("one.example", self.listening.address());
         let rest = format!("[gateway]\n{gateway}\n{domains}");
-        Daemon::start(&configure_with(&self.dir, "gateway = [\"127.0.0.1:0\"]", &rest))
+        Daemon::start(&configure_with(&self.dir, "gateway = [\"127.0.0.1:0\"]\n", &rest))
     }
 }
 

@@ -110,7 +110,7 @@ fn delivered(mta: &Mta, count: usize) -> Vec<Vec<u8>> {
 
 fn daemon(dir: &TempDir, destination: SocketAddr, gateway: &str) -> Daemon {
     let rest = format!("[harvest]\nlimit = 0\n[gateway]\n{gateway}\n{}", domain(DOMAIN, destination));
-    Daemon::start(&configure_with(dir, "gateway = [\"127.0.0.1:0\"]", &rest))
+    Daemon::start(&configure_with(dir, "gateway = [\"127.0.0.1:0\"]\n", &rest))
 }
 
 /// Ordinary and awkward messages through the gateway into a real server's files, and who does not exist stays out.

@@ -102,6 +102,13 @@ async fn each_bound_on_a_session_bites_and_is_told() {
     assert!(client.reply().await.starts_with("421 4.7.0 Too many errors"));
     assert!(client.is_closed().await);
 
+    // Many recipients in one packet with a sender that is refused are one mistake.
+    let mut client = world.client().await;
+    client.expect("MAIL FROM:<nobody>", "501 5.1.7").await;
+    for _ in 0..10 {
+        client.expect("RCPT TO:<anna@one.example>", "503 5.5.1").await;
+    }
+
     let mut client = world.client().await;
     for _ in 0..29 {
         client.expect("NOOP", "250").await;

@@ -56,7 +56,7 @@ pub fn configure_with(dir: &TempDir, listen: &str, domains: &str) -> PathBuf {
     let folder = dir.path().display();
     let text = format!(
         "node = \"filter.example\"\ndata_dir = \"{folder}/data\"\n[listen]\npolicy = [\"127.0.0.1:0\"]\nsocketmap = [\"127.0.0.1:0\"]\nmilter = [\"127.0.0.1:0\"]\n\
-         http = [\"127.0.0.1:0\"]\nadmin = [\"unix:{folder}/admin.sock\"]\n{listen}\n[resolver]\nservers = [\"127.0.0.1:9\"]\n{domains}"
+         http = [\"127.0.0.1:0\"]\nadmin = [\"unix:{folder}/admin.sock\"]\n{listen}[resolver]\nservers = [\"127.0.0.1:9\"]\n{domains}"
     );
     std::fs::write(&path, text).unwrap();
     path

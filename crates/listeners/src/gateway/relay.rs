@@ -20,6 +20,7 @@ use std::time::Duration;
 use callahead_callout::{Callouts, ClientSession, ConnectError, Failure, Hop, Offers, Route, Step};
 use callahead_engine::DomainConfig;
 use callahead_smtp::{Domain, EnhancedCode, Recipient, Reply};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -73,8 +74,6 @@ struct Transaction {
     hop: NextHop,
     /// The server refused the sender, and so every recipient.
     refused: Option<Reply>,
-    /// The session was lost.
-    broken: bool,
     accepted: usize,
     /// All recipients' domains pass the server's words on.
     words: bool,
@@ -154,7 +153,6 @@ impl Relay {
                     let transaction = Transaction {
                         hop,
                         refused: refused.map(|refusal| passed(&refusal, About::Sender, words)),
-                        broken: false,
                         accepted: usize::from(reply.is_positive()),
                         words,
                         message: None,
@@ -262,7 +260,7 @@ impl Relay {
                 passed(&reply, About::Recipient, domain.policy.pass_reply_text)
             }
             _ => {
-                transaction.broken = true;
+                // And with it the transaction: what follows finds no session.
                 self.link = None;
                 lost()
             }
@@ -430,8 +428,10 @@ impl Relay {
         let within_message = self.transaction.take().is_some_and(|transaction| transaction.message.is_some());
         if let Some(link) = self.link.take()
             && !within_message
+            // Dropped with its runtime there is nobody to say it.
+            && let Ok(runtime) = Handle::try_current()
         {
-            self.ending.spawn(link.session.quit());
+            self.ending.spawn_on(link.session.quit(), &runtime);
         }
     }
 

@@ -119,7 +119,8 @@ impl Session {
 
     fn rcpt_to(&mut self, rcpt: Rcpt) -> Option<Event> {
         let Some(transaction) = self.transaction.as_deref_mut().filter(|transaction| !transaction.chunked) else {
-            return self.refuse(&say(503, (5, 5, 1), "RCPT comes behind MAIL"));
+            // No error: it may have been said together with a MAIL that was refused, as DATA below may.
+            return self.note(&say(503, (5, 5, 1), "RCPT comes behind MAIL"));
         };
         if !self.terms.dsn && (rcpt.notify.is_some() || rcpt.orcpt.is_some()) {
             return self.refuse(&say(555, (5, 5, 4), "DSN is not offered here"));
@@ -137,7 +138,7 @@ impl Session {
 
     fn data(&mut self) -> Option<Event> {
         match self.transaction.as_deref() {
-            None => self.refuse(&say(503, (5, 5, 1), "DATA comes behind MAIL and RCPT")),
+            None => self.note(&say(503, (5, 5, 1), "DATA comes behind MAIL and RCPT")),
             Some(transaction) if transaction.chunked => {
                 self.refuse(&say(503, (5, 5, 1), "DATA can't be mixed with BDAT"))
             }
