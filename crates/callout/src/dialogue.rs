@@ -100,11 +100,7 @@ pub(crate) async fn ask(
         let reply = match session.reply(*step, deadline, transcript).await {
             Ok(reply) => reply,
             Err(trouble) => match outcome {
-                // A 421 ends the session and answers the rest of the group (RFC 5321 3.8): what was said before it stands.
-                Some(outcome) if matches!(trouble.failure, Failure::Ending(_)) => {
-                    return Ok(Found { outcome, not_accept_all, reusable: false });
-                }
-                // A group that is answered in part: which reply was to which command is not certain then.
+                // A group that is answered in part, if only by a 421: which reply was to which command is not certain then.
                 Some(_) => {
                     return Err(Broken { pipelining_suspect: true, ..broken(trouble, answered, not_accept_all) });
                 }
