@@ -95,7 +95,7 @@ pub(crate) async fn ask(
             // A reply too many that came by itself would be taken for the one to this command.
             match session.what_else_came(transcript).await {
                 Surplus::Nothing => {}
-                Surplus::Ending => return Err(broken(Failure::Ending(*step).into(), answered, not_accept_all)),
+                Surplus::End => return Err(broken(Failure::Closed(*step).into(), answered, not_accept_all)),
                 Surplus::Reply => return Err(broken(Failure::Unsolicited(*step).into(), answered, not_accept_all)),
             }
             octets.clear();
@@ -106,15 +106,7 @@ pub(crate) async fn ask(
         let reply = match session.reply(*step, deadline, transcript).await {
             Ok(reply) => reply,
             Err(trouble) => match outcome {
-                // A 421 ends the session and answers the rest of the group (RFC 5321 3.8): what was said before it stands. A refused
-                // null sender does not, quite: it may be a reply too many to the command before.
-                Some(outcome)
-                    if matches!(trouble.failure, Failure::Ending(_))
-                        && !matches!(outcome, Outcome::NullSenderRefused(_)) =>
-                {
-                    return Ok(Found { outcome, not_accept_all, reusable: false });
-                }
-                // A group that is answered in part: which reply was to which command is not certain then.
+                // A group that is answered in part, if only by a 421: which reply was to which command is not certain then.
                 Some(_) => {
                     return Err(Broken { pipelining_suspect: true, ..broken(trouble, answered, not_accept_all) });
                 }

@@ -65,9 +65,9 @@ impl Offers {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Surplus {
     Nothing,
-    /// A 421, or the end of the connection: the answers stand, the session does not (RFC 5321 3.8).
-    Ending,
-    /// Anything else: a reply too many, or octets that are no reply.
+    /// The end of the connection.
+    End,
+    /// A reply too many, or octets that are no reply.
     Reply,
 }
 
@@ -348,11 +348,10 @@ impl Session {
             }
             None => {}
         }
-        match self.reader.next_reply() {
-            Ok(Some(reply)) if reply.code() == 421 => Surplus::Ending,
-            Ok(None) if !self.reader.has_partial() && ended => Surplus::Ending,
-            Ok(None) if !self.reader.has_partial() => Surplus::Nothing,
-            _ => Surplus::Reply,
+        match (self.reader.has_partial(), ended) {
+            (true, _) => Surplus::Reply,
+            (false, true) => Surplus::End,
+            (false, false) => Surplus::Nothing,
         }
     }
 

@@ -235,6 +235,20 @@ async fn a_pipelined_group_that_is_cut_off_after_a_reply_too_many_is_asked_again
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reply_too_many_before_a_421_is_never_taken_for_an_answer() {
+    // A 421 to the second MAIL; before that, RSET gets two replies. Read in order the 550 would be the answer to MAIL.
+    let script = normal().fault_times(Step::Rset, Fault::Reply("250 one\n550 5.1.1 two".into()), 1);
+    let (bench, _) = Bench::one(Script { drop_after_uses: Some(1), ..script });
+    let report = bench.probe("anna@one.example").await;
+    assert_eq!(kind(&report.outcome), "accepted", "{}", dialogue(&report));
+    // And behind a whole group: MAIL gets two replies and RCPT a 421.
+    let script = normal().fault(Step::Mail, Fault::Reply("250 one\n550 5.1.1 two".into()));
+    let (bench, _) = Bench::one(script.fault(Step::Rcpt, Fault::ReplyAndClose("421 4.3.2 closing".into())));
+    let report = bench.ask("anna@one.example").await;
+    assert_eq!(kind(&report.outcome), "unreachable", "{}", dialogue(&report));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_destination_that_ends_the_session_with_the_random_local_part_is_asked_without_one() {
     for script in [
         Script { drop_after_errors: Some(0), ..normal() },
