@@ -13,6 +13,20 @@ const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1";
 
+/// How many targets there are.
+pub(crate) fn count() -> anyhow::Result<u64> {
+    Ok(targets()?.len() as u64)
+}
+
+fn targets() -> anyhow::Result<Vec<String>> {
+    let mut names: Vec<String> = fs::read_dir(root().join("fuzz/fuzz_targets"))?
+        .filter_map(|entry| Some(entry.ok()?.path().file_stem()?.to_str()?.to_owned()))
+        .collect();
+    names.sort();
+    ensure!(!names.is_empty(), "there are no fuzz targets");
+    Ok(names)
+}
+
 pub(crate) fn run(seconds: u32) -> anyhow::Result<()> {
     ensure!(super::roots::find("g++"), "g++ is missing: install the Debian package g++, which libFuzzer is built with");
     let fuzz = root().join("fuzz");
@@ -24,12 +38,7 @@ pub(crate) fn run(seconds: u32) -> anyhow::Result<()> {
         .env("RUSTFLAGS", FLAGS)
         .status()?;
     ensure!(built.success(), "the fuzz targets can't be built");
-    let mut names: Vec<String> = fs::read_dir(fuzz.join("fuzz_targets"))?
-        .filter_map(|entry| Some(entry.ok()?.path().file_stem()?.to_str()?.to_owned()))
-        .collect();
-    names.sort();
-    ensure!(!names.is_empty(), "there are no fuzz targets");
-    for name in names {
+    for name in targets()? {
         // New inputs go into a folder of their own, so that a run leaves the repository as it was.
         let found = target.join("found").join(&name);
         fs::create_dir_all(&found)?;

@@ -4,6 +4,7 @@
 mod fuzz;
 mod licences;
 mod roots;
+mod soak;
 mod steps;
 
 use std::process::ExitCode;
@@ -17,6 +18,10 @@ Usage: cargo xtask COMMAND
   test --quick  without real mail servers and fuzzing
   roots         only install the mail servers that the tests need
   fuzz SECONDS  run each fuzz target for so long
+  faults        write docs/faults.md anew from what the fault matrix gives
+  soak          what the tests do, for longer and with other seeds: simulation, fuzzing, 500 kills
+  soak --minutes COUNT
+                in about so many minutes (60 unless given)
 ";
 
 fn main() -> ExitCode {
@@ -28,6 +33,12 @@ fn main() -> ExitCode {
         ["roots"] => roots::install(),
         ["fuzz", seconds] => match seconds.parse() {
             Ok(seconds) => fuzz::run(seconds),
+            Err(_) => return usage(),
+        },
+        ["faults"] => soak::faults(),
+        ["soak"] => soak::run(60),
+        ["soak", "--minutes", minutes] => match minutes.parse() {
+            Ok(minutes) => soak::run(minutes),
             Err(_) => return usage(),
         },
         _ => return usage(),

@@ -61,7 +61,7 @@ pub(crate) fn test(quick: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn command(args: &[&str]) -> Command {
+pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO"));
     command.args(args).current_dir(root());
     command
@@ -71,7 +71,7 @@ fn cargo(args: &[&str]) -> anyhow::Result<()> {
     run(&mut command(args))
 }
 
-fn run(command: &mut Command) -> anyhow::Result<()> {
+pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     let status = command.status()?;
     ensure!(status.success(), "{command:?} ended with {status}");
     Ok(())

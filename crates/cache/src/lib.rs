@@ -17,8 +17,15 @@
 //!
 //! Time comes in as [`Timestamp`]; the cache has no clock. It keeps the latest time that it has seen, and when it is opened
 //! earlier than that (the clock went back), it starts with everything cleared, since ages can't be known.
+//!
+//! # Disks
+//!
+//! On a full disk puts and clears fail, and say so; lookups go on. A file that is damaged is found when it is opened and can be
+//! moved aside ([`Cache::open_or_begin_anew`]): the cache may be lost at any time, and an empty one undoes no clear.
+//! LMDB has no checksums: octets changed within a page by a failing disk can go unnoticed until they are met.
 
 mod codec;
+mod damage;
 mod key;
 mod list;
 mod record;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -12,6 +12,7 @@ use heed::{Database, Env, EnvOpenOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::{DomainSlot, Header, RecipientSlot};
+use crate::damage;
 use crate::key;
 use crate::record::{DomainState, Epoch, RecipientState, Record, Timestamp};
 use crate::sweep::Swept;
@@ -43,6 +44,8 @@ pub struct Opened {
     pub clock_went_back: bool,
     /// Whether the file was made.
     pub created: bool,
+    /// The file that was there is damaged and was moved aside ([`Cache::open_or_begin_anew`]).
+    pub replaced: bool,
 }
 
 /// What the store holds, read in one snapshot; nothing in it is older than a clear that was acknowledged.
@@ -88,6 +91,8 @@ pub struct Health {
     pub superseded: u64,
     /// Slots that could not be read.
     pub unreadable: u64,
+    /// The last lookup's error; `None` when it went well.
+    pub read_error: Option<String>,
 }
 
 /// Why the cache can't do something.
@@ -121,6 +126,14 @@ pub enum CacheError {
         /// The folder.
         path: PathBuf,
     },
+    /// A part of the file is missing.
+    #[error("the cache file in {path} is damaged: {missing} of its bytes are missing at the end; move it away to start with an empty cache", path = .path.display())]
+    Damaged {
+        /// The folder.
+        path: PathBuf,
+        /// Bytes that should be there.
+        missing: u64,
+    },
     /// LMDB can't read.
     #[error("the cache can't be read: {0}")]
     Read(heed::Error),
@@ -150,6 +163,8 @@ pub(crate) struct Store {
     /// Copies of the header's numbers, set after the commit and before anybody is told of it.
     pub(crate) all_cleared: AtomicU64,
     pub(crate) last_epoch: AtomicU64,
+    /// Whether the last lookup failed; kept apart, so that one that goes well takes no lock.
+    reading_failed: AtomicBool,
     pub(crate) health: Mutex<Health>,
 }
 
@@ -170,7 +185,34 @@ impl Cache {
     /// # Errors
     /// When the folder can't be used, another process has the cache open, or the file is none of ours.
     pub fn open(dir: &Path, options: &Options, now: Timestamp) -> Result<Self, CacheError> {
+        Self::open_with_thread(dir, options, now, false)
+    }
+
+    /// Opens it as [`open`](Self::open) does; a file that is damaged, or of another format, is moved aside first, with an error in the log,
+    /// and the cache begins empty. That undoes no clear, since nothing from before is served. One damaged file
+    /// is kept, for whoever wants to look at it.
+    ///
+    /// # Errors
+    /// When the folder can't be used, or another process has the cache open.
+    pub fn open_or_begin_anew(dir: &Path, options: &Options, now: Timestamp) -> Result<Self, CacheError> {
+        match Self::open(dir, options, now) {
+            Err(error) if error.is_damage() => {
+                let aside =
+                    damage::move_aside(dir).map_err(|source| CacheError::Folder { path: dir.to_owned(), source })?;
+                tracing::error!(
+                    %error,
+                    moved_to = %aside.display(),
+                    "the cache file can't be read: it was moved aside, and the cache begins empty"
+                );
+                Self::open_with_thread(dir, options, now, true)
+            }
+            other => other,
+        }
+    }
+
+    fn open_with_thread(dir: &Path, options: &Options, now: Timestamp, replaced: bool) -> Result<Self, CacheError> {
         let (mut cache, writer, operations) = Self::prepare(dir, options, now)?;
+        cache.opened.replaced = replaced;
         let spawned = std::thread::Builder::new().name("cache-writer".into()).spawn(move || writer.run(operations));
         let writer = spawned.map_err(|source| CacheError::Folder { path: dir.to_owned(), source })?;
         cache.writer = Some(writer);
@@ -206,6 +248,7 @@ impl Cache {
             Err(std::fs::TryLockError::WouldBlock) => return Err(CacheError::InUse { path: dir.to_owned() }),
             Err(std::fs::TryLockError::Error(source)) => return Err(folder(source)),
         }
+        damage::reserve_readers(dir, options.max_readers).map_err(folder)?;
         let open = |source| CacheError::Open { path: dir.to_owned(), source };
         let mut env_options = EnvOpenOptions::new();
         env_options.map_size(options.map_size).max_readers(options.max_readers).max_dbs(2);
@@ -214,6 +257,10 @@ impl Cache {
         #[allow(unsafe_code)]
         let env = unsafe { env_options.open(dir) }.map_err(open)?;
         env.clear_stale_readers().map_err(open)?;
+        let missing = damage::missing(&env, dir).map_err(folder)?;
+        if missing > 0 {
+            return Err(CacheError::Damaged { path: dir.to_owned(), missing });
+        }
         let mut txn = env.write_txn().map_err(open)?;
         let slots = env.create_database(&mut txn, Some("slots")).map_err(open)?;
         let meta: Database<Bytes, Bytes> = env.create_database(&mut txn, Some("meta")).map_err(open)?;
@@ -240,12 +287,13 @@ impl Cache {
             meta,
             all_cleared: AtomicU64::new(header.all_cleared.0),
             last_epoch: AtomicU64::new(header.last_epoch.0),
+            reading_failed: AtomicBool::new(false),
             health: Mutex::default(),
         });
         let (queue, operations) = mpsc::channel(options.queue.max(1));
         let writer =
             writer::Writer { env: env.clone(), store: Arc::clone(&store), header, batch: options.batch.max(1) };
-        let opened = Opened { clock_went_back, created: stored.is_none() };
+        let opened = Opened { clock_went_back, created: stored.is_none(), replaced: false };
         let inner = Inner { env, store, queue: Some(queue), writer: None, opened, _lock: lock };
         Ok((inner, writer, operations))
     }
@@ -260,6 +308,12 @@ impl Cache {
     /// # Errors
     /// When LMDB can't read: all reader slots taken, or the file is damaged.
     pub fn lookup(&self, recipient: &Recipient) -> Result<Lookup, CacheError> {
+        let found = self.read(recipient);
+        self.inner.store.note_reading(found.as_ref().err());
+        found
+    }
+
+    fn read(&self, recipient: &Recipient) -> Result<Lookup, CacheError> {
         let store = &self.inner.store;
         // Before the snapshot: a clear in between makes them too small, and what is learned is then not written.
         let all_cleared = Epoch(store.all_cleared.load(Ordering::Acquire));
@@ -409,11 +463,34 @@ impl Drop for Inner {
     }
 }
 
+// === impl CacheError ===
+
+impl CacheError {
+    /// Whether it is the file's contents that are at fault, so that another file would do.
+    pub fn is_damage(&self) -> bool {
+        use heed::MdbError::{Corrupted, Incompatible, Invalid, PageNotFound, Panic, VersionMismatch};
+        match self {
+            Self::Damaged { .. } | Self::Format { .. } => true,
+            Self::Open { source: heed::Error::Mdb(error), .. } => {
+                matches!(error, Corrupted | Incompatible | Invalid | PageNotFound | Panic | VersionMismatch)
+            }
+            _ => false,
+        }
+    }
+}
+
 // === impl Store ===
 
 impl Store {
     pub(crate) fn update_health(&self, change: impl FnOnce(&mut Health)) {
         change(&mut self.health.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn note_reading(&self, error: Option<&CacheError>) {
+        if error.is_some() || self.reading_failed.load(Ordering::Relaxed) {
+            self.reading_failed.store(error.is_some(), Ordering::Relaxed);
+            self.update_health(|health| health.read_error = error.map(ToString::to_string));
+        }
     }
 
     pub(crate) fn count_unreadable(&self) {

@@ -27,7 +27,7 @@ impl Node {
     /// A sentence on what can't be opened.
     pub fn new(config: &Config, cache_dir: &Path, observer: Arc<dyn Observer>) -> anyhow::Result<Self> {
         let clock = Arc::new(SystemClock::new());
-        let cache = Cache::open(cache_dir, &Options::default(), clock.now())?;
+        let cache = Cache::open_or_begin_anew(cache_dir, &Options::default(), clock.now())?;
         let resolver = DnsResolver::new(&config.resolver).context("the system's name servers can't be read")?;
         let callouts = Callouts::new(config.callout_settings(), TcpDialer, resolver, TlsClient::new(&[])?);
         let engine = Engine::new(Parts {

@@ -193,13 +193,18 @@ fn what_can_not_start_says_why_in_one_sentence() {
     assert!(code == 2 && error.contains("is it running"), "{code} {error}");
 }
 
+/// Fifty, or what `CALLAHEAD_KILLS` says, as the soak does.
+fn kills() -> usize {
+    std::env::var("CALLAHEAD_KILLS").map_or(50, |kills| kills.parse().unwrap())
+}
+
 #[test]
 fn fifty_kills_in_the_middle_of_writing_undo_no_clear() {
     let world = World::new(normal());
     let config = world.config("[harvest]\nlimit = 0\n");
     let mut random = rand::rng();
     let mut created: Vec<String> = Vec::new();
-    for round in 0..50 {
+    for round in 0..kills() {
         let daemon = Daemon::start(&config);
         let mut client = daemon.client();
         for mailbox in created.iter().rev().take(5) {

@@ -264,6 +264,8 @@ impl Errand<'_> {
         };
         let mut fresh = false;
         let mut pipeline = pool.pipelines();
+        // The random local part, and whether it was refused in a session that broke.
+        let (mut probe, mut refused) = (self.probe.clone(), false);
         loop {
             let slot = match pool.acquire(self.settings, fresh, deadline).await {
                 Ok(slot) => slot,
@@ -290,11 +292,12 @@ impl Errand<'_> {
             let left = deadline.saturating_duration_since(Instant::now());
             let patience =
                 if pipeline && pooled.session.offers.pipelining { Instant::now() + left / 2 } else { deadline };
-            let (recipient, probe) = (&self.request.recipient, self.probe.as_ref());
+            let (recipient, random) = (&self.request.recipient, probe.as_ref());
             let asked =
-                dialogue::ask(&mut pooled.session, recipient, probe, pipeline, patience, &mut self.transcript).await;
+                dialogue::ask(&mut pooled.session, recipient, random, pipeline, patience, &mut self.transcript).await;
             match asked {
-                Ok(found) => {
+                Ok(mut found) => {
+                    found.not_accept_all |= refused;
                     pool.count_question(matches!(found.outcome, Outcome::Rejected(_)));
                     if found.reusable {
                         pool.release(pooled, self.settings);
@@ -305,12 +308,17 @@ impl Errand<'_> {
                     admission.succeeded();
                     return Ok(Some(found));
                 }
-                Err(Broken { trouble, pipelining_suspect }) => {
+                Err(Broken { trouble, pipelining_suspect, at_probe, not_accept_all }) => {
                     pooled.end(self.settings.quit_timeout);
                     if pipelining_suspect && Instant::now() < deadline {
                         self.transcript.note("asking again without pipelining");
                         pool.learn_no_pipelining();
                         (fresh, pipeline) = (true, false);
+                    } else if at_probe && Instant::now() < deadline {
+                        // Some end the session with the first refusal, or after one transaction: the recipient gets its own.
+                        self.transcript.note(format!("{}; asking again without a random local part", trouble.failure));
+                        refused |= not_accept_all;
+                        (probe, fresh) = (None, true);
                     } else if used_before > 0 && !fresh && Instant::now() < deadline {
                         // It was used before, so the host may have had enough of it: that is no failure of the host.
                         self.transcript.note(format!("{}; asking again in a new session", trouble.failure));

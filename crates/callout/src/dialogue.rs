@@ -27,6 +27,10 @@ pub(crate) struct Broken {
     /// Commands were pipelined, and not all of them were answered, or one was answered as if those before had not been said. Another
     /// session without pipelining may fare better.
     pub(crate) pipelining_suspect: bool,
+    /// It broke at the random local part's RCPT or behind it, so that without one the host might have answered.
+    pub(crate) at_probe: bool,
+    /// The random local part was refused by a 5xx before that.
+    pub(crate) not_accept_all: bool,
 }
 
 /// Of which transaction a command is.
@@ -65,14 +69,19 @@ pub(crate) async fn ask(
 
     let pipelined = pipeline && session.offers.pipelining;
     session.uses += 1;
-    let broken = |trouble: Trouble, answered: usize| {
+    let probe_at = commands.iter().position(|(of, step, _)| *of == Of::Probe && *step == Step::Rcpt);
+    let at_probe = |answered: usize| probe_at.is_some_and(|at| answered >= at);
+    let broken = |trouble: Trouble, answered: usize, not_accept_all: bool| {
         let short = matches!(trouble.failure, Failure::Timeout(_)) && answered > 0;
-        Broken { pipelining_suspect: pipelined && short, trouble }
+        Broken { pipelining_suspect: pipelined && short, at_probe: at_probe(answered), not_accept_all, trouble }
     };
     let mut octets = Vec::with_capacity(256);
     if pipelined {
         commands.iter().for_each(|(_, _, command)| command.write(&mut octets));
-        session.send(commands[0].1, &octets, deadline, transcript).await.map_err(|trouble| broken(trouble, 0))?;
+        session
+            .send(commands[0].1, &octets, deadline, transcript)
+            .await
+            .map_err(|trouble| broken(trouble, 0, false))?;
     }
     // What is known once it is known; the rest of a pipelined group is only read then.
     let mut outcome = None;
@@ -86,12 +95,14 @@ pub(crate) async fn ask(
             // A reply too many that came by itself would be taken for the one to this command.
             match session.what_else_came(transcript).await {
                 Surplus::Nothing => {}
-                Surplus::Ending => return Err(broken(Failure::Ending(*step).into(), answered)),
-                Surplus::Reply => return Err(broken(Failure::Unsolicited(*step).into(), answered)),
+                Surplus::Ending => return Err(broken(Failure::Ending(*step).into(), answered, not_accept_all)),
+                // It may have been one too many to the random local part already: nothing is believed.
+                Surplus::Reply => return Err(broken(Failure::Unsolicited(*step).into(), 0, false)),
             }
             octets.clear();
             command.write(&mut octets);
-            session.send(*step, &octets, deadline, transcript).await.map_err(|trouble| broken(trouble, answered))?;
+            let sent = session.send(*step, &octets, deadline, transcript).await;
+            sent.map_err(|trouble| broken(trouble, answered, not_accept_all))?;
         }
         let reply = match session.reply(*step, deadline, transcript).await {
             Ok(reply) => reply,
@@ -105,8 +116,10 @@ pub(crate) async fn ask(
                     return Ok(Found { outcome, not_accept_all, reusable: false });
                 }
                 // A group that is answered in part: which reply was to which command is not certain then.
-                Some(_) => return Err(Broken { pipelining_suspect: true, trouble }),
-                None => return Err(broken(trouble, answered)),
+                Some(_) => {
+                    return Err(Broken { pipelining_suspect: true, ..broken(trouble, answered, not_accept_all) });
+                }
+                None => return Err(broken(trouble, answered, not_accept_all)),
             },
         };
         if reply.is_permanent() && *step == Step::Rcpt {
@@ -115,9 +128,9 @@ pub(crate) async fn ask(
         if outcome.is_some() {
             continue;
         }
-        let senseless = |reply| Broken {
-            pipelining_suspect: pipelined,
-            trouble: Trouble { failure: Failure::UnexpectedReply(*step), reply: Some(reply) },
+        let senseless = |reply| {
+            let trouble = Trouble { failure: Failure::UnexpectedReply(*step), reply: Some(reply) };
+            Broken { pipelining_suspect: pipelined, ..broken(trouble, answered, not_accept_all) }
         };
         match (*step, reply.code()) {
             (Step::Rset, 200..=299) => mail_accepted = false,
@@ -142,12 +155,15 @@ pub(crate) async fn ask(
     let owes = session.what_else_came(transcript).await;
     if pipelined && owes == Surplus::Reply {
         let trouble = Failure::Unsolicited(Step::Rcpt).into();
-        return Err(Broken { pipelining_suspect: true, trouble });
+        return Err(Broken { pipelining_suspect: true, ..broken(trouble, 0, false) });
     }
     match outcome {
         Some(outcome) => Ok(Found { outcome, not_accept_all, reusable: owes == Surplus::Nothing }),
         // The last command is RCPT for the recipient, and it was answered behind a MAIL that was not accepted by a 2xx.
-        None => Err(Broken { trouble: Failure::UnexpectedReply(Step::Rcpt).into(), pipelining_suspect: pipelined }),
+        None => {
+            let trouble = Failure::UnexpectedReply(Step::Rcpt).into();
+            Err(Broken { pipelining_suspect: pipelined, ..broken(trouble, commands.len(), not_accept_all) })
+        }
     }
 }
 

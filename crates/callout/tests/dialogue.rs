@@ -235,6 +235,23 @@ async fn a_pipelined_group_that_is_cut_off_after_a_reply_too_many_is_asked_again
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_destination_that_ends_the_session_with_the_random_local_part_is_asked_without_one() {
+    for script in [
+        Script { drop_after_errors: Some(0), ..normal() },
+        Script { drop_after_uses: Some(1), ..normal() },
+        normal().fault_times(Step::Rcpt, Fault::ReplyAndClose("550 5.1.1 no".into()), 1),
+        normal().fault(Step::Rset, Fault::Reply("502 5.5.1 what?".into())),
+    ] {
+        let (bench, destination) = Bench::one(script);
+        let report = bench.probe("anna@one.example").await;
+        assert_eq!(kind(&report.outcome), "accepted", "{}", dialogue(&report));
+        assert_eq!(bench.callouts.destinations()[0].failures, 0, "that is no failure of the host");
+        bench.end().await;
+        destination.assert_polite();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_503_to_rcpt_is_no_word_on_the_recipient() {
     // RFC 5321 4.2.3: bad sequence of commands.
     let script = normal().without("PIPELINING").fault(Step::Rcpt, Fault::Reply("503 5.5.1 need MAIL".into()));

@@ -258,6 +258,16 @@ fn stale_before(events: &Events, asked: &Asked) -> bool {
     kept && in_time && covering.all(|clear| clear.acknowledged.is_some_and(|at| at < learned.asked))
 }
 
+/// Whether something was said that may still be served: not older than that, and not from before a clear.
+fn earned(events: &Events, asked: &Asked, fact: &dyn Fn(&Learned) -> bool, at_most: Duration) -> bool {
+    events.learned.iter().any(|learned| {
+        fact(learned)
+            && learned.asked > asked.floor
+            && learned.decided > asked.floor
+            && asked.now.since(learned.said_at) < at_most
+    })
+}
+
 /// Whether a decision is one that the destinations, the lists and the configuration have earned.
 fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), String> {
     let answer = decision.would.as_ref().unwrap_or(&decision.answer);
@@ -275,15 +285,7 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
     if !policy.pass_reply_text && ["10.0.0.", "destination.example"].iter().any(|name| answer.text.contains(name)) {
         return Err("the destination's name or address is shown to the sender".into());
     }
-    // What was said and may still be served: not older than that, and not from before a clear.
-    let earned = |fact: &dyn Fn(&Learned) -> bool, at_most: Duration| {
-        events.learned.iter().any(|learned| {
-            fact(learned)
-                && learned.asked > asked.floor
-                && learned.decided > asked.floor
-                && asked.now.since(learned.said_at) < at_most
-        })
-    };
+    let earned = |fact: &dyn Fn(&Learned) -> bool, at_most| earned(events, asked, fact, at_most);
     let of_recipient = |learned: &Learned| learned.recipient == asked.recipient;
     let of_domain = |learned: &Learned| learned.domain == asked.domain;
     let accepted = |at_most| earned(&|l| l.fact == Fact::Accepted && of_recipient(l), at_most);
@@ -320,7 +322,7 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
             need(answer.action == Action::Accept, "a recipient that exists is not accepted")?;
             need(accepted(valid_for), "no 2xx was said to its RCPT within the time that it counts")
         }
-        8 | 11 => judge_refusal(policy, decision.row, answer.action, &earned, &of_recipient),
+        8 | 11 => judge_refusal(events, asked, policy, decision.row, answer.action),
         12 | 14 | 16 => {
             let stale = STALE_FOR + 96 * HOUR + CALLOUT;
             let held = decision.row == 12 && decision.source == Source::Cache;
@@ -365,31 +367,20 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
     need(!(asked.cached_only && callout), "the destination was asked for a question of what is kept only")
 }
 
-fn judge_refusal(
-    policy: &Policy,
-    row: u8,
-    action: Action,
-    earned: &dyn Fn(&dyn Fn(&Learned) -> bool, Duration) -> bool,
-    of_recipient: &dyn Fn(&Learned) -> bool,
-) -> Result<(), String> {
-    let refused = |filter: bool| {
-        move |learned: &Learned| of_recipient(learned) && learned.fact == Fact::Rejected { of_the_filter: filter }
+/// Rows 8 and 11: the recipient was refused.
+fn judge_refusal(events: &Events, asked: &Asked, policy: &Policy, row: u8, action: Action) -> Result<(), String> {
+    let refused = |filter: bool, at_most| {
+        let fact = Fact::Rejected { of_the_filter: filter };
+        earned(events, asked, &|learned| learned.recipient == asked.recipient && learned.fact == fact, at_most)
     };
     let at_most = policy.invalid_ttl.min(INVALID_AT_MOST);
+    let counts = policy.policy_rejects == RejectOrDefer::Reject;
     match action {
-        Action::Reject if earned(&refused(false), at_most) => Ok(()),
+        Action::Reject if refused(false, at_most) => Ok(()),
         // A word about the filter that is kept from when such words counted stays what it was.
-        Action::Reject
-            if earned(&refused(true), at_most) && (row == 8 || policy.policy_rejects == RejectOrDefer::Reject) =>
-        {
-            Ok(())
-        }
+        Action::Reject if refused(true, at_most) && (row == 8 || counts) => Ok(()),
         Action::Reject => Err("no 5xx was said to its RCPT within 2 h and since the last clear".into()),
-        Action::Defer
-            if policy.policy_rejects == RejectOrDefer::Defer && earned(&refused(true), HOLD_DOWN + CALLOUT) =>
-        {
-            Ok(())
-        }
+        Action::Defer if !counts && refused(true, HOLD_DOWN + CALLOUT) => Ok(()),
         _ => Err("a recipient that was refused is accepted".into()),
     }
 }

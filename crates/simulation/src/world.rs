@@ -28,6 +28,9 @@ pub(crate) const LOCAL_PARTS: [&str; 9] =
 /// Domains that are asked for. The last is not configured.
 pub(crate) const DOMAINS: [&str; 6] =
     ["one.example", "two.example", "mx.example", "seen.example", "sub.wild.example", "other.example"];
+/// The shortest lives that a configuration gives to what is kept.
+const LEAST_VALID_TTL: Duration = Duration::from_secs(24 * 3600);
+const LEAST_INVALID_TTL: Duration = Duration::from_secs(3600);
 /// When the simulated time begins.
 const EPOCH: Timestamp = Timestamp(1_700_000_000_000);
 
@@ -297,9 +300,9 @@ impl World {
                     _ => Callouts::Enforce,
                 },
                 reject_code: if chance.percent(10) { 450 } else { 550 },
-                valid_ttl: hours(&[96, 96, 24]),
+                valid_ttl: if chance.percent(33) { LEAST_VALID_TTL } else { Duration::from_secs(96 * 3600) },
                 valid_refresh: hours(&[12, 12, 1]),
-                invalid_ttl: hours(&[2, 2, 1]),
+                invalid_ttl: if chance.percent(33) { LEAST_INVALID_TTL } else { Duration::from_secs(2 * 3600) },
                 invalid_refresh: Duration::from_secs(1800),
                 accept_all: either(),
                 unverifiable: either(),

@@ -4,9 +4,6 @@
 use callahead_callout::TlsClient;
 use callahead_simulation::{STEPS, Totals, folder, run};
 
-/// Seeds of the test command. `cargo xtask soak` runs others, and more.
-const SEEDS: std::ops::Range<u64> = 0..2000;
-
 fn run_all(seeds: std::ops::Range<u64>, steps: usize) -> Totals {
     let tls = TlsClient::new(&[]).unwrap();
     let mut totals = Totals::default();
@@ -24,12 +21,22 @@ fn run_all(seeds: std::ops::Range<u64>, steps: usize) -> Totals {
     totals
 }
 
-#[test]
-fn no_seed_breaks_a_promise() {
-    let totals = run_all(SEEDS, STEPS).sum;
-    // A simulation in which nothing happens proves nothing.
+/// A simulation in which nothing happens proves nothing.
+fn a_thousand_from(first: u64) {
+    let totals = run_all(first..first + 1000, STEPS).sum;
     assert!(totals.decisions > 100_000 && totals.rejects > 30_000, "{totals:?}");
-    assert!(totals.callouts > 50_000 && totals.clears > 10_000 && totals.lives > 4_000, "{totals:?}");
+    assert!(totals.callouts > 40_000 && totals.clears > 5_000 && totals.lives > 2_000, "{totals:?}");
+}
+
+// `cargo xtask soak` runs other seeds, and more.
+#[test]
+fn no_seed_of_the_first_thousand_breaks_a_promise() {
+    a_thousand_from(0);
+}
+
+#[test]
+fn no_seed_of_the_second_thousand_breaks_a_promise() {
+    a_thousand_from(1000);
 }
 
 #[test]

@@ -38,9 +38,11 @@ async fn metrics(axum::extract::State(state): axum::extract::State<State>) -> Re
 
 async fn readyz(axum::extract::State(state): axum::extract::State<State>) -> Response {
     let mut reasons = state.readiness.reasons();
-    if let Some(error) = state.engine.cache().health().write_error {
+    let health = state.engine.cache().health();
+    if let Some(error) = health.write_error {
         reasons.push(format!("the cache can't be written: {error}"));
     }
+    reasons.extend(health.read_error);
     if let Err(error) = state.engine.cache().stats(None) {
         reasons.push(error.to_string());
     }

@@ -180,7 +180,17 @@ impl Scrape {
         let health = cache.health();
         page.counter("cache_write_errors", "Commits that failed", health.failed_commits)?;
         page.counter("cache_puts_dropped", "Entries not kept because the writer's queue was full", health.dropped)?;
-        page.counter("cache_unreadable", "Entries that could not be read", health.unreadable)
+        page.counter("cache_unreadable", "Entries that could not be read", health.unreadable)?;
+        page.gauge(
+            "cache_failing",
+            "Whether the last write or the last lookup of the cache failed; answers go on by callouts",
+            u64::from(health.write_error.is_some() || health.read_error.is_some()),
+        )?;
+        page.gauge(
+            "cache_begun_anew",
+            "Whether the cache file was damaged when the process began, so that the cache began empty",
+            u64::from(cache.opened().replaced),
+        )
     }
 
     fn listeners(&self, page: &mut Page<'_>) -> fmt::Result {

@@ -85,11 +85,12 @@ fn kept(case: &Case, exists: bool, state: State) -> (Option<RecipientState>, Opt
     }
     match says(case, exists, state) {
         Says::AcceptsAll => (before.0, Some(DomainState::AcceptAll)),
+        Says::Accepts if case.tells_apart == Some(false) => (Some(RecipientState::Valid), before.1),
         Says::Accepts => (Some(RecipientState::Valid), Some(DomainState::NotAcceptAll)),
         Says::Refuses => (Some(RecipientState::Invalid), Some(DomainState::NotAcceptAll)),
         Says::RefusesNullSender => (before.0, Some(DomainState::RefusesNullSender)),
         Says::NullMx => (before.0, Some(DomainState::NullMx)),
-        Says::Later if case.tells_apart => (before.0, Some(DomainState::NotAcceptAll)),
+        Says::Later if case.tells_apart == Some(true) => (before.0, Some(DomainState::NotAcceptAll)),
         Says::Later | Says::NoAnswer | Says::Truth => before,
     }
 }

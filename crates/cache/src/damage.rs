@@ -1,0 +1,55 @@
+//! Files that are not as they were left: found before they are read, since what LMDB maps and is not there ends the process.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use heed::Env;
+
+/// LMDB's file of data, and its file of readers.
+const DATA: &str = "data.mdb";
+const READERS: &str = "lock.mdb";
+/// What a damaged file is called from then on.
+const ASIDE: &str = "data.mdb.damaged";
+/// Pages at the end that may never have been written although they are counted: they were taken and given back in one commit.
+const NEVER_WRITTEN: u64 = 64;
+/// What a reader takes in the readers' file, and its head, which is smaller than that.
+const READER: usize = 64;
+const READERS_HEAD: usize = 4096;
+
+/// Bytes that are counted in the file's head and missing at its end. A few pages are made up for: when one of them is
+/// needed after all, LMDB finds that it is none and says so.
+pub(crate) fn missing(env: &Env, dir: &Path) -> io::Result<u64> {
+    let page = u64::from(env.stat().page_size);
+    let counted = (env.info().last_page_number as u64 + 1).saturating_mul(page);
+    let file = File::options().write(true).open(dir.join(DATA))?;
+    let there = file.metadata()?.len();
+    if there >= counted {
+        return Ok(0);
+    }
+    if counted - there > NEVER_WRITTEN * page {
+        return Ok(counted - there);
+    }
+    file.set_len(counted)?;
+    Ok(0)
+}
+
+/// Writes the readers' file in full, before LMDB opens it. It is mapped and written to, and on a full disk a page of it that
+/// is not there yet would end the process. LMDB writes its head anew when nobody else has it open, which the caller's lock sees to.
+pub(crate) fn reserve_readers(dir: &Path, readers: u32) -> io::Result<()> {
+    let octets = READERS_HEAD + usize::try_from(readers).unwrap_or(0) * READER;
+    let file = File::options().create(true).truncate(false).write(true).open(dir.join(READERS))?;
+    file.write_all_at(&vec![0; octets], 0)?;
+    file.set_len(octets as u64)
+}
+
+/// Gives the damaged file another name, in place of one that was moved aside before, and lets go of its readers.
+pub(crate) fn move_aside(dir: &Path) -> io::Result<PathBuf> {
+    let aside = dir.join(ASIDE);
+    fs::rename(dir.join(DATA), &aside)?;
+    match fs::remove_file(dir.join(READERS)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(aside),
+    }
+}

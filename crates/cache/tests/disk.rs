@@ -1,0 +1,225 @@
+//! Disks that are full or read-only, and files that are not as they were left. The tests named `real_` mount a tmpfs, which needs root.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use callahead_cache::{Cache, CacheError, Options, Put, RecipientState, Record, Scope, Timestamp};
+use callahead_smtp::Recipient;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+fn options() -> Options {
+    Options { map_size: 256 << 20, ..Options::default() }
+}
+
+fn recipient(n: usize) -> Recipient {
+    format!("user{n}@one.example").parse().unwrap()
+}
+
+async fn put(cache: &Cache, n: usize) -> Result<Put, CacheError> {
+    let recipient = recipient(n);
+    let epoch = cache.lookup(&recipient)?.epoch;
+    let record = Record {
+        state: RecipientState::Valid,
+        checked_at: NOW,
+        expires_at: NOW.after(Duration::from_secs(3600)),
+        destination: "mx.example:25".into(),
+        reply: None,
+    };
+    cache.put_recipient(&recipient, record, epoch).await
+}
+
+/// A folder with a cache of so many entries.
+async fn filled(entries: usize) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let mut puts = tokio::task::JoinSet::new();
+    for n in 0..entries {
+        let cache = cache.clone();
+        puts.spawn(async move { put(&cache, n).await.unwrap() });
+    }
+    while puts.join_next().await.is_some() {}
+    drop(cache);
+    dir
+}
+
+/// A disk of its own, of so many KiB.
+struct Disk(PathBuf, #[allow(dead_code, reason = "held for its drop")] tempfile::TempDir);
+
+impl Disk {
+    fn of(kib: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        fs::create_dir(&path).unwrap();
+        let disk = Self(path, folder);
+        disk.mount(&["-t", "tmpfs", "-o", &format!("size={kib}k"), "tmpfs"]);
+        disk
+    }
+
+    fn mount(&self, args: &[&str]) {
+        let status = Command::new("mount").args(args).arg(&self.0).status().unwrap();
+        assert!(status.success(), "a tmpfs can't be mounted: this test needs root");
+    }
+
+    /// Takes what room is left, but for so many bytes.
+    fn fill(&self) {
+        let chunk = vec![b'x'; 4096];
+        let mut file = fs::File::create(self.0.join("full")).unwrap();
+        while std::io::Write::write_all(&mut file, &chunk).is_ok() {}
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.0.join("full")).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn real_disk_full_lookups_go_on_and_what_fails_says_so_until_there_is_room() {
+    let disk = Disk::of(4096);
+    let dir = disk.0.join("cache");
+    let cache = Cache::open(&dir, &options(), NOW).unwrap();
+    for n in 0..100 {
+        assert_eq!(put(&cache, n).await.unwrap(), Put::Written);
+    }
+    disk.fill();
+    // A few may fit into pages that are free.
+    let mut failed = None;
+    for n in 100..2000 {
+        if let Err(error) = put(&cache, n).await {
+            failed = Some(error.to_string());
+            break;
+        }
+    }
+    let failed = failed.expect("the disk is full");
+    assert!(failed.starts_with("the cache can't be written: ") && failed.contains("space"), "{failed}");
+    assert!(cache.health().write_error.is_some() && cache.health().failed_commits > 0);
+    // Clearing one recipient after another, until there is no room for that either.
+    let mut refused = None;
+    for n in 0..100 {
+        let cleared = cache.clear(Scope::Recipient(recipient(n)), NOW).await;
+        let kept = cache.lookup(&recipient(n)).unwrap().recipient.is_some();
+        assert_eq!(cleared.is_err(), kept, "acknowledged means cleared, and refused means that nothing was");
+        if cleared.is_err() {
+            refused = Some(n);
+            break;
+        }
+    }
+    // More threads at once than there are places in the first page of LMDB's table of readers.
+    let threads: Vec<_> = (0..200)
+        .map(|n| {
+            let cache = cache.clone();
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(20));
+                cache.lookup(&recipient(n % 100)).map(drop)
+            })
+        })
+        .collect();
+    assert!(threads.into_iter().all(|thread| thread.join().unwrap().is_ok()));
+
+    disk.make_room();
+    assert_eq!(put(&cache, 5000).await.unwrap(), Put::Written);
+    assert_eq!(cache.health().write_error, None);
+    drop(cache);
+    let cache = Cache::open(&dir, &options(), NOW).unwrap();
+    for n in 0..refused.unwrap_or(100) {
+        assert_eq!(
+            cache.lookup(&recipient(n)).unwrap().recipient,
+            None,
+            "a clear that was acknowledged on a full disk holds"
+        );
+    }
+    assert!(cache.lookup(&recipient(5000)).unwrap().recipient.is_some());
+}
+
+#[tokio::test]
+async fn real_disk_full_or_read_only_at_the_start_is_one_sentence_and_no_reason_to_begin_anew() {
+    let disk = Disk::of(512);
+    disk.fill();
+    let full = Cache::open_or_begin_anew(&disk.0.join("cache"), &options(), NOW).unwrap_err();
+    assert!(!full.is_damage() && full.to_string().contains("cache"), "{full}");
+    disk.make_room();
+    drop(Cache::open(&disk.0.join("cache"), &options(), NOW).unwrap());
+    disk.mount(&["-o", "remount,ro"]);
+    let read_only = Cache::open_or_begin_anew(&disk.0.join("cache"), &options(), NOW).unwrap_err();
+    let said = read_only.to_string();
+    assert!(!read_only.is_damage() && said.contains("can't be used") && said.contains("Read-only"), "{said}");
+}
+
+/// What is left of a file, opened as the daemon does; and everything in it is asked for, so that what is not right would show.
+async fn survives(dir: &Path, entries: usize) -> bool {
+    let cache = Cache::open_or_begin_anew(dir, &options(), NOW).unwrap();
+    for n in 0..entries {
+        // An error is no answer, and so a callout.
+        if let Ok(lookup) = cache.lookup(&recipient(n))
+            && let Some(record) = lookup.recipient
+        {
+            assert_eq!((record.state, record.checked_at), (RecipientState::Valid, NOW), "nothing corrupt is served");
+        }
+    }
+    if put(&cache, 0).await.is_ok() {
+        assert!(cache.lookup(&recipient(0)).unwrap().recipient.is_some());
+    }
+    cache.opened().replaced
+}
+
+#[tokio::test]
+async fn a_file_that_is_cut_anywhere_is_survived_and_begun_anew_where_much_is_missing() {
+    let whole = filled(6000).await;
+    let data = fs::read(whole.path().join("data.mdb")).unwrap();
+    assert!(data.len() > 100 * 4096, "{} bytes are too few for this test", data.len());
+    let mut random = StdRng::seed_from_u64(1);
+    let mut cuts: Vec<usize> = (0..40).map(|_| random.random_range(0..data.len())).collect();
+    cuts.extend([1, 100, 4096, 8191, 8192, 8193, data.len() - 1, data.len() - 4096, data.len() - 20 * 4096]);
+    for cut in cuts {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("data.mdb"), &data[..cut]).unwrap();
+        let replaced = survives(dir.path(), 6000).await;
+        assert!(replaced || cut > data.len() - 70 * 4096, "cut at {cut} of {}", data.len());
+        assert_eq!(replaced, dir.path().join("data.mdb.damaged").exists());
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_none_of_ours_is_moved_aside_and_one_is_kept() {
+    let mut text = b"this is no cache\n".to_vec();
+    text.resize(40_000, b'x');
+    let whole = filled(10).await;
+    let mut other_version = fs::read(whole.path().join("data.mdb")).unwrap();
+    // LMDB's version, behind the page's head and the magic number, in both heads of the file.
+    for page in [0, 4096] {
+        let magic =
+            other_version[page..page + 64].windows(4).position(|four| four == [0xde, 0xc0, 0xef, 0xbe]).unwrap();
+        other_version[page + magic + 4] ^= 0x55;
+    }
+    for contents in [text, vec![0; 40_000], vec![0xff; 100], other_version] {
+        let dir = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            fs::write(dir.path().join("data.mdb"), &contents).unwrap();
+            let plain = Cache::open(dir.path(), &options(), NOW).unwrap_err();
+            assert!(plain.is_damage() && plain.to_string().contains("move it away"), "{plain}");
+            assert!(survives(dir.path(), 10).await);
+            assert_eq!(fs::read(dir.path().join("data.mdb.damaged")).unwrap(), contents);
+        }
+        let cache = Cache::open_or_begin_anew(dir.path(), &options(), NOW).unwrap();
+        assert!(!cache.opened().replaced, "a sound file is left where it is");
+    }
+}
+
+#[tokio::test]
+async fn two_processes_at_once_are_no_damage() {
+    let dir = filled(1).await;
+    let _first = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let second = Cache::open_or_begin_anew(dir.path(), &options(), NOW);
+    assert!(matches!(second, Err(CacheError::InUse { .. })));
+}

@@ -1,0 +1,114 @@
+//! The daemon over a disk that is full, and over a cache file that is damaged.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use callahead_testbed::{Destination, Listening, Script};
+use common::*;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// So many mailboxes, `user0@one.example` and on.
+const MAILBOXES: usize = 3000;
+
+struct World {
+    _runtime: Runtime,
+    dir: TempDir,
+    _destination: Destination,
+    listening: Listening,
+}
+
+fn world() -> World {
+    let runtime = Runtime::new().unwrap();
+    let mailboxes: Vec<_> = (0..MAILBOXES).map(|n| format!("user{n}@one.example")).collect();
+    let destination = Destination::new(Script::with_mailboxes(mailboxes.iter().map(String::as_str)));
+    let listening = runtime.block_on(destination.listen()).unwrap();
+    World { _runtime: runtime, dir: TempDir::new().unwrap(), _destination: destination, listening }
+}
+
+/// A tmpfs, unmounted when dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(path: &Path, kib: usize) -> Self {
+        fs::create_dir_all(path).unwrap();
+        let size = format!("size={kib}k");
+        let status = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(path).status().unwrap();
+        assert!(status.success(), "a tmpfs can't be mounted: this test needs root");
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn real_disk_full_under_a_daemon_its_answers_go_on_and_it_says_what_is_wrong() {
+    let world = world();
+    let disk = Disk::mount(&world.dir.path().join("data"), 2048);
+    let daemon = Daemon::start(&configure(&world.dir, &domain("one.example", world.listening.address())));
+    let mut client = daemon.client();
+    assert_eq!(client.ask("user0@one.example"), "DUNNO");
+    assert!(daemon.get("/readyz").starts_with("HTTP/1.1 200"));
+    let mut file = fs::File::create(disk.0.join("full")).unwrap();
+    while std::io::Write::write_all(&mut file, &[b'x'; 4096]).is_ok() {}
+    drop(file);
+    // Until there is no room left within the cache's own file.
+    let mut asked = 1;
+    let not_ready = loop {
+        assert!(asked < MAILBOXES, "the disk is full, and nothing was noticed");
+        for _ in 0..50 {
+            assert_eq!(client.ask(&format!("user{asked}@one.example")), "DUNNO");
+            asked += 1;
+        }
+        let ready = daemon.get("/readyz");
+        if !ready.starts_with("HTTP/1.1 200") {
+            break ready;
+        }
+    };
+    assert!(not_ready.starts_with("HTTP/1.1 503") && not_ready.contains("the cache can't be written"), "{not_ready}");
+    let metrics = daemon.get("/metrics");
+    assert!(
+        metrics.contains("callahead_cache_failing 1") && !metrics.contains("callahead_cache_write_errors_total 0"),
+        "{metrics}"
+    );
+    assert_eq!(client.ask("user0@one.example"), "DUNNO", "what was kept before is served");
+    assert!(client.ask("nobody@one.example").starts_with("550 5.1.1"), "and what is new is asked for");
+    let (code, _, error) = daemon.cache(&["clear", "--domain", "one.example"]);
+    assert!(code == 0 || error.contains("can't be written"), "a clear holds or is refused: {code} {error}");
+
+    fs::remove_file(disk.0.join("full")).unwrap();
+    assert!(client.ask("nobody-else@one.example").starts_with("550 5.1.1"));
+    let ready = (0..100).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        daemon.get("/readyz").starts_with("HTTP/1.1 200")
+    });
+    assert!(ready, "there is room again: {}", daemon.get("/readyz"));
+    drop(daemon);
+    drop(disk);
+}
+
+#[test]
+fn a_damaged_cache_file_is_moved_aside_and_the_daemon_begins_with_an_empty_one() {
+    let world = world();
+    let config = configure(&world.dir, &domain("one.example", world.listening.address()));
+    let daemon = Daemon::start(&config);
+    assert!(daemon.client().ask("nobody@one.example").starts_with("550 5.1.1"));
+    assert!(daemon.get("/metrics").contains("callahead_cache_begun_anew 0"));
+    daemon.kill();
+    let folder = world.dir.path().join("data/cache");
+    fs::write(folder.join("data.mdb"), vec![b'x'; 60_000]).unwrap();
+    let daemon = Daemon::start(&config);
+    let answer = daemon.client().ask("nobody@one.example");
+    assert!(answer.starts_with("550 5.1.1") && !answer.contains("cached"), "{answer}");
+    assert!(daemon.get("/readyz").starts_with("HTTP/1.1 200"));
+    assert!(daemon.get("/metrics").contains("callahead_cache_begun_anew 1"));
+    assert_eq!(fs::read(folder.join("data.mdb.damaged")).unwrap().len(), 60_000);
+}

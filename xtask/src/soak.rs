@@ -1,0 +1,46 @@
+//! What takes longer than the test command may: many seeds, long fuzzing, hundreds of kills.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+
+use super::steps::{command, run as run_command};
+
+/// Kills of the daemon in the midst of its writes.
+const KILLS: &str = "500";
+
+/// Half of the time for seeds that nobody has run before, half for fuzzing; the kills take what they take.
+pub(crate) fn run(minutes: u64) -> anyhow::Result<()> {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    // A million seeds apart from second to second.
+    let from = (seconds * 1_000_000).to_string();
+    let half = (minutes / 2).max(1);
+    println!("simulation, seeds from {from}, {half} min");
+    let minutes = half.to_string();
+    let args = [
+        "run",
+        "--quiet",
+        "--locked",
+        "--package",
+        "callahead-simulation",
+        "--",
+        "--from",
+        &from,
+        "--minutes",
+        &minutes,
+    ];
+    run_command(&mut command(&args)).context("the simulation found a broken promise")?;
+    println!("kill -9, {KILLS} times");
+    let args = ["test", "--locked", "--package", "callahead", "--test", "daemon", "fifty_kills"];
+    run_command(command(&args).env("CALLAHEAD_KILLS", KILLS)).context("a kill broke a promise")?;
+    let targets = super::fuzz::count()?;
+    let each = u32::try_from(half * 60 / targets.max(1)).unwrap_or(u32::MAX).max(10);
+    println!("fuzzing, {targets} targets, {each} s each");
+    super::fuzz::run(each)
+}
+
+/// The fault matrix writes its page instead of comparing it.
+pub(crate) fn faults() -> anyhow::Result<()> {
+    let args = ["test", "--locked", "--package", "callahead-simulation", "--test", "faults"];
+    run_command(command(&args).env("CALLAHEAD_REWRITE", "1"))
+}
