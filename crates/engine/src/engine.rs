@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use callahead_cache::{
-    Cache, CacheError, Cleared, DomainState, Epoch, Lookup, Put, RecipientState, Record, Scope, State, StoredReply,
-    Timestamp,
+    Cache, CacheError, Cleared, DomainState, Lookup, Put, RecipientState, Record, Scope, State, StoredReply, Timestamp,
 };
 use callahead_callout::{Ask, Outcome, Report, Request};
 use callahead_smtp::{AddressLiteral, Domain, EnhancedCode, Recipient};
@@ -424,33 +423,42 @@ impl Engine {
                     let anew = told.as_deref().is_none_or(|flown| !speaks_of_domain(&flown.report.outcome));
                     if anew && let Ok(lookup) = engine.inner.cache.lookup(&recipient) {
                         epoch = lookup.epoch;
-                        engine.inner.flights.renew(&recipient, id, epoch);
+                        let newer = engine.inner.flights.renew(&recipient, id, epoch, engine.now());
+                        // Whoever asked after that clear has a flight of their own, which is as good for those who wait here.
+                        if let Some(newer) = newer
+                            && let Some(flown) = newer.wait().await
+                            && !flown.gave_way()
+                        {
+                            landing.land(flown);
+                            return;
+                        }
                     }
                 }
                 Some(Boarding::Full) | None => {}
             }
-            let report = match told.as_deref().map(|flown| &flown.report) {
-                Some(report) if speaks_of_domain(&report.outcome) => report.clone(),
+            let flown = match told {
+                // As it came: said then, and under that epoch. A clear of whoever was asked for may have come since.
+                Some(flown) if speaks_of_domain(&flown.report.outcome) => flown,
                 told => {
-                    request.probe = probe && told.is_none_or(|report| !report.not_accept_all);
-                    engine.inner.callouts.ask(request).await
+                    request.probe = probe && told.is_none_or(|flown| !flown.report.not_accept_all);
+                    let report = engine.inner.callouts.ask(request).await;
+                    Arc::new(Flown { report, at: engine.inner.clock.now(), epoch, background })
                 }
             };
-            let at = engine.inner.clock.now();
-            let flown = Arc::new(Flown { report, at, background });
             if let Some((landing, _)) = &probing {
                 landing.land(Arc::clone(&flown));
             }
-            engine.hold_down(&recipient, &domain.policy, epoch, &flown);
+            engine.hold_down(&recipient, &domain.policy, &flown);
             landing.land(Arc::clone(&flown));
             engine.alert(&recipient, &domain.policy, &flown);
-            engine.keep(&recipient, &domain.policy, epoch, &flown).await;
+            engine.keep(&recipient, &domain.policy, &flown).await;
         });
         arrival
     }
 
     /// Keeps what was learned, and returns when that is on disk.
-    async fn keep(&self, recipient: &Recipient, policy: &Policy, epoch: Epoch, flown: &Flown) {
+    async fn keep(&self, recipient: &Recipient, policy: &Policy, flown: &Flown) {
+        let epoch = flown.epoch;
         let (of_domain, of_recipient) = records(policy, flown);
         let cache = &self.inner.cache;
         let of_domain = of_domain.map(|record| cache.put_domain(recipient.domain(), record, epoch));
@@ -465,7 +473,8 @@ impl Engine {
         }
     }
 
-    fn hold_down(&self, recipient: &Recipient, policy: &Policy, epoch: Epoch, flown: &Arc<Flown>) {
+    fn hold_down(&self, recipient: &Recipient, policy: &Policy, flown: &Arc<Flown>) {
+        let epoch = flown.epoch;
         let outcome = &flown.report.outcome;
         let later =
             matches!(outcome, Outcome::Deferred(_) | Outcome::NeedsSmtpUtf8) || is_deferred_reject(policy, outcome);

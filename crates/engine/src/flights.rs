@@ -21,6 +21,8 @@ const JOINABLE_FOR: Duration = Duration::from_secs(30);
 pub(crate) struct Flown {
     pub(crate) report: Report,
     pub(crate) at: Timestamp,
+    /// Under which it was asked for, by whomever: what it says is not kept under a later one.
+    pub(crate) epoch: Epoch,
     /// It gave way to others where there was need; a question that waits does not.
     pub(crate) background: bool,
 }
@@ -178,12 +180,18 @@ impl<K: Clone + Eq + Hash> Flights<K> {
         self.all().flights.contains_key(whose)
     }
 
-    /// The flight begins only now, under this epoch.
-    pub(crate) fn renew(&self, whose: &K, id: u64, epoch: Epoch) {
+    /// The flight begins only now, under this epoch; or not at all, where a newer one is out that it may wait for instead.
+    pub(crate) fn renew(&self, whose: &K, id: u64, epoch: Epoch, now: Timestamp) -> Option<Arrival> {
         let mut all = self.all();
-        if let Some(flight) = all.flights.get_mut(whose).and_then(|all| all.iter_mut().find(|flight| flight.id == id)) {
+        let flights = all.flights.get_mut(whose)?;
+        // It waits for a newer one only, so that no two wait for each other.
+        if let Some(newest) = flights.last().filter(|newest| newest.id > id && !newest.is_of_no_use(now)) {
+            return Some(newest.arrival.clone());
+        }
+        if let Some(flight) = flights.iter_mut().find(|flight| flight.id == id) {
             flight.epoch = epoch;
         }
+        None
     }
 
     /// The flight is over and what it brought is kept.

@@ -77,7 +77,7 @@ pub(crate) struct Learned {
     pub(crate) ended: Seq,
     pub(crate) at: Timestamp,
     pub(crate) ended_at: Instant,
-    /// How long it lives at least, by any configuration.
+    /// How long it lives at least, by the configurations that it may have been kept by.
     pub(crate) ttl: Duration,
     /// Whether a crash may have taken it.
     pub(crate) lost: bool,

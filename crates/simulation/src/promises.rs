@@ -10,7 +10,7 @@ use callahead_smtp::Reply;
 use tokio::time::Instant;
 
 use crate::history::{Asked, Events, Fact, History, Learned, MAY_BE_LOST, Seq};
-use crate::world::{LEAST_INVALID_TTL, LEAST_VALID_TTL, World};
+use crate::world::World;
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// Nothing that speaks against a recipient is served for longer.
@@ -21,6 +21,8 @@ const STALE_FOR: Duration = Duration::from_secs(4 * 24 * 3600);
 const HOLD_DOWN: Duration = Duration::from_secs(60);
 /// How long a question may take.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// How long a callout may wait for another one's random local part before it begins.
+const PROBE_WAIT: Duration = Duration::from_secs(5);
 /// Unknown recipients that a client may ask for within ten minutes.
 pub(crate) const HARVEST_LIMIT: usize = 6;
 const HARVEST_WINDOW: Duration = Duration::from_secs(600);
@@ -41,7 +43,7 @@ impl Ask for Watched {
             let id = self.ids.fetch_add(1, Ordering::Relaxed);
             history.callout_began(id, &request);
             let report = self.callouts.ask(request.clone()).await;
-            history.callout_ended(id, &request, &report);
+            history.callout_ended(id, &request, &report, &self.world);
             report
         })
     }
@@ -92,11 +94,12 @@ impl History {
         events.asking.insert(id, crate::history::Asking { recipient, began, began_at: Instant::now() });
     }
 
-    fn callout_ended(&self, id: u64, request: &Request, report: &Report) {
+    fn callout_ended(&self, id: u64, request: &Request, report: &Report, world: &World) {
         let recipient = request.recipient.to_string();
         let domain = request.recipient.domain().to_string();
         self.note(|| format!("callout {id} of {recipient} brings {:?}", report.outcome));
         let at = self.now();
+        let policies = world.policies(&domain);
         let mut events = self.events();
         let ended = events.next();
         let Some(asking) = events.asking.remove(&id) else { return };
@@ -140,12 +143,17 @@ impl History {
             events.break_promise(format!("callout {id} of {recipient} brought {outcome:?}, which no destination said"));
             return;
         };
-        let ttl = match fact {
-            Fact::Accepted | Fact::AcceptsAll => LEAST_VALID_TTL,
-            Fact::Rejected { .. } | Fact::NullMx => LEAST_INVALID_TTL,
+        // By the configuration that the question found which made this callout, and that may have been any of these.
+        let in_force = policies
+            .iter()
+            .filter(|(_, until)| until.is_none_or(|until| until + DEADLINE + PROBE_WAIT >= asking.began_at));
+        let ttl = in_force.map(|(policy, _)| match fact {
+            Fact::Accepted | Fact::AcceptsAll => policy.valid_ttl,
+            Fact::Rejected { .. } | Fact::NullMx => policy.invalid_ttl,
             Fact::NullSenderRefused => INVALID_AT_MOST,
             Fact::Deferred => HOLD_DOWN,
-        };
+        });
+        let ttl = ttl.min().unwrap_or_default();
         let asked = asking.began;
         events.learned.push(Learned {
             fact,

@@ -29,8 +29,8 @@ pub(crate) const LOCAL_PARTS: [&str; 9] =
 pub(crate) const DOMAINS: [&str; 6] =
     ["one.example", "two.example", "mx.example", "seen.example", "sub.wild.example", "other.example"];
 /// The shortest lives that a configuration gives to what is kept.
-pub(crate) const LEAST_VALID_TTL: Duration = Duration::from_secs(24 * 3600);
-pub(crate) const LEAST_INVALID_TTL: Duration = Duration::from_secs(3600);
+const LEAST_VALID_TTL: Duration = Duration::from_secs(24 * 3600);
+const LEAST_INVALID_TTL: Duration = Duration::from_secs(3600);
 /// When the simulated time begins.
 const EPOCH: Timestamp = Timestamp(1_700_000_000_000);
 
@@ -125,12 +125,20 @@ struct Shared {
     scripts: Vec<Script>,
     destinations: Vec<Destination>,
     domains: Vec<DomainConfig>,
+    /// Configurations from before in this process, and until when each was in force.
+    past_domains: Vec<(Vec<DomainConfig>, Instant)>,
     mx: Mx,
     open: HashMap<SocketAddr, usize>,
 }
 
 pub(crate) fn host(n: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, n + 1], 25))
+}
+
+/// In its own way: by name, else by the one wildcard.
+fn find<'a>(domains: &'a [DomainConfig], domain: &str) -> Option<&'a DomainConfig> {
+    let by_name = domains.iter().find(|config| config.name == domain);
+    by_name.or_else(|| domains.iter().find(|config| domain.ends_with(&config.name[1..])))
 }
 
 impl World {
@@ -142,6 +150,7 @@ impl World {
             scripts: Vec::new(),
             destinations: Vec::new(),
             domains: Vec::new(),
+            past_domains: Vec::new(),
             mx: Mx::Answer(MxAnswer::None),
             open: HashMap::new(),
         };
@@ -188,6 +197,7 @@ impl World {
         self.clock.begin();
         let mut shared = self.shared();
         shared.open.clear();
+        shared.past_domains.clear();
         shared.destinations = shared.scripts.iter().cloned().map(Destination::new).collect();
         for (n, destination) in (0..HOSTS).zip(&shared.destinations) {
             destination.watch(Arc::new(self.history.clone()));
@@ -228,11 +238,17 @@ impl World {
         self.shared().domains.clone()
     }
 
-    /// The domain's configuration, found in its own way: by name, else by the one wildcard.
+    /// The domain's configuration.
     pub(crate) fn config(&self, domain: &str) -> Option<DomainConfig> {
+        find(&self.shared().domains, domain).cloned()
+    }
+
+    /// The domain's policies: that of now, and those from before with the end of their time.
+    pub(crate) fn policies(&self, domain: &str) -> Vec<(Policy, Option<Instant>)> {
         let shared = self.shared();
-        let by_name = shared.domains.iter().find(|config| config.name == domain);
-        by_name.or_else(|| shared.domains.iter().find(|config| domain.ends_with(&config.name[1..]))).cloned()
+        let past = shared.past_domains.iter().map(|(domains, until)| (domains, Some(*until)));
+        let all = past.chain([(&shared.domains, None)]);
+        all.filter_map(|(domains, until)| Some((find(domains, domain)?.policy.clone(), until))).collect()
     }
 
     /// The host that a domain's mail goes to when all is well.
@@ -303,7 +319,9 @@ impl World {
             }
         });
         let domains = domains.collect();
-        self.shared().domains = domains;
+        let mut shared = self.shared();
+        let before = std::mem::replace(&mut shared.domains, domains);
+        shared.past_domains.push((before, Instant::now()));
     }
 
     /// Connections to a host now.
