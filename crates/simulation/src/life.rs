@@ -39,6 +39,10 @@ fn is_two(lines: &str) -> bool {
     lines.split('\n').take_while(|line| line.as_bytes().get(3) == Some(&b'-')).count() + 1 < lines.split('\n').count()
 }
 
+fn says_two(fault: &Fault) -> bool {
+    matches!(fault, Fault::Reply(reply) | Fault::ReplyAndClose(reply) if is_two(reply))
+}
+
 impl<'a> Life<'a> {
     pub(crate) fn begin(world: &'a World, folder: &Path, tls: &TlsClient) -> Result<Self, NoNode> {
         world.begin_life();
@@ -190,12 +194,12 @@ impl<'a> Life<'a> {
                 let (step, fault) = (*chance.pick(&Step::ALL), self.fault());
                 let times = some(&[1, 2, 5]);
                 // Two replies to one command of a pipelined group can be told from a proper answer only where the rest of the group is
-                // seen to be one reply too long, which another fault behind it would hide. That is a limit of SMTP.
-                let two =
-                    |fault: &Fault| matches!(fault, Fault::Reply(reply) | Fault::ReplyAndClose(reply) if is_two(reply));
-                if two(&fault) || script.faults.values().any(|(fault, _)| two(fault)) {
+                // seen to be one reply too long, which another fault behind it would hide, and so would the loss of the next command.
+                // That is a limit of SMTP.
+                if says_two(&fault) || script.faults.values().any(|(fault, _)| says_two(fault)) {
                     script.faults.clear();
                 }
+                script.broken_pipelining &= !says_two(&fault);
                 let change = format!("{fault:?} at {step:?}, times {times:?}");
                 script.faults.insert(step, (fault, times));
                 change
@@ -241,6 +245,9 @@ impl<'a> Life<'a> {
             }
             13 => {
                 script.broken_pipelining = chance.percent(50);
+                if script.broken_pipelining && script.faults.values().any(|(fault, _)| says_two(fault)) {
+                    script.faults.clear();
+                }
                 format!("loses pipelined commands: {}", script.broken_pipelining)
             }
             14 => {

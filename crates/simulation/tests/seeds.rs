@@ -22,32 +22,32 @@ fn run_all(seeds: std::ops::Range<u64>, steps: usize) -> Totals {
 }
 
 /// A simulation in which nothing happens proves nothing.
-fn a_thousand_from(first: u64) {
-    let totals = run_all(first..first + 1000, STEPS).sum;
-    assert!(totals.decisions > 100_000 && totals.rejects > 30_000, "{totals:?}");
-    assert!(totals.callouts > 40_000 && totals.clears > 5_000 && totals.lives > 2_000, "{totals:?}");
+fn six_hundred_from(first: u64) {
+    let totals = run_all(first..first + 600, STEPS).sum;
+    assert!(totals.decisions > 60_000 && totals.rejects > 18_000, "{totals:?}");
+    assert!(totals.callouts > 24_000 && totals.clears > 3_000 && totals.lives > 1_200, "{totals:?}");
 }
 
 // `cargo xtask soak` runs other seeds, and more.
 #[test]
-fn no_seed_of_the_first_thousand_breaks_a_promise() {
-    a_thousand_from(0);
+fn no_seed_of_the_first_six_hundred_breaks_a_promise() {
+    six_hundred_from(0);
 }
 
 #[test]
-fn no_seed_of_the_second_thousand_breaks_a_promise() {
-    a_thousand_from(1000);
+fn no_seed_of_the_second_six_hundred_breaks_a_promise() {
+    six_hundred_from(600);
 }
 
 #[test]
 fn long_runs_break_none_either() {
-    run_all(1_000_000..1_000_020, 20 * STEPS);
+    run_all(1_000_000..1_000_010, 20 * STEPS);
 }
 
 #[test]
 fn a_seed_replays_to_the_last_event() {
     let tls = TlsClient::new(&[]).unwrap();
-    for seed in 0..100 {
+    for seed in 0..30 {
         let (first, again) = (folder().unwrap(), folder().unwrap());
         let first = run(seed, STEPS, first.path(), &tls).unwrap();
         let again = run(seed, STEPS, again.path(), &tls).unwrap();
