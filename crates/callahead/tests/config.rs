@@ -69,7 +69,10 @@ fn each_mistake_is_one_sentence_with_file_line_and_key() {
             "[http]\ntls_certificate = \"/etc/tls/cert.pem\"",
             "callahead.toml:2: http.tls_certificate is of no use without \"tls_key\"; give both",
         ),
-        ("[http]\ntls_key = \"key.pem\"", "callahead.toml:2: http.tls_key: must be an absolute path"),
+        (
+            "[http]\ntls_certificate = \"/c.pem\"\ntls_key = \"key.pem\"",
+            "callahead.toml:3: http.tls_key: must be an absolute path",
+        ),
         (
             "[http]\ntrusted_proxies = [\"proxy.example\"]",
             "callahead.toml:2: http.trusted_proxies: \"proxy.example\" is no network: write it as \"127.0.0.0/8\", \"fe80::/10\" or \"192.0.2.1\"",
