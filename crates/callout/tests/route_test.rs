@@ -73,6 +73,17 @@ async fn a_test_ends_with_the_step_that_failed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_host_that_hangs_leaves_time_for_the_next() {
+    let bench = Bench::new(settings());
+    bench.net.set(address(1), Place::BlackHole);
+    bench.server(2, script().fault(Step::Greeting, Fault::Hang));
+    bench.server(3, script());
+    let test = bench.callouts.test_route(&route(&["10.0.0.1", "10.0.0.2", "10.0.0.3"], TlsPolicy::Off), &one()).await;
+    let last: Vec<_> = test.hosts.iter().map(|host| steps(host).last().copied()).collect();
+    assert_eq!(last, [Some(("connect", false)), Some(("greeting", false)), Some(("postmaster", true))]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_null_mx_is_said_to_be_one() {
     let bench = Bench::new(settings());
     bench.names.mx.lock().unwrap().insert("one.example".into(), Ok(MxAnswer::Null));
