@@ -250,6 +250,52 @@ async fn real_browser_what_destinations_and_senders_write_is_text_and_never_mark
     browser.sees("<script>alert(2)</script>");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_browser_what_needs_attention_is_shown_until_the_destination_shows_otherwise() {
+    let site = Site::start().await;
+    let browser = site.browser(DESK);
+    site.set_up(&browser);
+    browser.open("/");
+    browser.sees("All destinations that were asked answered properly.");
+    site.destination.script().null_sender_reply = Some("550 5.7.1 No bounces here".into());
+    let mut postfix = site.daemon.client();
+    assert_eq!(postfix.ask("anna@file.example"), "DUNNO", "nothing was learned of the recipient");
+    // By the live update, without loading the page again.
+    browser.sees("refuses bounces");
+    browser.sees("550 5.7.1 No bounces here");
+    browser.open("/domains/file.example");
+    browser.sees("Its administrator has to accept the null sender");
+
+    site.destination.script().null_sender_reply = None;
+    browser.click("Clear callout cache");
+    browser.click("Clear callout cache");
+    browser.sees("The callout cache of file.example is cleared");
+    assert_eq!(postfix.ask("anna@file.example"), "DUNNO");
+    browser.open("/");
+    browser.sees("All destinations that were asked answered properly.");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_browser_a_domain_is_observed_and_then_enforced() {
+    let site = Site::start().await;
+    let browser = site.browser(DESK);
+    site.set_up(&browser);
+    site.add_domain(&browser, "example.com", "observe");
+    let mut postfix = site.daemon.client();
+    for _ in 0..3 {
+        assert_eq!(postfix.ask("carol@example.com"), "DUNNO", "nothing is refused yet");
+    }
+    // The log is written a moment later.
+    browser.open("/domains/example.com/observed");
+    while !browser.text().contains("3 decisions") {
+        browser.open("/domains/example.com/observed");
+    }
+    browser.sees("carol@example.com");
+    browser.click("Enforce from now on");
+    browser.sees("example.com is enforced from now on");
+    assert!(postfix.ask("carol@example.com").starts_with("550 5.1.1"));
+}
+
 const PAGES: &[&str] = &[
     "/",
     "/recipients",
