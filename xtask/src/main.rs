@@ -13,7 +13,7 @@ const USAGE: &str = "\
 Usage: cargo xtask COMMAND
 
   test          everything that CI runs: format, lints, documentation, licences, all tests
-                (with real mail servers, installed into roots of their own under target/mta),
+                (with real mail servers, installed into roots of their own under target/mta, and Chromium),
                 the fuzz targets for a short time, and the demo
   test --quick  without real mail servers and fuzzing
   roots         only install the mail servers and the browser that the tests need
