@@ -4,7 +4,7 @@
 mod browser;
 mod common;
 
-use browser::{Browser, DESK, Look, PHONE};
+use browser::{Browser, DESK, ENTER, Look, PHONE, TAB};
 use callahead_testbed::{Destination, Listening, Script};
 use common::{Daemon, configure, domain};
 use tempfile::TempDir;
@@ -248,6 +248,41 @@ async fn real_browser_what_destinations_and_senders_write_is_text_and_never_mark
     }
     browser.open("/log?verdict=none");
     browser.sees("<script>alert(2)</script>");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_browser_a_recipient_is_checked_and_cleared_by_keyboard_alone() {
+    let site = Site::start().await;
+    let browser = site.browser(DESK);
+    site.set_up(&browser);
+    browser.click("Log out");
+    browser.sees("Log in to Callahead");
+    assert!(site.daemon.client().ask("carol@file.example").starts_with("550"));
+
+    browser.open("/login?next=/recipients");
+    browser.press(&format!("admin{TAB}{PASSWORD}{ENTER}"));
+    browser.sees("Check a recipient");
+    browser.press(&format!("carol@file.example{ENTER}"));
+    browser.sees("carol@file.example refused");
+    browser.press(TAB);
+    let focused = || browser.run("return document.activeElement.textContent.trim();").as_str().unwrap().to_owned();
+    assert_eq!(focused(), "Skip to the content");
+    browser.press(ENTER);
+    let mut steps = 0;
+    while focused() != "Clear from the cache" {
+        browser.press(TAB);
+        steps += 1;
+        assert!(steps < 10, "the button is not reached from the content's beginning; the focus is on {:?}", focused());
+    }
+    browser.press(ENTER);
+    browser.sees("Clear carol@file.example from the cache?");
+    while focused() != "Clear from the cache" {
+        browser.press(TAB);
+        steps += 1;
+        assert!(steps < 40, "the focus is on {:?}", focused());
+    }
+    browser.press(ENTER);
+    browser.sees("carol@file.example is cleared");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
