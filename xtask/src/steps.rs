@@ -43,7 +43,7 @@ pub(crate) fn test(quick: bool) -> anyhow::Result<()> {
     progress.step("format", || cargo(&["fmt", "--all", "--check"]))?;
     progress.step("licences", super::licences::check)?;
     if !quick {
-        progress.step("mail servers", super::roots::install)?;
+        progress.step("mail servers and browser", super::roots::install)?;
     }
     progress.step("lints", || {
         cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"])

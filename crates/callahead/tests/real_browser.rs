@@ -4,7 +4,7 @@
 mod browser;
 mod common;
 
-use browser::{Browser, DESK, Look, PHONE};
+use browser::{Browser, DESK, ENTER, Look, PHONE, TAB};
 use callahead_testbed::{Destination, Listening, Script};
 use common::{Daemon, configure, domain};
 use tempfile::TempDir;
@@ -248,6 +248,87 @@ async fn real_browser_what_destinations_and_senders_write_is_text_and_never_mark
     }
     browser.open("/log?verdict=none");
     browser.sees("<script>alert(2)</script>");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_browser_a_recipient_is_checked_and_cleared_by_keyboard_alone() {
+    let site = Site::start().await;
+    let browser = site.browser(DESK);
+    site.set_up(&browser);
+    browser.click("Log out");
+    browser.sees("Log in to Callahead");
+    assert!(site.daemon.client().ask("carol@file.example").starts_with("550"));
+
+    browser.open("/login?next=/recipients");
+    browser.press(&format!("admin{TAB}{PASSWORD}{ENTER}"));
+    browser.sees("Check a recipient");
+    browser.press(&format!("carol@file.example{ENTER}"));
+    browser.sees("carol@file.example refused");
+    browser.press(TAB);
+    let focused = || browser.run("return document.activeElement.textContent.trim();").as_str().unwrap().to_owned();
+    assert_eq!(focused(), "Skip to the content");
+    browser.press(ENTER);
+    let mut steps = 0;
+    while focused() != "Clear from the cache" {
+        browser.press(TAB);
+        steps += 1;
+        assert!(steps < 10, "the button is not reached from the content's beginning; the focus is on {:?}", focused());
+    }
+    browser.press(ENTER);
+    browser.sees("Clear carol@file.example from the cache?");
+    while focused() != "Clear from the cache" {
+        browser.press(TAB);
+        steps += 1;
+        assert!(steps < 40, "the focus is on {:?}", focused());
+    }
+    browser.press(ENTER);
+    browser.sees("carol@file.example is cleared");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_browser_what_needs_attention_is_shown_until_the_destination_shows_otherwise() {
+    let site = Site::start().await;
+    let browser = site.browser(DESK);
+    site.set_up(&browser);
+    browser.open("/");
+    browser.sees("All destinations that were asked answered properly.");
+    site.destination.script().null_sender_reply = Some("550 5.7.1 No bounces here".into());
+    let mut postfix = site.daemon.client();
+    assert_eq!(postfix.ask("anna@file.example"), "DUNNO", "nothing was learned of the recipient");
+    // By the live update, without loading the page again.
+    browser.sees("refuses bounces");
+    browser.sees("550 5.7.1 No bounces here");
+    browser.open("/domains/file.example");
+    browser.sees("Its administrator has to accept the null sender");
+
+    site.destination.script().null_sender_reply = None;
+    browser.click("Clear callout cache");
+    browser.click("Clear callout cache");
+    browser.sees("The callout cache of file.example is cleared");
+    assert_eq!(postfix.ask("anna@file.example"), "DUNNO");
+    browser.open("/");
+    browser.sees("All destinations that were asked answered properly.");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_browser_a_domain_is_observed_and_then_enforced() {
+    let site = Site::start().await;
+    let browser = site.browser(DESK);
+    site.set_up(&browser);
+    site.add_domain(&browser, "example.com", "observe");
+    let mut postfix = site.daemon.client();
+    for _ in 0..3 {
+        assert_eq!(postfix.ask("carol@example.com"), "DUNNO", "nothing is refused yet");
+    }
+    // The log is written a moment later.
+    browser.open("/domains/example.com/observed");
+    while !browser.text().contains("3 decisions") {
+        browser.open("/domains/example.com/observed");
+    }
+    browser.sees("carol@example.com");
+    browser.click("Enforce from now on");
+    browser.sees("example.com is enforced from now on");
+    assert!(postfix.ask("carol@example.com").starts_with("550 5.1.1"));
 }
 
 const PAGES: &[&str] = &[

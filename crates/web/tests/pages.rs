@@ -184,3 +184,54 @@ async fn looking_at_a_recipient_asks_nobody_and_writes_nothing() {
     assert!(answer.body.contains("row 7 of the decision table"), "{}", answer.body);
     assert_eq!((world.bench.engine.stats(), world.bench.administration.log.counters()), before);
 }
+
+#[tokio::test]
+async fn the_page_of_a_wildcard_reaches_the_subdomains_that_it_covers_and_no_others() {
+    let world = World::new(false).await;
+    let spec = r#"{"name":"*.sub.example","owner":"r","route":["mx"]}"#;
+    let spec: callahead_control::DomainSpec = serde_json::from_str(spec).unwrap();
+    let change = visitor::record(callahead_control::Kind::Domain, "*.sub.example", &spec);
+    world.bench.administration.control.apply(vec![change], vec![], world.bench.engine.now()).await.unwrap();
+    let question = callahead_engine::Question::new(b"kept@a.sub.example", callahead_engine::Listener::Policy);
+    world.bench.engine.decide(question).await;
+    world.bench.engine.shutdown(std::time::Duration::from_secs(5)).await;
+    let r = world.session("r").await;
+    let page = world.send(&r, "GET", "/domains/*.sub.example/cache?domain=a.sub.example", "").await;
+    assert!(page.body.contains("kept@a.sub.example"), "{}", page.body);
+    // A domain in the query is no way to what is another's, nor to what this name does not cover.
+    for domain in ["o.example", "r.example", "sub.example", "nowhere.example", "%00"] {
+        for (method, path) in [("GET", "cache"), ("GET", "clear"), ("POST", "clear")] {
+            let target = format!("/domains/*.sub.example/{path}?domain={domain}");
+            assert_eq!(world.send(&r, method, &target, "").await.status, 404, "{method} {target}");
+        }
+    }
+    let kept = |address: &str| {
+        let recipient: callahead_smtp::Recipient = address.parse().unwrap();
+        world.bench.engine.cache().lookup(&recipient).unwrap().recipient.is_some()
+    };
+    // On the page of a single domain the query means nothing.
+    assert_eq!(world.send(&r, "POST", "/domains/r.example/clear?domain=o.example", "").await.status, 303);
+    assert!(!kept("kept@r.example") && kept("kept@o.example") && kept("kept@a.sub.example"));
+    assert_eq!(world.send(&r, "POST", "/domains/*.sub.example/clear?domain=a.sub.example", "").await.status, 303);
+    assert!(!kept("kept@a.sub.example") && kept("kept@o.example"));
+}
+
+#[tokio::test]
+async fn a_search_of_the_log_finds_nothing_of_anothers_domain() {
+    let world = World::new(false).await;
+    for account in ["r", "d"] {
+        let cookie = world.session(account).await;
+        for target in [
+            "/log?domain=o.example",
+            "/log?recipient=kept%40o.example",
+            "/log?recipient=kept",
+            "/log/export?format=csv",
+        ] {
+            let page = world.send(&cookie, "GET", target, "").await;
+            assert!(!page.body.contains("kept@o.example</a>"), "{account} {target}");
+            assert!(!page.body.contains(",kept@o.example,"), "{account} {target}");
+        }
+        let page = world.send(&cookie, "GET", "/log?recipient=kept", "").await;
+        assert!(page.body.contains("kept@r.example</a>"), "{account} finds its own: {}", page.body);
+    }
+}

@@ -13,6 +13,9 @@ use tempfile::TempDir;
 
 /// How long anything may take that should come at once: browsers are slow to start on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The tabulator and the enter key, as WebDriver writes them.
+pub const TAB: &str = "\u{e004}";
+pub const ENTER: &str = "\u{e007}";
 /// The key under which WebDriver names an element.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
@@ -132,6 +135,14 @@ impl Browser {
         let path = format!("//*[self::button or self::a][normalize-space(.)='{words}']");
         let element = self.element(&path);
         self.must("POST", &format!("/element/{element}/click"), Some(json!({})));
+    }
+
+    /// Presses keys one after another, wherever the focus is.
+    pub fn press(&self, keys: &str) {
+        let each = |key: char| [json!({"type": "keyDown", "value": key}), json!({"type": "keyUp", "value": key})];
+        let actions: Vec<Value> = keys.chars().flat_map(each).collect();
+        let actions = json!({"actions": [{"type": "key", "id": "keyboard", "actions": actions}]});
+        self.must("POST", "/actions", Some(actions));
     }
 
     /// Waits until the page says this.

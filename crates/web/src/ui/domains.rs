@@ -1,6 +1,4 @@
-//! Domains: the list, the page of one, its cache entries, its route's test, and what is observed of it.
-
-use std::collections::BTreeMap;
+//! Domains: the list, the page of one, its cache entries, and its route's test.
 
 use askama::Template;
 use axum::extract::{Path, Query};
@@ -10,12 +8,12 @@ use callahead_control::{DomainSpec, Permission};
 use callahead_engine::DomainConfig;
 use callahead_smtp::Domain;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::chart::count;
 use super::confirm::Confirm;
 use super::domain_form;
-use super::frame::{Answer, Page, Refusal, Visitor, When, go, show};
+use super::frame::{Answer, Page, Refusal, Visitor, go, show};
 use super::overview::{AlertView, alerts_for};
 use super::view::{self, EntryView, LineView, LogView, each, encode, milliseconds, query};
 
@@ -27,11 +25,6 @@ const ENTRIES: usize = 100;
 const ROWS: usize = 10;
 /// Local parts of a list that are shown; the form has all.
 const SHOWN: usize = 30;
-/// Rows of the log that are looked at for what was observed, and how many at a time.
-const OBSERVED: usize = 10_000;
-const OBSERVED_PAGE: usize = 1_000;
-/// Recipients that are shown of these, and looked up in the log.
-const OBSERVED_RECIPIENTS: usize = 100;
 
 #[derive(Template)]
 #[template(path = "domains.html")]
@@ -57,19 +50,19 @@ struct DomainRow {
 }
 
 /// What stands on top of all pages of a domain.
-struct Head {
-    name: String,
-    link: String,
-    tab: &'static str,
-    mode: &'static str,
-    mode_tone: &'static str,
-    origin: String,
-    observed: bool,
-    wildcard: bool,
-    may_edit: bool,
-    may_route: bool,
-    may_clear: bool,
-    may_delete: bool,
+pub(super) struct Head {
+    pub(super) name: String,
+    pub(super) link: String,
+    pub(super) tab: &'static str,
+    pub(super) mode: &'static str,
+    pub(super) mode_tone: &'static str,
+    pub(super) origin: String,
+    pub(super) observed: bool,
+    pub(super) wildcard: bool,
+    pub(super) may_edit: bool,
+    pub(super) may_route: bool,
+    pub(super) may_clear: bool,
+    pub(super) may_delete: bool,
 }
 
 #[derive(Template)]
@@ -142,26 +135,6 @@ struct CachePage {
     states: [(&'static str, &'static str); 6],
     entries: Vec<EntryView>,
     more: Option<String>,
-}
-
-#[derive(Template)]
-#[template(path = "observed.html")]
-struct ObservedPage {
-    page: Page,
-    head: Head,
-    refused: String,
-    recipients: String,
-    had_mail: String,
-    cut: bool,
-    rows: Vec<ObservedRow>,
-}
-
-struct ObservedRow {
-    recipient: String,
-    times: u64,
-    last: When,
-    reply: Option<String>,
-    had_mail: bool,
 }
 
 #[derive(Deserialize)]
@@ -276,14 +249,14 @@ fn alerts_of(visitor: &Visitor, config: &DomainConfig) -> Vec<AlertView> {
 // === one domain ===
 
 /// The domain in the path, which the guard has let in.
-fn configured(visitor: &Visitor, name: &str) -> Result<std::sync::Arc<DomainConfig>, Refusal> {
+pub(super) fn configured(visitor: &Visitor, name: &str) -> Result<std::sync::Arc<DomainConfig>, Refusal> {
     let none = || Refusal::says(StatusCode::NOT_FOUND, "There is no such domain here.");
     let name = DomainSpec::canonical_name(name).map_err(|_| none())?;
     visitor.ui.state.engine.directory().iter().find(|config| config.name == name).cloned().ok_or_else(none)
 }
 
 impl Head {
-    fn of(visitor: &Visitor, config: &DomainConfig, tab: &'static str) -> Self {
+    pub(super) fn of(visitor: &Visitor, config: &DomainConfig, tab: &'static str) -> Self {
         let administration = &visitor.ui.state.administration;
         let in_file = administration.domains.is_in_file(&config.name);
         let owner = administration.owner(&config.name);
@@ -509,7 +482,7 @@ pub(super) async fn confirm_clear(
     let kept = visitor.ui.state.engine.cache().stats(Some(&parsed))?;
     Confirm::new(&visitor, "/domains", format!("Clear the callout cache of {domain}?"))
         .sentence(format!(
-            "{} recipients are kept as existing and {} as not existing. All of it is forgotten, and what is known of the domain itself.",
+            "Recipients that are kept: {} as existing, {} as not existing. All of it is forgotten, and what is known of the domain itself.",
             count(kept.valid),
             count(kept.invalid)
         ))
@@ -552,69 +525,7 @@ fn what_to_clear(visitor: &Visitor, config: &DomainConfig, given: &str) -> Resul
     Ok(Some(given.to_owned()))
 }
 
-// === observe, enforce, delete ===
-
-pub(super) async fn observed(visitor: Visitor, Path(name): Path<String>) -> Answer {
-    let config = configured(&visitor, &name)?;
-    let head = Head::of(&visitor, &config, "observed");
-    let mut found: BTreeMap<String, ObservedRow> = BTreeMap::new();
-    let (mut refused, mut looked_at, mut cursor) = (0u64, 0, String::new());
-    let cut = loop {
-        let wanted = query(&[
-            ("domain", &config.name),
-            ("verdict", "invalid"),
-            ("limit", &OBSERVED_PAGE.to_string()),
-            ("cursor", &cursor),
-        ]);
-        let page = visitor.ui.api.get(&visitor, &format!("/api/v1/log?{wanted}")).await?;
-        for row in each(&page, "rows", LogView::of) {
-            looked_at += 1;
-            if row.decision.would.is_none() {
-                continue;
-            }
-            refused += 1;
-            let decision = row.decision;
-            let entry = found.entry(decision.recipient.clone()).or_insert(ObservedRow {
-                recipient: decision.recipient,
-                times: 0,
-                last: row.at,
-                reply: decision.reply,
-                had_mail: false,
-            });
-            entry.times += 1;
-        }
-        match page["next"].as_str() {
-            None => break false,
-            Some(_) if looked_at >= OBSERVED => break true,
-            Some(next) => next.clone_into(&mut cursor),
-        }
-    };
-    let recipients = found.len();
-    let mut rows: Vec<ObservedRow> = found.into_values().collect();
-    rows.sort_by_key(|row| std::cmp::Reverse(row.times));
-    rows.truncate(OBSERVED_RECIPIENTS);
-    for row in &mut rows {
-        let wanted = query(&[("recipient", &row.recipient), ("verdict", "valid"), ("limit", "1")]);
-        let page = visitor.ui.api.get(&visitor, &format!("/api/v1/log?{wanted}")).await?;
-        row.had_mail = page["rows"].as_array().is_some_and(|rows| !rows.is_empty());
-    }
-    show(&ObservedPage {
-        page: visitor.page(&format!("Observed of {}", config.name), "/domains"),
-        head,
-        refused: count(refused),
-        recipients: count(recipients as u64),
-        had_mail: count(rows.iter().filter(|row| row.had_mail).count() as u64),
-        cut,
-        rows,
-    })
-}
-
-pub(super) async fn enforce(visitor: Visitor, Path(name): Path<String>) -> Answer {
-    let path = format!("/api/v1/domains/{}", encode(&name));
-    visitor.ui.api.send(&visitor, "PATCH", &path, Some(&json!({"callouts": "enforce"})), None).await?;
-    visitor.say("good", format!("{name} is enforced from now on: recipients that do not exist are refused."));
-    Ok(go(&format!("/domains/{}", encode(&name))))
-}
+// === delete ===
 
 pub(super) async fn confirm_delete(visitor: Visitor, Path(name): Path<String>) -> Answer {
     let config = configured(&visitor, &name)?;

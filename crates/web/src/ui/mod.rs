@@ -22,6 +22,7 @@ mod guard;
 mod log;
 mod login;
 mod node;
+mod observed;
 mod overview;
 mod pages;
 mod recipients;

@@ -11,7 +11,9 @@ use tower_http::csrf::CsrfLayer;
 
 use super::frame::Refusal;
 use super::guard::{self, Needs};
-use super::{Ui, accounts, assets, audit, domain_form, domains, log, login, node, overview, recipients, tokens};
+use super::{
+    Ui, accounts, assets, audit, domain_form, domains, log, login, node, observed, overview, recipients, tokens,
+};
 use crate::api::access::Object;
 
 /// Octets of a form at most: two full lists of local parts.
@@ -115,8 +117,8 @@ pub(super) fn router(ui: Ui) -> Router {
         .route("/domain/new", form(domain_form::new, domain_form::create))
         .route("/domains/{name}", get(domains::domain))
         .route("/domains/{name}/test", post(domains::test))
-        .route("/domains/{name}/enforce", post(domains::enforce))
-        .route("/domains/{name}/observed", get(domains::observed))
+        .route("/domains/{name}/enforce", post(observed::enforce))
+        .route("/domains/{name}/observed", get(observed::observed))
         .route("/domains/{name}/cache", get(domains::cache))
         .route("/domains/{name}/clear", form(domains::confirm_clear, domains::clear))
         .route("/domains/{name}/edit", form(domain_form::edit, domain_form::change))

@@ -1,0 +1,101 @@
+//! A domain's first days: what would have been refused, and one button to enforce.
+
+use std::collections::BTreeMap;
+
+use askama::Template;
+use axum::extract::Path;
+use serde_json::json;
+
+use super::chart::count;
+use super::domains::{Head, configured};
+use super::frame::{Answer, Page, Visitor, When, go, show};
+use super::view::{LogView, each, encode, query};
+
+/// Pages of the log that are looked at for what was observed, and the rows on each at most; where refusals are rare, pages are short.
+const OBSERVED_PAGES: usize = 10;
+const OBSERVED_PAGE: usize = 1_000;
+/// Recipients that are shown of these, and looked up in the log.
+const OBSERVED_RECIPIENTS: usize = 100;
+
+#[derive(Template)]
+#[template(path = "observed.html")]
+struct ObservedPage {
+    page: Page,
+    head: Head,
+    refused: String,
+    recipients: String,
+    had_mail: String,
+    cut: bool,
+    rows: Vec<ObservedRow>,
+}
+
+struct ObservedRow {
+    recipient: String,
+    times: u64,
+    last: When,
+    reply: Option<String>,
+    had_mail: bool,
+}
+
+pub(super) async fn observed(visitor: Visitor, Path(name): Path<String>) -> Answer {
+    let config = configured(&visitor, &name)?;
+    let head = Head::of(&visitor, &config, "observed");
+    let mut found: BTreeMap<String, ObservedRow> = BTreeMap::new();
+    let (mut refused, mut cut, mut cursor) = (0u64, true, String::new());
+    for _ in 0..OBSERVED_PAGES {
+        let wanted = query(&[
+            ("domain", &config.name),
+            ("verdict", "invalid"),
+            ("limit", &OBSERVED_PAGE.to_string()),
+            ("cursor", &cursor),
+        ]);
+        let page = visitor.ui.api.get(&visitor, &format!("/api/v1/log?{wanted}")).await?;
+        for row in each(&page, "rows", LogView::of) {
+            if row.decision.would.is_none() {
+                continue;
+            }
+            refused += 1;
+            let decision = row.decision;
+            let entry = found.entry(decision.recipient.clone()).or_insert(ObservedRow {
+                recipient: decision.recipient,
+                times: 0,
+                last: row.at,
+                reply: decision.reply,
+                had_mail: false,
+            });
+            entry.times += 1;
+        }
+        match page["next"].as_str() {
+            Some(next) => next.clone_into(&mut cursor),
+            None => {
+                cut = false;
+                break;
+            }
+        }
+    }
+    let recipients = found.len();
+    let mut rows: Vec<ObservedRow> = found.into_values().collect();
+    rows.sort_by_key(|row| std::cmp::Reverse(row.times));
+    rows.truncate(OBSERVED_RECIPIENTS);
+    for row in &mut rows {
+        let wanted = query(&[("recipient", &row.recipient), ("verdict", "valid"), ("limit", "1")]);
+        let page = visitor.ui.api.get(&visitor, &format!("/api/v1/log?{wanted}")).await?;
+        row.had_mail = page["rows"].as_array().is_some_and(|rows| !rows.is_empty());
+    }
+    show(&ObservedPage {
+        page: visitor.page(&format!("Observed of {}", config.name), "/domains"),
+        head,
+        refused: count(refused),
+        recipients: count(recipients as u64),
+        had_mail: count(rows.iter().filter(|row| row.had_mail).count() as u64),
+        cut,
+        rows,
+    })
+}
+
+pub(super) async fn enforce(visitor: Visitor, Path(name): Path<String>) -> Answer {
+    let path = format!("/api/v1/domains/{}", encode(&name));
+    visitor.ui.api.send(&visitor, "PATCH", &path, Some(&json!({"callouts": "enforce"})), None).await?;
+    visitor.say("good", format!("{name} is enforced from now on: recipients that do not exist are refused."));
+    Ok(go(&format!("/domains/{}", encode(&name))))
+}
