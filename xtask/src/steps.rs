@@ -3,7 +3,8 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 
@@ -87,8 +88,21 @@ fn tests(quick: bool) -> anyhow::Result<(u64, u64)> {
     command.env("CALLAHEAD_MTA_ROOTS", super::roots::folder());
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let (mut passed, mut failed) = (0, 0);
-    for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufReader::lines) {
-        let line = line?;
+    let lines = child.stdout.take().map(BufReader::new).into_iter().flat_map(BufReader::lines);
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || lines.map_while(Result::ok).all(|line| tell.send(line).is_ok()));
+    let mut ended = None;
+    loop {
+        let line = match told.recv_timeout(Duration::from_secs(2)) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Disconnected) => break,
+            // A process that a test left behind may hold the pipe open for ever.
+            Err(RecvTimeoutError::Timeout) if ended.is_some() => break,
+            Err(RecvTimeoutError::Timeout) => {
+                ended = child.try_wait()?;
+                continue;
+            }
+        };
         println!("    {line}");
         // "test result: ok. 12 passed; 0 failed; ..."
         if let Some(result) = line.strip_prefix("test result: ") {

@@ -260,7 +260,7 @@ fn fifty_kills_in_the_middle_of_writing_undo_no_clear() {
 fn the_milter_answers_and_is_counted() {
     let world = World::new(normal());
     let daemon = Daemon::start(&world.config(""));
-    let mut mta = TcpStream::connect(daemon.milter).unwrap();
+    let mut mta = TcpStream::connect(daemon.milter.unwrap()).unwrap();
     let packet = |data: &[u8]| [&u32::try_from(data.len()).unwrap().to_be_bytes(), data].concat();
     let negotiation = b"O\0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff";
     let rcpts = [&b"R<anna@one.example>\0"[..], b"R<nobody@one.example>\0"];
@@ -277,7 +277,7 @@ fn the_milter_answers_and_is_counted() {
     for sample in [
         "callahead_decisions_total{listener=\"milter\",verdict=\"valid\",row=\"10\",source=\"callout\"} 1",
         "callahead_decisions_total{listener=\"milter\",verdict=\"invalid\",row=\"11\",source=\"callout\"} 1",
-        &format!("callahead_listener_requests_total{{listener=\"milter\",at=\"{}\"}} 3", daemon.milter),
+        &format!("callahead_listener_requests_total{{listener=\"milter\",at=\"{}\"}} 3", daemon.milter.unwrap()),
     ] {
         assert!(metrics.contains(sample), "{sample}\n{metrics}");
     }

@@ -157,7 +157,7 @@ fn idle(count: usize) -> (u64, u64) {
     let daemon = world.daemon("trusted = [\"127.0.0.0/8\"]\nconnections = 20000");
     let address = daemon.gateway.unwrap();
     drop(MailClient::connect(address));
-    let before = resident(daemon.child.id());
+    let before = resident(daemon.child.0.id());
     let mut clients: Vec<TcpStream> = Vec::new();
     for _ in 0..count {
         let mut stream = TcpStream::connect(address).unwrap();
@@ -173,7 +173,7 @@ fn idle(count: usize) -> (u64, u64) {
             said.extend_from_slice(&chunk[..length]);
         }
     }
-    let with = resident(daemon.child.id());
+    let with = resident(daemon.child.0.id());
     // All of them are still served.
     for stream in clients.iter_mut().step_by(97) {
         stream.write_all(b"NOOP\r\n").unwrap();

@@ -96,8 +96,7 @@ pub(crate) async fn ask(
             match session.what_else_came(transcript).await {
                 Surplus::Nothing => {}
                 Surplus::End => return Err(broken(Failure::Closed(*step).into(), answered, not_accept_all)),
-                // It may have been one too many to the random local part already: nothing is believed.
-                Surplus::Reply => return Err(broken(Failure::Unsolicited(*step).into(), 0, false)),
+                Surplus::Reply => return Err(broken(Failure::Unsolicited(*step).into(), answered, not_accept_all)),
             }
             octets.clear();
             command.write(&mut octets);

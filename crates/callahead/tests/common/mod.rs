@@ -34,10 +34,10 @@ pub fn finished(output: Output) -> (i32, String, String) {
 
 /// A daemon over a folder, which outlives it: another can be started there.
 pub struct Daemon {
-    pub child: Child,
+    pub child: Running,
     pub policy: SocketAddr,
     pub socketmap: SocketAddr,
-    pub milter: SocketAddr,
+    pub milter: Option<SocketAddr>,
     pub http: SocketAddr,
     pub admin: PathBuf,
     pub gateway: Option<SocketAddr>,
@@ -72,10 +72,14 @@ impl Daemon {
         let mut child = program()
             .args(["serve", "--log-format", "json", "--config"])
             .arg(config)
+            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let stderr = child.stderr.take().unwrap();
+        // From here on it is ended whatever happens, a panic below included.
+        let child = Running(child);
+        let lines = BufReader::new(stderr).lines();
         let (tell, log) = std::sync::mpsc::channel();
         std::thread::spawn(move || lines.map_while(Result::ok).all(|line| tell.send(line).is_ok()));
         let mut places = std::collections::HashMap::new();
@@ -95,12 +99,21 @@ impl Daemon {
         let tcp = |name: &str| places[name].parse().unwrap();
         let admin = PathBuf::from(places["admin"].strip_prefix("unix:").unwrap());
         let gateway = places.get("gateway").map(|place| place.parse().unwrap());
-        let (socketmap, milter) = (tcp("socketmap"), tcp("milter"));
-        Self { policy: tcp("policy"), socketmap, milter, http: tcp("http"), gateway, admin, child, log }
+        let milter = places.get("milter").map(|place| place.parse().unwrap());
+        Self {
+            policy: tcp("policy"),
+            socketmap: tcp("socketmap"),
+            milter,
+            http: tcp("http"),
+            gateway,
+            admin,
+            child,
+            log,
+        }
     }
 
     pub fn signal(&self, name: &str) {
-        let status = Command::new("/bin/kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        let status = Command::new("/bin/kill").args([&format!("-{name}"), &self.child.0.id().to_string()]).status();
         assert!(status.unwrap().success());
     }
 
@@ -116,13 +129,13 @@ impl Daemon {
     }
 
     pub fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.child.0.kill().unwrap();
+        self.child.0.wait().unwrap();
     }
 
     /// Waits for its end and gives the rest of its log.
     pub fn end(mut self) -> (i32, String) {
-        let code = self.child.wait().unwrap().code().unwrap_or(-1);
+        let code = self.child.0.wait().unwrap().code().unwrap_or(-1);
         (code, self.log.iter().collect::<Vec<_>>().join("\n"))
     }
 
@@ -150,10 +163,13 @@ impl Daemon {
     }
 }
 
-impl Drop for Daemon {
+/// A process that does not outlive its test.
+pub struct Running(pub Child);
+
+impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
