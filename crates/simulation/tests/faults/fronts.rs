@@ -2,7 +2,7 @@
 //! arm in [`Front::serve`] and [`Front::ask`].
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use callahead_callout::{Callouts, Guard};
 use callahead_control::{Control, DecisionLog, Domains, LogSettings, Passwords};
@@ -14,6 +14,9 @@ use callahead_web::{
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
+
+/// Made once: it hashes, which takes its time on purpose.
+static PASSWORDS: LazyLock<Passwords> = LazyLock::new(|| Passwords::new().unwrap());
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Front {
@@ -54,7 +57,7 @@ impl Front {
                     log: DecisionLog::open(&at("log.db"), LogSettings::default(), clock.clone()).unwrap(),
                     events: Events::new(clock),
                     guard: Guard::default(),
-                    passwords: Passwords::new().unwrap(),
+                    passwords: PASSWORDS.clone(),
                     node: "node.example".into(),
                     shutdown: stop.clone(),
                     throttle: Throttle::default(),
