@@ -1,0 +1,200 @@
+//! Callouts: started as tasks of their own, what they bring kept, and who is told of it.
+
+use std::hash::Hash;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use callahead_cache::Put;
+use callahead_callout::{Outcome, Request};
+use callahead_smtp::Recipient;
+use tokio::time::timeout;
+
+use super::case::{is_deferred_reject, records, speaks_of_domain, talks_of_filter};
+use super::{ALERT_EVERY, Case, Engine, MAX_ALERTS, MAX_REFRESHES, PROBE_WAIT, REFRESH_EVERY};
+use crate::directory::{Callouts, DomainConfig, Policy};
+use crate::flights::{Arrival, Boarding, Flights, Flown, Start};
+use crate::observer::{Alert, AlertKind};
+use crate::protection::Held;
+use crate::table::Ruling;
+
+impl Engine {
+    /// Starts a callout as a task of its own.
+    pub(super) fn fly(
+        &self,
+        recipient: &Recipient,
+        domain: &Arc<DomainConfig>,
+        case: &Case,
+        start: Start,
+        why: Why,
+    ) -> Arrival {
+        let Start { id, landing, arrival } = start;
+        let engine = self.clone();
+        let (recipient, domain) = (recipient.clone(), Arc::clone(domain));
+        let (mut epoch, floor, probe) = (case.lookup.epoch, case.lookup.floor, case.wants_probe());
+        let asked_at = case.now;
+        tokio::spawn(async move {
+            // Ends the flight on every way out, a panic's included, so that nobody joins one that will not arrive.
+            let _ending = Ending { flights: &engine.inner.flights, whose: recipient.clone(), id };
+            let background = why == Why::Refresh;
+            let route = Arc::clone(&domain.route);
+            let mut request = Request { recipient: recipient.clone(), route, probe, background };
+            // One random local part for a domain, however many of its recipients are asked for at the same time.
+            let probes = &engine.inner.probes;
+            let (mut probing, mut told) = (None, None);
+            match probe.then(|| probes.board(recipient.domain(), floor, epoch, asked_at, why != Why::Live)) {
+                Some(Boarding::Started(Start { id, landing, .. })) => {
+                    probing = Some((landing, Ending { flights: probes, whose: recipient.domain().clone(), id }));
+                }
+                Some(Boarding::Joined(arrival)) => {
+                    told = timeout(PROBE_WAIT, arrival.wait()).await.ok().flatten();
+                    // What is asked from here on is newer than a clear that came while it waited.
+                    let anew = told.as_deref().is_none_or(|flown| !speaks_of_domain(&flown.report.outcome));
+                    if anew && let Ok(lookup) = engine.inner.cache.lookup(&recipient) {
+                        epoch = lookup.epoch;
+                        let newer = engine.inner.flights.renew(&recipient, id, epoch, engine.now());
+                        // Whoever asked after that clear has a flight of their own, which is as good for those who wait here.
+                        if let Some(newer) = newer
+                            && let Some(flown) = newer.wait().await
+                            && !flown.gave_way()
+                        {
+                            landing.land(flown);
+                            return;
+                        }
+                    }
+                }
+                Some(Boarding::Full) | None => {}
+            }
+            let flown = match told {
+                // As it came: said then, and under that epoch. A clear of whoever was asked for may have come since.
+                Some(flown) if speaks_of_domain(&flown.report.outcome) => flown,
+                told => {
+                    request.probe = probe && told.is_none_or(|flown| !flown.report.not_accept_all);
+                    let report = engine.inner.callouts.ask(request).await;
+                    Arc::new(Flown { report, at: engine.inner.clock.now(), epoch, background })
+                }
+            };
+            if let Some((landing, _)) = &probing {
+                landing.land(Arc::clone(&flown));
+            }
+            engine.hold_down(&recipient, &domain.policy, &flown);
+            landing.land(Arc::clone(&flown));
+            engine.alert(&recipient, &domain.policy, &flown);
+            engine.keep(&recipient, &domain.policy, &flown).await;
+        });
+        arrival
+    }
+
+    /// Keeps what was learned, and returns when that is on disk.
+    pub(super) async fn keep(&self, recipient: &Recipient, policy: &Policy, flown: &Flown) {
+        let epoch = flown.epoch;
+        let (of_domain, of_recipient) = records(policy, flown);
+        let cache = &self.inner.cache;
+        let of_domain = of_domain.map(|record| cache.put_domain(recipient.domain(), record, epoch));
+        let of_recipient = of_recipient.map(|record| cache.put_recipient(recipient, record, epoch));
+        for ticket in [of_domain, of_recipient].into_iter().flatten() {
+            match ticket.await {
+                Ok(Put::Written) => {}
+                Ok(Put::Superseded) => drop(self.inner.counters.superseded.fetch_add(1, Ordering::Relaxed)),
+                // The cache has told its log; the answer was given all the same.
+                Err(_) => {}
+            }
+        }
+    }
+
+    pub(super) fn hold_down(&self, recipient: &Recipient, policy: &Policy, flown: &Arc<Flown>) {
+        let epoch = flown.epoch;
+        let outcome = &flown.report.outcome;
+        let later =
+            matches!(outcome, Outcome::Deferred(_) | Outcome::NeedsSmtpUtf8) || is_deferred_reject(policy, outcome);
+        if later {
+            let until = flown.at.after(self.inner.settings.load().hold_down);
+            self.inner.held.hold(recipient.clone(), Held { until, epoch, flown: Arc::clone(flown) }, flown.at);
+        }
+    }
+
+    /// Asks again in the background for what is past its soft age.
+    pub(super) fn refresh_if_old(&self, case: &Case, ruling: &Ruling) {
+        let (Some(recipient), Some(domain)) = (&case.recipient, &case.domain) else { return };
+        let age = match ruling.row {
+            6 => case.lookup.domain.as_ref().map(|record| record.age(case.now)),
+            _ => case.lookup.recipient.as_ref().map(|record| record.age(case.now)),
+        };
+        let soft = if ruling.row == 8 { domain.policy.invalid_refresh } else { domain.policy.valid_refresh };
+        if age.is_none_or(|age| age < soft) || self.inner.flights.is_under_way(recipient) {
+            return;
+        }
+        {
+            let mut tried = self.inner.refreshes.lock().unwrap_or_else(PoisonError::into_inner);
+            if tried.get(recipient).is_some_and(|at| case.now.since(*at) < REFRESH_EVERY) {
+                return;
+            }
+            if tried.len() >= MAX_REFRESHES {
+                tried.retain(|_, at| case.now.since(*at) < REFRESH_EVERY);
+            }
+            if tried.len() >= MAX_REFRESHES {
+                return;
+            }
+            tried.insert(recipient.clone(), case.now);
+        }
+        if let Boarding::Started(start) =
+            self.inner.flights.board(recipient, case.lookup.floor, case.lookup.epoch, case.now, true)
+        {
+            self.inner.counters.refreshes.fetch_add(1, Ordering::Relaxed);
+            self.fly(recipient, domain, case, start, Why::Refresh);
+        }
+    }
+
+    pub(super) fn alert(&self, recipient: &Recipient, policy: &Policy, flown: &Flown) {
+        let outcome = &flown.report.outcome;
+        let kind = match outcome {
+            Outcome::NullSenderRefused(_) => AlertKind::RefusesNullSender,
+            Outcome::Rejected(reply) if talks_of_filter(reply.enhanced()) => AlertKind::TalksOfFilter,
+            Outcome::AcceptsAll(_) => AlertKind::AcceptAll,
+            Outcome::Unreachable(_) if policy.callouts != Callouts::Off => AlertKind::Unreachable,
+            _ => return,
+        };
+        let domain = recipient.domain().to_string();
+        {
+            let mut told = self.inner.alerts.lock().unwrap_or_else(PoisonError::into_inner);
+            let key = (domain.clone(), kind);
+            if told.get(&key).is_some_and(|at| flown.at.since(*at) < ALERT_EVERY) {
+                return;
+            }
+            if told.len() >= MAX_ALERTS {
+                told.retain(|_, at| flown.at.since(*at) < ALERT_EVERY);
+            }
+            if told.len() < MAX_ALERTS {
+                told.insert(key, flown.at);
+            }
+        }
+        let detail = match outcome {
+            Outcome::Unreachable(hosts) => hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+            _ => {
+                let words = outcome.reply().map(ToString::to_string).unwrap_or_default();
+                format!("{}: {words}", flown.report.destination.as_deref().unwrap_or_default())
+            }
+        };
+        self.inner.observer.alert(&Alert { domain, kind, detail });
+    }
+}
+
+/// Why a callout is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    Question,
+    /// Whatever is known or being asked.
+    Live,
+    Refresh,
+}
+
+struct Ending<'a, K: Clone + Eq + Hash> {
+    flights: &'a Flights<K>,
+    whose: K,
+    id: u64,
+}
+
+impl<K: Clone + Eq + Hash> Drop for Ending<'_, K> {
+    fn drop(&mut self) {
+        self.flights.end(&self.whose, self.id);
+    }
+}
