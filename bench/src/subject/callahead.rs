@@ -60,11 +60,12 @@ impl Setup {
     fn write(&self) -> anyhow::Result<PathBuf> {
         let folder = self.folder.display();
         let gateway = if self.gateway { "gateway = [\"127.0.0.1:0\"]\n" } else { "" };
-        // Guessing clients are let guess: asking for recipients that do not exist is what is measured.
+        // Guessing clients are let guess: asking for recipients that do not exist is what is measured. And all clients come from one
+        // address here.
         let mut text = format!(
             "node = \"filter.example\"\ndata_dir = \"{folder}/data\"\n[listen]\npolicy = [\"127.0.0.1:0\"]\n{gateway}\
              admin = [\"unix:{folder}/admin.sock\"]\n[resolver]\nservers = [\"127.0.0.1:9\"]\n[callout]\n{}\n\
-             [harvest]\nlimit = 0\n",
+             [harvest]\nlimit = 0\n[gateway]\nconnections_per_client = 100000\n",
             self.callout
         );
         for number in 0..self.domains {
