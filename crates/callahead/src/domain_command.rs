@@ -252,8 +252,13 @@ fn report(tested: &Value, transcript: bool) -> String {
     for host in tested["hosts"].as_array().into_iter().flatten() {
         out.push_str(&format!("{}\n", field(host, "host")));
         for step in host["steps"].as_array().into_iter().flatten() {
-            let mark = if step["ok"] == true { "ok" } else { "FAILED" };
-            out.push_str(&format!("  {:<12}  {mark:<6}  {}\n", field(step, "step"), field(step, "detail")));
+            let mark = match (step["ok"] == true, step["warning"] == true) {
+                (true, false) => "ok",
+                (true, true) => "note",
+                (false, _) => "FAILED",
+            };
+            let (name, ms) = (field(step, "step"), step["ms"].as_f64().unwrap_or(0.0));
+            out.push_str(&format!("  {name:<12}  {mark:<6}  {ms:>7.1} ms  {}\n", field(step, "detail")));
         }
         for line in host["transcript"].as_array().into_iter().flatten().filter(|_| transcript) {
             let mark = match line["who"].as_str() {

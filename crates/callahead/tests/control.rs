@@ -3,7 +3,10 @@
 
 mod common;
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use callahead_testbed::{Destination, Listening, Script};
 use common::*;
@@ -63,7 +66,7 @@ fn a_domain_is_added_changed_tested_and_removed_without_a_restart_and_outlives_o
     let shown: Value = serde_json::from_str(&shown).unwrap();
     assert_eq!((&shown["reject_code"], &shown["valid"][0]), (&Value::from(450), &Value::from("sales")));
     let (code, tested, _) = daemon.command(&["domain", "test", "new.example", "--transcript"]);
-    assert!(code == 0 && tested.contains("random_probe  ok") && tested.contains("> MAIL FROM:<>"), "{tested}");
+    assert!(code == 0 && tested.contains("random_probe  ok    ") && tested.contains("> MAIL FROM:<>"), "{tested}");
     let (_, listed, _) = daemon.command(&["domain", "list"]);
     assert!(listed.contains("new.example") && listed.contains("database") && listed.contains(&route), "{listed}");
 
@@ -178,6 +181,81 @@ fn the_first_account_is_made_by_the_admin_socket_and_its_token_works_over_the_ne
     daemon.signal("TERM");
     daemon.until("stopping");
     assert_eq!(daemon.end().0, 0);
+}
+
+/// A route's test as a stream of events: the name of each, its data, and when it came.
+fn tested_in_steps(daemon: &Daemon, name: &str) -> Vec<(String, Value, Duration)> {
+    let began = Instant::now();
+    let mut stream = UnixStream::connect(&daemon.admin).unwrap();
+    let request = format!(
+        "POST /api/v1/domains/{name}/test HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let (mut events, mut kind, mut head) = (Vec::new(), String::new(), true);
+    for line in BufReader::new(stream).lines() {
+        let line = line.unwrap();
+        if head && line.starts_with("content-type") {
+            assert_eq!(line, "content-type: text/event-stream");
+        }
+        head = head && !line.is_empty();
+        if let Some(name) = line.strip_prefix("event: ") {
+            kind = name.to_owned();
+        }
+        if let Some(data) = line.strip_prefix("data: ") {
+            events.push((kind.clone(), serde_json::from_str(data).unwrap(), began.elapsed()));
+        }
+    }
+    events
+}
+
+#[test]
+fn a_route_is_tested_step_by_step_and_each_is_sent_when_it_is_taken() {
+    let world = World::new();
+    let config = world.config(true, &domain("new.example", world.listening.address()));
+    let daemon = Daemon::start(&config);
+    let round_trip = Duration::from_millis(50);
+    world.destination.script().reply_delay = round_trip;
+    let events = tested_in_steps(&daemon, "new.example");
+    let names: Vec<&str> = events.iter().map(|(kind, data, _)| data["step"].as_str().unwrap_or(kind)).collect();
+    assert_eq!(
+        names,
+        [
+            "host",
+            "connect",
+            "greeting",
+            "ehlo",
+            "tls",
+            "null_sender",
+            "random_probe",
+            "postmaster",
+            "open_relay",
+            "quit",
+            "done"
+        ]
+    );
+    // The greeting was told before the rest of the dialogue was held, which takes nine round trips more.
+    let (greeted, done) = (events[2].2, events[10].2);
+    assert!(done - greeted >= 9 * round_trip, "{events:?}");
+    assert!(events[2].1["ms"].as_f64().unwrap() >= 50.0, "{events:?}");
+    let done = &events[10].1;
+    assert_eq!((&done["ok"], &done["domain"]), (&Value::from(true), &Value::from("new.example")));
+    assert_eq!(done["hosts"][0]["relays"], false);
+    let steps = done["hosts"][0]["steps"].as_array().unwrap();
+    let told: Vec<Value> = events[1..10]
+        .iter()
+        .map(|(_, data, _)| {
+            assert_eq!(data["host"], world.route());
+            let mut step = data.clone();
+            step.as_object_mut().unwrap().remove("host");
+            step
+        })
+        .collect();
+    assert_eq!(*steps, told, "what was told is what is found");
+
+    world.destination.script().relays = true;
+    let (code, tested, error) = daemon.command(&["domain", "test", "new.example"]);
+    assert!(code == 0 && tested.contains("open_relay    note"), "a relay is told of and no failure: {tested}{error}");
+    world.destination.assert_polite();
 }
 
 #[test]

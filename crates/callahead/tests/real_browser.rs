@@ -4,6 +4,8 @@
 mod browser;
 mod common;
 
+use std::time::Duration;
+
 use browser::{Browser, DESK, ENTER, Look, PHONE, TAB};
 use callahead_testbed::{Destination, Listening, Script};
 use common::{Daemon, configure, domain};
@@ -308,6 +310,42 @@ async fn real_browser_what_needs_attention_is_shown_until_the_destination_shows_
     assert_eq!(postfix.ask("anna@file.example"), "DUNNO");
     browser.open("/");
     browser.sees("All destinations that were asked answered properly.");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_browser_a_route_is_tested_step_by_step_and_a_relay_is_told_of() {
+    let site = Site::start().await;
+    let browser = site.browser(DESK);
+    site.set_up(&browser);
+    site.destination.script().relays = true;
+    site.destination.script().reply_delay = Duration::from_millis(400);
+    browser.open("/domains/file.example");
+    browser.click("Test route");
+    browser.sees("The route is being tested");
+    browser.sees("It takes the null sender.");
+    let text = browser.text();
+    assert!(!text.contains("relays for this server") && !text.contains("Route tested"), "it is not over yet: {text}");
+    browser.sees("Route tested: not all is in order");
+    browser.sees("It refuses postmaster, which every domain has to have");
+    browser.sees("It accepts from this filtering server mail for other people's domains");
+    browser.sees("relays for this server");
+    let focused = browser.run("return document.activeElement.id;");
+    assert_eq!(focused, "test", "whoever reads by keyboard or ear is led to what was found");
+    assert_eq!(browser.run("return document.querySelector('[data-stream] button').textContent;"), "Test route");
+    site.destination.assert_polite();
+
+    // An answer that is no stream: the form is sent as it would be without a script, and a page says why.
+    site.destination.script().reply_delay = Duration::ZERO;
+    let is_refused = || browser.text().contains("Too many attempts");
+    for _ in 0..30 {
+        browser.open("/domains/file.example");
+        browser.click("Test route");
+        while !browser.text().contains("Route tested") && !is_refused() {}
+        if is_refused() {
+            break;
+        }
+    }
+    browser.sees("Too many attempts");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

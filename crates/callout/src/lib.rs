@@ -49,4 +49,4 @@ pub use settings::Settings;
 pub use tls::{TlsClient, TlsError};
 pub use transcript::{Transcript, TranscriptLine, Who};
 
-pub use route_test::{HostTest, RouteTest, TestStep, TestedStep};
+pub use route_test::{HostTest, RouteTest, TestEvent, TestStep, TestedStep};

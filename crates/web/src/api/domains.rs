@@ -15,7 +15,6 @@ use super::request::{Answer, Asker, Body, Condition, MAX_PAGE, PAGE, Segment, ta
 use super::schema;
 use crate::problem::Problem;
 use crate::query::Parameters;
-use crate::throttle::Key;
 use crate::{State, json};
 
 /// Domains in the control database at most.
@@ -232,59 +231,9 @@ pub(crate) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Test a domain's route
-///
-/// Connects to each of its hosts as a callout does: connection, greeting, TLS, null sender, a random local part, `postmaster`. Nothing of it
-/// is kept, and no message is sent. Addresses in `deny_destinations` are not connected to, unless the configuration file names them.
-#[utoipa::path(
-    post, path = "/api/v1/domains/{name}/test", tag = "domains", operation_id = "domain_test",
-    params(("name" = String, Path, description = "The name under which it is configured")),
-    responses((status = 200, description = "What was found", body = schema::RouteTest))
-)]
-pub(crate) async fn test(
-    Given(state): Given<State>,
-    asker: Asker,
-    Segment(name): Segment,
-    query: Parameters,
-) -> Answer<Response> {
-    query.end(&[])?;
-    let name = canonical(&name)?;
-    let route = match of_file(&state, &name) {
-        Some(config) => Arc::clone(&config.route),
-        None => {
-            let (defaults, tls) = state.administration.domains.defaults();
-            let config = record(&state, &name)?.value.to_config(&defaults, tls).map_err(|_| unusable(&name))?;
-            config.route
-        }
-    };
-    let Some(callouts) = &state.callouts else {
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "this node asks no destinations"));
-    };
-    // Each test opens connections that no cache spares: not more of them than a person makes.
-    if !asker.principal.is_socket() {
-        let key = Key::Account(format!("test {}", asker.principal.name().unwrap_or_default()));
-        if let Some(wait) = state.administration.throttle.wait(&key) {
-            return Err(super::access::too_many(wait));
-        }
-        state.administration.throttle.failed(key);
-    }
-    // For a wildcard a name that it covers, which nobody has.
-    let domain = match name.strip_prefix("*.") {
-        Some(parent) => super::request::parse_domain(&format!("callahead-test.{parent}"))?,
-        None => super::request::parse_domain(&name)?,
-    };
-    let tested = callouts.test_route(&route, &domain).await;
-    let hosts: Vec<Value> = tested.hosts.iter().map(json::tested_host).collect();
-    let ok = !tested.null_mx
-        && !tested.hosts.is_empty()
-        && tested.hosts.iter().all(|host| host.steps.iter().all(|step| step.ok));
-    let body = json!({"domain": name, "ok": ok, "null_mx": tested.null_mx, "hosts": hosts});
-    Ok(Json(body).into_response())
-}
-
 // === what they share ===
 
-fn canonical(name: &str) -> Answer<String> {
+pub(super) fn canonical(name: &str) -> Answer<String> {
     DomainSpec::canonical_name(name).map_err(Problem::bad_request)
 }
 
@@ -299,11 +248,11 @@ fn counted(mut domain: Value) -> Value {
     domain
 }
 
-fn of_file(state: &State, name: &str) -> Option<Arc<DomainConfig>> {
+pub(super) fn of_file(state: &State, name: &str) -> Option<Arc<DomainConfig>> {
     state.administration.domains.find_in_file(name)
 }
 
-fn record(state: &State, name: &str) -> Answer<Record<DomainSpec>> {
+pub(super) fn record(state: &State, name: &str) -> Answer<Record<DomainSpec>> {
     let found = state.administration.control.local().domains().get(name).cloned();
     found.ok_or_else(|| Problem::not_found(format!("there is no domain {name:?} here; see GET /api/v1/domains")))
 }
@@ -330,7 +279,7 @@ fn taken(asker: &Asker, name: &str) -> Problem {
     Problem::conflict(format!("the domain {name:?} can't be added by this account; ask the administrator"))
 }
 
-fn unusable(name: &str) -> Problem {
+pub(super) fn unusable(name: &str) -> Problem {
     Problem::conflict(format!(
         "the domain {name:?} was written by another version and can't be used; replace it with PUT"
     ))

@@ -357,28 +357,40 @@ pub(crate) struct DomainPage {
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 pub(crate) enum TestStepName {
+    Resolve,
     Connect,
     Greeting,
+    Ehlo,
     Tls,
     NullSender,
     RandomProbe,
     Postmaster,
+    OpenRelay,
+    Quit,
 }
 
 #[derive(ToSchema)]
 pub(crate) struct TestStep {
     step: TestStepName,
+    /// It went as it should for callouts to work.
     ok: bool,
+    /// Callouts work, and somebody should know of it all the same.
+    warning: bool,
+    /// How long this step took.
+    ms: f64,
     detail: String,
 }
 
 #[derive(ToSchema)]
 pub(crate) struct TestedHost {
     host: String,
-    /// The steps that were taken; it ends with the first that failed.
+    /// The steps that were taken; where the session could not go on, the last is the one that failed.
     steps: Vec<TestStep>,
     #[schema(required = false, nullable = false)]
     accept_all: Option<bool>,
+    /// It accepts recipients in other people's domains from this node; absent where that was not found out.
+    #[schema(required = false, nullable = false)]
+    relays: Option<bool>,
     transcript: Vec<Line>,
 }
 
@@ -386,7 +398,7 @@ pub(crate) struct TestedHost {
 #[derive(ToSchema)]
 pub(crate) struct RouteTest {
     domain: String,
-    /// Every host passed every step.
+    /// Every host passed every step, warnings aside.
     ok: bool,
     null_mx: bool,
     hosts: Vec<TestedHost>,

@@ -15,7 +15,8 @@ use super::confirm::Confirm;
 use super::domain_form;
 use super::frame::{Answer, Page, Refusal, Visitor, go, show};
 use super::overview::{AlertView, alerts_for};
-use super::view::{self, EntryView, LineView, LogView, each, encode, milliseconds, query};
+use super::route_test::Tested;
+use super::view::{self, EntryView, LogView, each, encode, milliseconds, query};
 
 /// Domains on a page.
 const PAGE: usize = 50;
@@ -103,25 +104,6 @@ pub(super) struct HostView {
     pub(super) callouts: String,
     pub(super) failures: String,
     pub(super) last_failure: String,
-}
-
-struct Tested {
-    ok: bool,
-    null_mx: bool,
-    hosts: Vec<TestedHost>,
-}
-
-struct TestedHost {
-    host: String,
-    accept_all: Option<bool>,
-    steps: Vec<TestedStep>,
-    lines: Vec<LineView>,
-}
-
-struct TestedStep {
-    name: &'static str,
-    ok: bool,
-    detail: String,
 }
 
 #[derive(Template)]
@@ -287,35 +269,8 @@ pub(super) async fn domain(visitor: Visitor, Path(name): Path<String>) -> Answer
     page(&visitor, &name, None).await
 }
 
-/// Tests the route, and shows what was found on the domain's page.
-pub(super) async fn test(visitor: Visitor, Path(name): Path<String>) -> Answer {
-    let found = visitor.ui.api.post(&visitor, &format!("/api/v1/domains/{}/test", encode(&name)), None).await?;
-    let tested = Tested {
-        ok: found["ok"].as_bool().unwrap_or_default(),
-        null_mx: found["null_mx"].as_bool().unwrap_or_default(),
-        hosts: each(&found, "hosts", |host| TestedHost {
-            host: host["host"].as_str().unwrap_or_default().to_owned(),
-            accept_all: host["accept_all"].as_bool(),
-            steps: each(host, "steps", |step| TestedStep {
-                name: match step["step"].as_str().unwrap_or_default() {
-                    "connect" => "Connection",
-                    "greeting" => "Greeting",
-                    "tls" => "TLS",
-                    "null_sender" => "Null sender",
-                    "random_probe" => "Random name",
-                    "postmaster" => "postmaster",
-                    _ => "Step",
-                },
-                ok: step["ok"].as_bool().unwrap_or_default(),
-                detail: super::frame::sentence(step["detail"].as_str().unwrap_or_default()),
-            }),
-            lines: each(host, "transcript", LineView::of),
-        }),
-    };
-    page(&visitor, &name, Some(tested)).await
-}
-
-async fn page(visitor: &Visitor, name: &str, tested: Option<Tested>) -> Answer {
+/// The page, with what a test of the route found.
+pub(super) async fn page(visitor: &Visitor, name: &str, tested: Option<Tested>) -> Answer {
     let config = configured(visitor, name)?;
     let state = &visitor.ui.state;
     let head = Head::of(visitor, &config, "domain");

@@ -6,7 +6,7 @@
 //! not do. What they show is an askama template, which escapes everything.
 //!
 //! Everything that matters works without a script: forms are forms, results are pages. `assets/script.js` shows times in the reader's
-//! zone, keeps the overview up to date, and asks destinations without a new page. The Content-Security-Policy lets in nothing else.
+//! zone, keeps the overview up to date, asks destinations without a new page, and shows tests of routes step by step. The Content-Security-Policy lets in nothing else.
 
 mod accounts;
 mod alerts;
@@ -26,6 +26,7 @@ mod observed;
 mod overview;
 mod pages;
 mod recipients;
+mod route_test;
 mod series;
 mod session;
 mod tokens;
