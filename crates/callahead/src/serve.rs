@@ -337,6 +337,11 @@ impl Observer for All {
         self.3.alert(alert);
         self.4.alert(alert);
     }
+    fn alert_is_over(&self, domain: &str, kind: callahead_engine::AlertKind) {
+        self.0.alert_is_over(domain, kind);
+        self.3.alert_is_over(domain, kind);
+        self.4.alert_is_over(domain, kind);
+    }
 }
 
 /// Sweeps the cache now and then, in small batches, and writes when tokens were used.

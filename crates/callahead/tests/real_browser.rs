@@ -310,6 +310,23 @@ async fn real_browser_what_needs_attention_is_shown_until_the_destination_shows_
     assert_eq!(postfix.ask("anna@file.example"), "DUNNO");
     browser.open("/");
     browser.sees("All destinations that were asked answered properly.");
+
+    // One that greylists, until it lets this node pass.
+    site.destination.script().greylist = Some(Duration::from_secs(3600));
+    for n in 0..3 {
+        assert!(postfix.ask(&format!("grey{n}@file.example")).starts_with("451"));
+    }
+    browser.sees("greylists us");
+    browser.open("/domains/file.example");
+    browser.sees("Have this server's address exempted from greylisting there.");
+    browser.open("/domains");
+    browser.sees("greylists us");
+    site.destination.script().greylist = None;
+    for n in 0..10 {
+        assert!(postfix.ask(&format!("told-apart{n}@file.example")).starts_with("550"));
+    }
+    browser.open("/");
+    browser.sees("All destinations that were asked answered properly.");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

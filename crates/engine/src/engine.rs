@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::decision::{Decision, Listener, Question};
 use crate::directory::{Directory, DomainConfig};
 use crate::flights::{Boarding, Flights};
+use crate::greylisting::Answers;
 use crate::observer::{AlertKind, Observer};
 use crate::protection::{Clients, Harvest, HoldDowns};
 use crate::table::{Facts, Kept, Learned, Step, decide};
@@ -131,6 +132,8 @@ struct Inner {
     clients: Clients,
     counters: Counters,
     alerts: Mutex<HashMap<(String, AlertKind), Timestamp>>,
+    /// Whether destinations greylist.
+    answers: Answers,
     refreshes: Mutex<HashMap<Recipient, Timestamp>>,
 }
 
@@ -168,6 +171,7 @@ impl Engine {
             clients: Clients::new(settings.clients),
             counters: Counters::default(),
             alerts: Mutex::default(),
+            answers: Answers::default(),
             refreshes: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }

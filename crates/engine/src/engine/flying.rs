@@ -13,6 +13,7 @@ use super::case::{is_deferred_reject, records, speaks_of_domain, talks_of_filter
 use super::{ALERT_EVERY, Case, Engine, MAX_ALERTS, MAX_REFRESHES, PROBE_WAIT, REFRESH_EVERY};
 use crate::directory::{Callouts, DomainConfig, Policy};
 use crate::flights::{Arrival, Boarding, Flights, Flown, Start};
+use crate::greylisting::Greylisting;
 use crate::observer::{Alert, AlertKind};
 use crate::protection::Held;
 use crate::table::Ruling;
@@ -146,7 +147,14 @@ impl Engine {
 
     pub(super) fn alert(&self, recipient: &Recipient, policy: &Policy, flown: &Flown) {
         let outcome = &flown.report.outcome;
+        let greylisting = self.inner.answers.take(recipient.domain(), outcome);
+        if greylisting == Greylisting::Over {
+            let domain = recipient.domain().to_string();
+            self.inner.observer.alert_is_over(&domain, AlertKind::Greylists);
+            self.inner.alerts.lock().unwrap_or_else(PoisonError::into_inner).remove(&(domain, AlertKind::Greylists));
+        }
         let kind = match outcome {
+            Outcome::Deferred(_) if greylisting == Greylisting::Seen => AlertKind::Greylists,
             Outcome::NullSenderRefused(_) => AlertKind::RefusesNullSender,
             Outcome::Rejected(reply) if talks_of_filter(reply.enhanced()) => AlertKind::TalksOfFilter,
             Outcome::AcceptsAll(_) => AlertKind::AcceptAll,

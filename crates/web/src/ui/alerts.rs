@@ -109,6 +109,12 @@ impl Observer for AlertBoard {
         standing.detail.clone_from(&alert.detail);
         self.count.store(alerts.len(), Ordering::Relaxed);
     }
+
+    fn alert_is_over(&self, domain: &str, kind: AlertKind) {
+        let mut alerts = self.alerts.lock().unwrap_or_else(PoisonError::into_inner);
+        alerts.remove(&(domain.to_owned(), kind));
+        self.count.store(alerts.len(), Ordering::Relaxed);
+    }
 }
 
 /// What it is called, in what tone, and what to do about it.
@@ -132,6 +138,11 @@ pub(super) fn words(kind: AlertKind) -> (&'static str, &'static str, &'static st
         AlertKind::Unreachable => {
             ("unreachable", "bad", "No host of the route could be asked. Check the route, then test it.")
         }
+        AlertKind::Greylists => (
+            "greylists us",
+            "wait",
+            "The destination defers recipients as greylisting does, so mail for new ones is held up until it lets this server pass. Have this server's address exempted from greylisting there.",
+        ),
     }
 }
 
