@@ -212,6 +212,38 @@ async fn a_null_mx_is_said_to_be_one() {
     assert!(test.null_mx && test.hosts.is_empty());
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_hosts_of_an_mx_are_those_of_its_last_lookup_each_with_what_is_known_of_it() {
+    let (bench, _) = Bench::one(script());
+    let route = route(&["10.0.0.9", "mx"], TlsPolicy::Off);
+    let hosts = || {
+        let hosts = bench.callouts.route_hosts(&route, |name| name.as_str() == "one.example").into_iter();
+        let failures = |host: &callahead_callout::RouteHost| host.status.as_ref().map(|status| status.failures);
+        hosts.map(|host| (host.host.clone(), host.mx.is_some(), failures(&host))).collect::<Vec<_>>()
+    };
+    let named = ("10.0.0.9:25".to_owned(), false, None);
+    assert_eq!(hosts(), [named], "nothing was looked up yet");
+    bench.names.hosts.lock().unwrap().insert("a.example".into(), vec!["10.0.0.2".parse().unwrap()]);
+    bench.names.hosts.lock().unwrap().insert("b.example".into(), vec!["10.0.0.1".parse().unwrap()]);
+    let exchangers = |names: &[&str]| {
+        let hosts = names.iter().map(|name| (10, DomainName::parse(name).unwrap())).collect();
+        bench.names.mx.lock().unwrap().insert("one.example".into(), Ok(MxAnswer::Hosts(hosts)));
+    };
+    bench.net.set(address(2), Place::Refused);
+    bench.net.set(address(9), Place::Refused);
+    exchangers(&["a.example"]);
+    assert!(matches!(bench.ask_route("anna@one.example", &route, false).await.outcome, Outcome::Unreachable(_)));
+    let refuses = |host: &str, mx| (host.to_owned(), mx, Some(1));
+    assert_eq!(hosts(), [refuses("10.0.0.9:25", false), refuses("a.example:25", true)]);
+    // Another one from the next lookup on.
+    exchangers(&["b.example"]);
+    assert!(matches!(bench.ask_route("anna@one.example", &route, false).await.outcome, Outcome::Accepted(_)));
+    assert_eq!(hosts()[1], ("b.example:25".to_owned(), true, Some(0)));
+    assert_eq!(bench.callouts.route_hosts(&route, |_| false).len(), 1, "of other domains nothing is told");
+    tokio::time::advance(Duration::from_secs(24 * 3600)).await;
+    assert_eq!(hosts().len(), 1, "what was so yesterday is no news");
+}
+
 /// Callouts behind a guard with its default networks, for a file with these routes; a server stands at each of the addresses.
 fn guarded(file: &[&str], servers: &[&str]) -> (Callouts, Names, Net) {
     let (net, names, guard) = (Net::default(), Names::default(), Guard::default());

@@ -60,6 +60,8 @@ struct Shared {
     local: RwLock<Local>,
     revision: watch::Sender<u64>,
     follower: RwLock<Option<Follower>>,
+    /// Why the last change was not written; `None` when it was.
+    write_error: Mutex<Option<String>>,
 }
 
 /// Who is told of changes before they are acknowledged.
@@ -155,7 +157,12 @@ impl Control {
             .collect::<Result<Vec<_>, _>>()
             .map_err(wrong)?;
         let revision = watch::Sender::new(local.revision());
-        let shared = Arc::new(Shared { local: RwLock::new(local), revision, follower: RwLock::default() });
+        let shared = Arc::new(Shared {
+            local: RwLock::new(local),
+            revision,
+            follower: RwLock::default(),
+            write_error: Mutex::default(),
+        });
         let (queue, jobs) = mpsc::channel(QUEUE);
         let writer = Writer { connection, shared: Arc::clone(&shared), since_clean: 0 };
         let thread = std::thread::Builder::new().name("control-writer".into());
@@ -238,6 +245,11 @@ impl Control {
         self.inner.uses.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
+    /// Why the last change could not be written, be it an administrator's or when tokens were used last; `None` when it was.
+    pub fn write_error(&self) -> Option<String> {
+        self.inner.shared.write_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Writes when tokens were used last. A full queue leaves it for the next time.
     pub fn keep_uses(&self) {
         let known = {
@@ -273,15 +285,26 @@ impl Writer {
             match job {
                 Job::Apply { changes, audit, now, done } => {
                     let applied = self.apply(&changes, &audit, now);
+                    match &applied {
+                        Err(ControlError::Write(error)) => self.wrote(Some(error.clone())),
+                        Ok(_) => self.wrote(None),
+                        Err(_) => {}
+                    }
                     let _ = done.send(applied);
                 }
-                Job::Uses(uses) => {
-                    if let Err(error) = write_uses(&mut self.connection, &uses) {
+                Job::Uses(uses) => match write_uses(&mut self.connection, &uses) {
+                    Ok(()) => self.wrote(None),
+                    Err(error) => {
                         tracing::warn!(%error, "when tokens were used last can't be written");
+                        self.wrote(Some(error.to_string()));
                     }
-                }
+                },
             }
         }
+    }
+
+    fn wrote(&self, error: Option<String>) {
+        *self.shared.write_error.lock().unwrap_or_else(PoisonError::into_inner) = error;
     }
 
     fn apply(&mut self, changes: &[Change], audit: &[AuditEntry], now: Timestamp) -> Result<u64, ControlError> {

@@ -3,10 +3,10 @@
 use askama::Template;
 use axum::extract::{Path, Query};
 use axum::http::StatusCode;
-use callahead_callout::{DestinationStatus, Host, Route};
+use callahead_callout::{DestinationStatus, Route};
 use callahead_control::{DomainSpec, Permission};
 use callahead_engine::DomainConfig;
-use callahead_smtp::Domain;
+use callahead_smtp::{Domain, DomainName};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -96,8 +96,13 @@ struct PolicyView {
 }
 
 /// A host's health.
+#[derive(Default)]
 pub(super) struct HostView {
     pub(super) host: String,
+    /// For one that was found by the MX: of which domain, and how long ago.
+    pub(super) found: String,
+    /// It was not asked lately.
+    pub(super) unknown: bool,
     pub(super) open: bool,
     pub(super) retry: String,
     pub(super) sessions: usize,
@@ -313,7 +318,7 @@ pub(super) async fn page(visitor: &Visitor, name: &str, tested: Option<Tested>) 
         may_test: visitor.may(Permission::Check),
         route: config.route.hops.iter().map(ToString::to_string).collect(),
         tls: domain_form::value_words(&shown["tls"]),
-        hosts: hosts_of(visitor, &config.route),
+        hosts: hosts_of(visitor, &config),
         head,
         valid,
         invalid,
@@ -334,22 +339,24 @@ fn some_of(shown: &Value, key: &str) -> (Vec<String>, usize) {
     (all, more)
 }
 
-/// Health of the hosts that stand in the route. Those of an MX are not told apart from other domains' hosts here, so they are left out.
-fn hosts_of(visitor: &Visitor, route: &Route) -> Vec<HostView> {
+/// Health of the route's hosts; of an MX those that it named when it was looked up last.
+fn hosts_of(visitor: &Visitor, config: &DomainConfig) -> Vec<HostView> {
     let Some(callouts) = &visitor.ui.state.callouts else { return Vec::new() };
-    let named: Vec<String> = route.hops.iter().map(ToString::to_string).collect();
-    let name_only: Vec<String> = route
-        .hops
-        .iter()
-        .filter_map(|hop| match hop {
-            callahead_callout::Hop::Host { host: Host::Name(name), .. } => Some(name.to_string()),
-            _ => None,
+    let directory = visitor.ui.state.engine.directory();
+    let is_meant = |name: &DomainName| {
+        let domain = Domain::Name(name.clone());
+        directory.find(&domain).is_some_and(|found| found.name == config.name)
+    };
+    let hosts = callouts.route_hosts(&config.route, is_meant).into_iter();
+    hosts
+        .map(|host| {
+            let found = host.mx.map(|(domain, age)| format!("from the MX of {domain}, looked up {}", view::ago(age)));
+            let view = match &host.status {
+                Some(status) => HostView::of(status),
+                None => HostView { host: host.host, unknown: true, ..HostView::default() },
+            };
+            HostView { found: found.unwrap_or_default(), ..view }
         })
-        .collect();
-    let destinations = callouts.destinations().into_iter();
-    destinations
-        .filter(|host| named.contains(&host.host) || name_only.contains(&host.host))
-        .map(|host| HostView::of(&host))
         .collect()
 }
 
@@ -357,6 +364,8 @@ impl HostView {
     pub(super) fn of(host: &DestinationStatus) -> Self {
         Self {
             host: host.host.clone(),
+            found: String::new(),
+            unknown: false,
             open: host.open_for.is_some(),
             retry: host.open_for.map(|left| milliseconds(left.as_secs_f64() * 1e3)).unwrap_or_default(),
             sessions: host.sessions,

@@ -13,9 +13,10 @@ use futures_util::stream;
 
 use super::chart::{Throughput, count, number};
 use super::domains::{HostView, config_name};
-use super::frame::{Answer, Page, Refusal, Visitor, When, show};
+use super::frame::{Answer, Page, Refusal, Visitor, When, sentence, show};
 use super::view::{LogView, each, query};
 use super::{alerts, session};
+use crate::health;
 
 /// What the numbers are of.
 const SPAN: Duration = Duration::from_secs(300);
@@ -33,6 +34,7 @@ const ROWS: usize = 10;
 struct OverviewPage {
     page: Page,
     whole: bool,
+    troubles: Vec<TroubleView>,
     numbers: Option<Numbers>,
     alerts: Vec<AlertView>,
     hosts: Vec<HostView>,
@@ -42,6 +44,7 @@ struct OverviewPage {
 #[derive(Template)]
 #[template(path = "overview_live.html")]
 struct Live {
+    troubles: Vec<TroubleView>,
     numbers: Option<Numbers>,
     alerts: Vec<AlertView>,
     hosts: Vec<HostView>,
@@ -58,6 +61,13 @@ struct Numbers {
     chart: Throughput,
 }
 
+/// What is wrong with the node itself.
+pub(super) struct TroubleView {
+    pub(super) tone: &'static str,
+    pub(super) what: String,
+    pub(super) advice: &'static str,
+}
+
 /// An alert in words.
 pub(super) struct AlertView {
     pub(super) domain: String,
@@ -71,9 +81,9 @@ pub(super) struct AlertView {
 }
 
 pub(super) async fn overview(visitor: Visitor) -> Answer {
-    let Live { numbers, alerts, hosts, refusals } = live(&visitor).await?;
+    let Live { troubles, numbers, alerts, hosts, refusals } = live(&visitor).await?;
     let whole = numbers.is_some();
-    show(&OverviewPage { page: visitor.page("Overview", "/"), whole, numbers, alerts, hosts, refusals })
+    show(&OverviewPage { page: visitor.page("Overview", "/"), whole, troubles, numbers, alerts, hosts, refusals })
 }
 
 /// The middle of the page, again and again, until the visitor goes or is logged out.
@@ -105,7 +115,7 @@ pub(super) async fn events(visitor: Visitor) -> Result<Response, Refusal> {
 async fn live(visitor: &Visitor) -> Result<Live, Refusal> {
     let state = &visitor.ui.state;
     let whole = visitor.may(Permission::Node);
-    let numbers = if whole { Some(numbers(visitor)?) } else { None };
+    let numbers = if whole { Some(numbers(visitor)) } else { None };
     let alerts = alerts_for(visitor, |domain| visitor.sees(domain)).into_iter().take(ROWS).collect();
     let hosts = match &state.callouts {
         Some(callouts) if whole => {
@@ -114,7 +124,15 @@ async fn live(visitor: &Visitor) -> Result<Live, Refusal> {
         }
         _ => Vec::new(),
     };
-    Ok(Live { numbers, alerts, hosts, refusals: refusals(visitor).await? })
+    let troubles = if whole { health::troubles(state).into_iter().map(TroubleView::of).collect() } else { Vec::new() };
+    Ok(Live { troubles, numbers, alerts, hosts, refusals: refusals(visitor).await? })
+}
+
+impl TroubleView {
+    fn of(trouble: health::Trouble) -> Self {
+        let tone = if trouble.is_bad { "bad" } else { "wait" };
+        Self { tone, what: sentence(&trouble.what), advice: trouble.advice }
+    }
 }
 
 /// The latest refusals. Of few domains each is looked up by the log's index; looking for the rows of a small domain among all others' would be
@@ -144,17 +162,18 @@ fn own_domains(visitor: &Visitor) -> Vec<String> {
     directory.iter().map(|config| config.name.clone()).filter(|name| owns(name)).collect()
 }
 
-fn numbers(visitor: &Visitor) -> Result<Numbers, Refusal> {
+fn numbers(visitor: &Visitor) -> Numbers {
     let series = &visitor.ui.web.inner.series;
     let summary = series.summary(SPAN);
-    let kept = visitor.ui.state.engine.cache().stats(None)?;
+    // A cache that can't be read is told of above, and the rest is shown.
+    let kept = visitor.ui.state.engine.cache().stats(None).unwrap_or_default();
     let percent = |share: Option<f64>| share.map_or("–".to_owned(), |share| format!("{:.0} %", share * 100.0));
     let asked = match summary.asked_within {
         Some((half, _)) if half.is_finite() => format!("≤ {}", super::view::milliseconds(half * 1e3)),
         Some(_) => "over 30 s".to_owned(),
         None => "–".to_owned(),
     };
-    Ok(Numbers {
+    Numbers {
         per_second: number(summary.per_second),
         cached: percent(summary.cached_share),
         refused: percent(summary.refused_share),
@@ -162,7 +181,7 @@ fn numbers(visitor: &Visitor) -> Result<Numbers, Refusal> {
         asked,
         kept: count(kept.valid + kept.invalid + kept.domains),
         chart: Throughput::of(&series.columns()),
-    })
+    }
 }
 
 /// The alerts that stand for domains that are asked about, in words.
