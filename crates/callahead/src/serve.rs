@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use callahead_control::{Control, DecisionLog, Domains, Passwords};
+use callahead_control::{Actor, Control, DecisionLog, Domains, Passwords};
 use callahead_engine::{Clock as _, LogObserver, Observer, SystemClock};
 use callahead_listeners::gateway::Gateway;
 use callahead_listeners::{Bound, Limits, Listen, MODE_EVERYONE, MODE_GROUP};
@@ -86,7 +86,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<u8> {
                 if let Ok(now) = reloading {
                     notify(&[NotifyState::Reloading, now]);
                 }
-                server.reload(&args.config);
+                server.reload(&args.config).await;
                 notify(&[NotifyState::Ready]);
             }
             _ = watchdog.tick() => notify(&[NotifyState::Watchdog]),
@@ -123,6 +123,11 @@ impl Server {
         apply_file(&config, &node, &domains, &control);
         let followed = Arc::clone(&domains);
         control.set_follower(move |local| followed.follow(local));
+        // Before anything is served: the file may have changed while nothing ran.
+        if let Err(error) = domains.settle(&control, &by_file("start")).await {
+            // Mail waits for answers; it is tried again, and the overview says so.
+            tracing::error!(%error, "domains lead elsewhere, and their cache can't be cleared yet; it is tried every minute");
+        }
         let gateway = match config.listen.gateway.is_empty() {
             true => None,
             false => Some(Gateway::new(node.engine.clone(), node.callouts.clone(), config.gateway_settings()?)),
@@ -207,7 +212,7 @@ impl Server {
         }
         readiness.set_started();
         tasks.spawn(web.clone().look_at_counters(state.clone(), shutdown.clone()));
-        tasks.spawn(sweep(node.clone(), control.clone(), shutdown.clone()));
+        tasks.spawn(sweep(node.clone(), control.clone(), Arc::clone(&domains), shutdown.clone()));
         if let Some(gateway) = gateway.clone() {
             tasks.spawn(refresh_certificate(gateway, shutdown.clone()));
         }
@@ -255,7 +260,7 @@ impl Server {
     }
 
     /// Reads the configuration again: applies it whole, or says why not and changes nothing.
-    pub fn reload(&mut self, path: &Path) {
+    pub async fn reload(&mut self, path: &Path) {
         let loaded = Config::load(path).and_then(|config| {
             // The node's name stays that of the start, as the log says.
             let here = Config { node: self.config.node.clone(), ..config.clone() };
@@ -277,6 +282,9 @@ impl Server {
                     }
                 }
                 apply_file(&config, &self.node, &self.domains, &self.control);
+                if let Err(error) = self.domains.settle(&self.control, &by_file("reload")).await {
+                    tracing::error!(%error, "domains lead elsewhere, and their cache can't be cleared yet; it is tried every minute");
+                }
                 self.log.set_settings(config.log);
                 self.node.engine.set_settings(config.engine_settings());
                 // The name in EHLO stays that of the start, as the log says.
@@ -344,14 +352,25 @@ impl Observer for All {
     }
 }
 
-/// Sweeps the cache now and then, in small batches, and writes when tokens were used.
-async fn sweep(node: Node, control: Control, shutdown: CancellationToken) {
+/// Who changes domains by the configuration file.
+fn by_file(when: &str) -> Actor {
+    Actor { who: "configuration file".to_owned(), from: when.to_owned() }
+}
+
+/// Sweeps the cache now and then, in small batches, and writes when tokens were used. What could not be cleared of domains that lead elsewhere is
+/// tried again.
+async fn sweep(node: Node, control: Control, domains: Arc<Domains>, shutdown: CancellationToken) {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(SWEEP_EVERY) => {}
         }
         control.keep_uses();
+        if domains.is_unsettled()
+            && let Err(error) = domains.settle(&control, &by_file("retry")).await
+        {
+            tracing::error!(%error, "the cache of domains that lead elsewhere now can't be cleared yet");
+        }
         let mut removed = 0;
         loop {
             match node.engine.cache().sweep(node.engine.now()).await {

@@ -113,6 +113,59 @@ fn the_files_domain_wins_by_name_from_the_reload_on_and_routes_stay_off_this_hos
 }
 
 #[test]
+fn a_file_that_leads_a_domain_elsewhere_forgets_what_the_old_destination_said_at_a_reload_and_at_a_start() {
+    let world = World::new();
+    let other = Destination::new(Script::with_mailboxes(["carol@new.example", "postmaster@new.example"]));
+    let other = world._runtime.block_on(other.listen()).unwrap();
+    let (here, there) = (world.listening.address(), other.address());
+    let write = |route| world.config(false, &domain("new.example", route));
+    let config = write(here);
+    let mut daemon = Daemon::start(&config);
+    let known = |daemon: &Daemon, anna: &str, carol: &str| {
+        let mut client = daemon.client();
+        for (recipient, answer) in [("anna@new.example", anna), ("carol@new.example", carol)] {
+            for time in ["asked for", "from the cache"] {
+                let answered = client.ask(recipient);
+                assert_eq!(answered.strip_suffix(" (cached)").unwrap_or(&answered), answer, "{recipient} {time}");
+            }
+        }
+    };
+    known(&daemon, "DUNNO", REFUSED);
+    // Once it is on disk.
+    let kept = |daemon: &Daemon| loop {
+        let (_, listed, _) = daemon.cache(&["list", "--domain", "new.example"]);
+        if listed.contains("anna@new.example") && listed.contains("carol@new.example") {
+            return listed;
+        }
+    };
+    kept(&daemon);
+    write(there);
+    daemon.signal("HUP");
+    daemon.until("is in force");
+    known(&daemon, REFUSED, "DUNNO");
+    let listed = kept(&daemon);
+    daemon.signal("HUP");
+    daemon.until("is in force");
+    assert_eq!(
+        daemon.cache(&["list", "--domain", "new.example"]).1,
+        listed,
+        "nothing has changed, nothing is forgotten"
+    );
+
+    // The file is changed while nothing runs, or the process was killed before it had cleared.
+    daemon.kill();
+    write(here);
+    let daemon = Daemon::start(&config);
+    known(&daemon, "DUNNO", REFUSED);
+    kept(&daemon);
+    daemon.kill();
+    let daemon = Daemon::start(&config);
+    let (_, listed, _) = daemon.cache(&["list", "--domain", "new.example"]);
+    assert!(listed.contains("anna@new.example"), "a start by itself forgets nothing: {listed}");
+    drop(daemon);
+}
+
+#[test]
 fn the_first_account_is_made_by_the_admin_socket_and_its_token_works_over_the_network() {
     let world = World::new();
     let config = world.config(true, "");

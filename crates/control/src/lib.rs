@@ -31,6 +31,7 @@ mod retention;
 mod search;
 mod secret;
 mod session;
+mod settled;
 mod token;
 mod units;
 
@@ -47,5 +48,6 @@ pub use record::{Kind, Record};
 pub use search::{LogFilter, LogPage, LogRow};
 pub use secret::{Digest, Secret};
 pub use session::Session;
+pub use settled::{Moved, SettleError};
 pub use token::Token;
 pub use units::{format_duration, parse_duration};

@@ -48,6 +48,10 @@ pub(crate) fn troubles(state: &State) -> Vec<Trouble> {
         let advice = "The configuration from before stays in force. Mend the file, then reload it.";
         all.push(trouble(Part::Process, format!("the configuration can't be read again: {error}"), advice, true));
     }
+    if state.administration.domains.is_unsettled() {
+        let what = "what the cache holds of domains that lead elsewhere now is not cleared yet".to_owned();
+        all.push(trouble(Part::Cache, what, "It is tried every minute; the log says why.", true));
+    }
     if log.lost > 0 {
         let what = format!("{} decisions were not logged since the start", log.lost);
         all.push(trouble(Part::Log, what, "The disk was full or slow then.", false));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use callahead_cache::{
     DomainState, Entry, EntryState, RecipientState, Record, STALE_FOR, State, StoredReply, Timestamp,
 };
-use callahead_callout::{DestinationStatus, HostTest, TestedStep, TlsPolicy, Who};
+use callahead_callout::{DestinationStatus, HostTest, Route, TestedStep, TlsPolicy, Who};
 use callahead_engine::{AcceptOrDefer, Callouts, Directory, DomainConfig, Policy, RejectOrDefer, rfc3339};
 use callahead_smtp::Domain;
 use serde_json::{Map, Value, json};
@@ -146,9 +146,10 @@ pub(crate) fn domain(config: &DomainConfig) -> Value {
         names.sort_unstable();
         names
     };
-    json!({
+    let hops = |route: &Route| route.hops.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut json = json!({
         "name": config.name,
-        "route": config.route.hops.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "route": hops(&config.route),
         "tls": match config.route.tls {
             TlsPolicy::Off => "off",
             TlsPolicy::Opportunistic => "opportunistic",
@@ -174,7 +175,11 @@ pub(crate) fn domain(config: &DomainConfig) -> Value {
         "valid": sorted(&config.valid),
         "invalid": sorted(&config.invalid),
         "read_only": true,
-    })
+    });
+    if let Some(relay) = &config.relay {
+        json["relay"] = json!(hops(relay));
+    }
+    json
 }
 
 /// As the configuration writes it, in the largest unit that divides it: `96h`, `30m`, `1500ms`.

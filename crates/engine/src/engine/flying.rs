@@ -33,6 +33,7 @@ impl Engine {
         let (recipient, domain) = (recipient.clone(), Arc::clone(domain));
         let (mut epoch, floor, probe) = (case.lookup.epoch, case.lookup.floor, case.wants_probe());
         let asked_at = case.now;
+        let case_epoch = epoch;
         tokio::spawn(async move {
             // Ends the flight on every way out, a panic's included, so that nobody joins one that will not arrive.
             let _ending = Ending { flights: &engine.inner.flights, whose: recipient.clone(), id };
@@ -52,6 +53,12 @@ impl Engine {
                     let anew = told.as_deref().is_none_or(|flown| !speaks_of_domain(&flown.report.outcome));
                     if anew && let Ok(lookup) = engine.inner.cache.lookup(&recipient) {
                         epoch = lookup.epoch;
+                        // The route may have changed meanwhile, and only then been cleared: it is read after the epoch, as in `case`. Where
+                        // there is none any more, whoever waits is told what the old one says, and that is not kept.
+                        match engine.inner.directory.load().find(recipient.domain()) {
+                            Some(now) => request.route = Arc::clone(&now.route),
+                            None => epoch = case_epoch,
+                        }
                         let newer = engine.inner.flights.renew(&recipient, id, epoch, engine.now());
                         // Whoever asked after that clear has a flight of their own, which is as good for those who wait here.
                         if let Some(newer) = newer

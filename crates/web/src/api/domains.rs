@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::request::{Answer, Asker, Body, Condition, MAX_PAGE, PAGE, Segment, tagged, with_next};
 use super::schema;
+use crate::events::Event;
 use crate::problem::Problem;
 use crate::query::Parameters;
 use crate::{State, json};
@@ -118,7 +119,8 @@ pub(crate) async fn create(
 
 /// Replace a domain
 ///
-/// With all that it says itself; what is left out is as in the defaults. Only its owner stays where it is left out.
+/// With all that it says itself; what is left out is as in the defaults. Only its owner stays where it is left out. With another route, what the
+/// cache holds of it is cleared.
 #[utoipa::path(
     put, path = "/api/v1/domains/{name}", tag = "domains", operation_id = "domain_replace",
     params(
@@ -157,7 +159,7 @@ pub(crate) async fn replace(
 
 /// Change a domain
 ///
-/// A merge patch (RFC 7396): what is left out stays, `null` goes back to the default. Accounts with the role `domain` may change
+/// A merge patch (RFC 7396): what is left out stays, `null` goes back to the default. With another route, what the cache holds of it is cleared. Accounts with the role `domain` may change
 /// `valid` and `invalid` only.
 #[utoipa::path(
     patch, path = "/api/v1/domains/{name}", tag = "domains", operation_id = "domain_change",
@@ -207,7 +209,7 @@ pub(crate) async fn change(
 
 /// Delete a domain
 ///
-/// One that is not there is deleted already. What the cache holds of it is not cleared.
+/// One that is not there is deleted already. What the cache holds of it is cleared.
 #[utoipa::path(
     delete, path = "/api/v1/domains/{name}", tag = "domains", operation_id = "domain_delete",
     params(
@@ -330,15 +332,18 @@ fn settle_owner(state: &State, asker: &Asker, spec: &mut DomainSpec, old: Option
 fn check(state: &State, asker: &Asker, spec: &DomainSpec) -> Answer<()> {
     let (defaults, tls) = state.administration.domains.defaults();
     let config = spec.to_config(&defaults, tls).map_err(Problem::invalid)?;
-    if !asker.principal.is_admin() && asker.principal.may(Permission::Domains) {
-        DomainSpec::check_tenant_route(&config.route).map_err(Problem::invalid)?;
-    }
-    for (ip, port) in DomainSpec::literal_addresses(&config.route) {
-        let address = std::net::SocketAddr::new(ip, port);
-        if !state.administration.guard.allows(address) {
-            return Err(Problem::invalid(format!(
-                "route: {address} lies in deny_destinations; only the configuration file may name it"
-            )));
+    let routes = [("route", Some(&config.route)), ("relay", config.relay.as_ref())];
+    for (key, route) in routes.into_iter().filter_map(|(key, route)| Some((key, route?))) {
+        if !asker.principal.is_admin() && asker.principal.may(Permission::Domains) {
+            DomainSpec::check_tenant_route(key, route).map_err(Problem::invalid)?;
+        }
+        for (ip, port) in DomainSpec::literal_addresses(route) {
+            let address = std::net::SocketAddr::new(ip, port);
+            if !state.administration.guard.allows(address) {
+                return Err(Problem::invalid(format!(
+                    "{key}: {address} lies in deny_destinations; only the configuration file may name it"
+                )));
+            }
         }
     }
     Ok(())
@@ -392,5 +397,36 @@ async fn write(
         from = asker.from,
         "a domain was changed through the API"
     );
-    Ok(())
+    forget_other_destinations(state, asker).await
+}
+
+/// What is known of a destination is forgotten where the domain leads elsewhere now, before the change is acknowledged.
+async fn forget_other_destinations(state: &State, asker: &Asker) -> Answer<()> {
+    let (domains, control, actor) =
+        (Arc::clone(&state.administration.domains), state.administration.control.clone(), asker.actor());
+    // As a task of its own, so that it is done though whoever asked goes away.
+    let settled = tokio::spawn(async move { domains.settle(&control, &actor).await }).await;
+    let why = match settled {
+        Ok(Ok(moved)) => {
+            for (domain, name) in
+                moved.iter().flat_map(|moved| moved.domains.iter().map(|domain| (domain, &moved.name)))
+            {
+                state.administration.events.tell(|_| Event {
+                    kind: "clear",
+                    domain: Some(domain.to_string()),
+                    data: json!({"scope": "domain", "domain": domain.to_string(), "because_of": name}).to_string(),
+                });
+            }
+            return Ok(());
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    tracing::error!(why, "what is known of another destination can't be cleared yet");
+    Err(Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!(
+            "the change is in force, and what the cache holds of the destination before is not cleared yet: {why}; that is tried every minute"
+        ),
+    ))
 }

@@ -230,6 +230,9 @@ pub(crate) struct DomainBody {
     /// Tried in order: `mx`, `HOST`, `HOST:PORT`.
     #[schema(min_items = 1, max_items = 20)]
     route: Vec<String>,
+    /// Where the gateway delivers its mail, in the same words; left out, the route.
+    #[schema(required = false, nullable = false, max_items = 20)]
+    relay: Option<Vec<String>>,
     #[schema(required = false)]
     tls: Option<Tls>,
     #[schema(required = false)]
@@ -274,6 +277,8 @@ pub(crate) struct DomainPatch {
     owner: Option<String>,
     #[schema(required = false, nullable = false, min_items = 1, max_items = 20)]
     route: Option<Vec<String>>,
+    #[schema(required = false, max_items = 20)]
+    relay: Option<Vec<String>>,
     #[schema(required = false)]
     tls: Option<Tls>,
     #[schema(required = false)]
@@ -313,6 +318,9 @@ pub(crate) struct Domain {
     #[schema(required = false, nullable = false)]
     owner: Option<String>,
     route: Vec<String>,
+    /// Where the gateway delivers its mail; absent where that is the route.
+    #[schema(required = false, nullable = false)]
+    relay: Option<Vec<String>>,
     tls: Tls,
     callouts: CalloutsMode,
     reject_code: u16,

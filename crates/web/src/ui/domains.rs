@@ -75,6 +75,7 @@ struct DomainPage {
     tested: Option<Tested>,
     may_test: bool,
     route: Vec<String>,
+    relay: Vec<String>,
     tls: String,
     hosts: Vec<HostView>,
     valid: String,
@@ -317,6 +318,7 @@ pub(super) async fn page(visitor: &Visitor, name: &str, tested: Option<Tested>) 
         tested,
         may_test: visitor.may(Permission::Check),
         route: config.route.hops.iter().map(ToString::to_string).collect(),
+        relay: view::texts(&shown, "relay"),
         tls: domain_form::value_words(&shown["tls"]),
         hosts: hosts_of(visitor, &config),
         head,
@@ -496,6 +498,7 @@ pub(super) async fn confirm_delete(visitor: Visitor, Path(name): Path<String>) -
     let link = encode(&config.name);
     Confirm::new(&visitor, "/domains", format!("Remove {}?", config.name))
         .sentence("From then on Callahead has no opinion on its recipients: what happens to mail for them is up to the mail server.")
+        .sentence("What the cache holds of it is forgotten.")
         .button("Remove the domain")
         .paths(format!("/domains/{link}/delete"), format!("/domains/{link}"))
         .show()
