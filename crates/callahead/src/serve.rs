@@ -32,6 +32,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Pauses between two batches of a sweep, so that writes get through.
 const SWEEP_PAUSE: Duration = Duration::from_millis(20);
 
+/// How often alerts are written down where they have changed: so much is lost of them by a kill.
+const ALERTS_EVERY: Duration = Duration::from_secs(10);
+
 /// How often the gateway's certificate is looked at, for whether it has changed.
 const CERTIFICATE_EVERY: Duration = Duration::from_secs(10);
 
@@ -116,7 +119,7 @@ impl Server {
         let control = Control::open(&config.data_dir.join("control.db"))?;
         let log = DecisionLog::open(&config.data_dir.join("log.db"), config.log, clock.clone())?;
         let events = Events::new(clock.clone());
-        let alerts = Arc::new(AlertBoard::new(clock.clone()));
+        let alerts = Arc::new(AlertBoard::kept(clock.clone(), &config.data_dir.join("alerts.json")));
         let observer = All(observer, Arc::clone(&metrics), log.clone(), events.clone(), Arc::clone(&alerts));
         let node = Node::new(&config, &config.data_dir.join("cache"), Arc::new(observer))?;
         let domains = Arc::new(Domains::new(node.engine.clone()));
@@ -177,7 +180,7 @@ impl Server {
             data_dir: config.data_dir.display().to_string(),
             configuration: config.to_toml(),
         };
-        let web = Web::new(alerts, facts);
+        let web = Web::new(Arc::clone(&alerts), facts);
         let tls = match (&config.http.tls_certificate, &config.http.tls_key) {
             (Some(certificate), Some(key)) => Some(HttpTls::load(certificate, key).context("[http]")?),
             _ => None,
@@ -213,6 +216,7 @@ impl Server {
         readiness.set_started();
         tasks.spawn(web.clone().look_at_counters(state.clone(), shutdown.clone()));
         tasks.spawn(sweep(node.clone(), control.clone(), Arc::clone(&domains), shutdown.clone()));
+        tasks.spawn(keep_alerts(Arc::clone(&alerts), shutdown.clone()));
         if let Some(gateway) = gateway.clone() {
             tasks.spawn(refresh_certificate(gateway, shutdown.clone()));
         }
@@ -386,6 +390,23 @@ async fn sweep(node: Node, control: Control, domains: Arc<Domains>, shutdown: Ca
             tokio::time::sleep(SWEEP_PAUSE).await;
         }
         tracing::debug!(removed, "swept the cache");
+    }
+}
+
+/// Writes the alerts down now and then, and at the end.
+async fn keep_alerts(alerts: Arc<AlertBoard>, shutdown: CancellationToken) {
+    loop {
+        let is_over = tokio::select! {
+            () = shutdown.cancelled() => true,
+            () = tokio::time::sleep(ALERTS_EVERY) => false,
+        };
+        let board = Arc::clone(&alerts);
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || board.keep()).await {
+            tracing::warn!(%error, "the alerts can't be kept for the next start");
+        }
+        if is_over {
+            return;
+        }
     }
 }
 

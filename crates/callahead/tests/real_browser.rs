@@ -447,9 +447,24 @@ async fn every_page(look: Look, name: &str) {
     check("domain-edit", &mut wrong);
     browser.open("/domains/example.com");
     check("domain-observed", &mut wrong);
+    site.destination.script().relays = true;
     browser.click("Test route");
     browser.sees("Route tested");
     check("domain-tested", &mut wrong);
+    site.destination.script().reply_delay = Duration::from_millis(500);
+    browser.click("Test route");
+    browser.sees("It greets");
+    check("domain-being-tested", &mut wrong);
+    site.destination.script().reply_delay = Duration::ZERO;
+    browser.sees("Route tested");
+    site.destination.script().greylist = Some(Duration::from_secs(3600));
+    for n in 0..3 {
+        postfix.ask(&format!("grey{n}@example.com"));
+    }
+    browser.open("/");
+    browser.sees("greylists us");
+    check("overview-alerts", &mut wrong);
+    site.destination.script().greylist = None;
     browser.open("/recipients/carol@file.example");
     browser.click("Ask the destination now");
     browser.sees("RCPT TO");
@@ -459,10 +474,20 @@ async fn every_page(look: Look, name: &str) {
     browser.click("Make the token");
     browser.sees("never again");
     check("token-made", &mut wrong);
+    browser.open("/account/new");
+    browser.fill("name", "owner");
+    browser.choose("role", "domain");
+    browser.fill("domains", "example.com");
+    browser.fill("password", PASSWORD);
+    browser.click("Add the account");
+    browser.sees("The account owner is made.");
     browser.click("Log out");
     browser.sees("Log in to Callahead");
     check("login", &mut wrong);
-    log_in(&browser, "admin");
+    log_in(&browser, "owner");
+    browser.open("/");
+    browser.sees("Your domains, the last 24 hours.");
+    check("overview-owner", &mut wrong);
     assert_eq!(wrong, "", "{wrong}");
 }
 

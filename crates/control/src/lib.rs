@@ -32,6 +32,7 @@ mod search;
 mod secret;
 mod session;
 mod settled;
+mod tally;
 mod token;
 mod units;
 
@@ -49,5 +50,6 @@ pub use search::{LogFilter, LogPage, LogRow};
 pub use secret::{Digest, Secret};
 pub use session::Session;
 pub use settled::{Moved, SettleError};
+pub use tally::Tally;
 pub use token::Token;
 pub use units::{format_duration, parse_duration};

@@ -41,6 +41,10 @@ pub enum AlertKind {
 }
 
 impl AlertKind {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::RefusesNullSender, Self::TalksOfFilter, Self::AcceptAll, Self::Unreachable, Self::Greylists];
+
     /// Its name in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {

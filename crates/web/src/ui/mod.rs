@@ -74,6 +74,7 @@ struct Inner {
     alerts: Arc<AlertBoard>,
     node: Mutex<NodeFacts>,
     series: series::Series,
+    tallies: overview::Tallies,
     setup: Mutex<Option<Secret>>,
     /// When each session was used last, by its id.
     seen: Mutex<HashMap<String, Timestamp>>,
@@ -96,6 +97,7 @@ impl Web {
             alerts,
             node: Mutex::new(node),
             series: series::Series::default(),
+            tallies: overview::Tallies::default(),
             setup: Mutex::default(),
             seen: Mutex::default(),
             flashes: Mutex::default(),
