@@ -21,7 +21,7 @@ struct Site {
     destination: Destination,
     listening: Listening,
     set_up: String,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Site {
@@ -42,7 +42,7 @@ impl Site {
         let told = told["message"].as_str().unwrap().to_owned();
         let link = told.split_whitespace().find(|word| word.starts_with("http://")).unwrap();
         let set_up = link.split_once("/setup").map(|(_, key)| format!("/setup{key}")).unwrap();
-        Self { daemon, destination, listening, set_up, _folder: folder }
+        Self { daemon, destination, listening, set_up, folder: folder }
     }
 
     fn browser(&self, look: Look) -> Browser {
@@ -465,6 +465,12 @@ async fn every_page(look: Look, name: &str) {
     browser.sees("greylists us");
     check("overview-alerts", &mut wrong);
     site.destination.script().greylist = None;
+    let config = site.folder.path().join("callahead.toml");
+    let good = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, good.replace("[listen]", "[lisen]")).unwrap();
+    site.daemon.signal("HUP");
+    browser.sees("The configuration can't be read again");
+    check("overview-troubled", &mut wrong);
     browser.open("/recipients/carol@file.example");
     browser.click("Ask the destination now");
     browser.sees("RCPT TO");

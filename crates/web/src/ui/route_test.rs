@@ -73,6 +73,11 @@ impl Tested {
             _ => {}
         }
     }
+
+    /// Something is worth a look, though callouts work.
+    pub(super) fn is_noted(&self) -> bool {
+        self.hosts.iter().flat_map(|host| &host.steps).any(|step| step.tone == "wait")
+    }
 }
 
 impl TestedHost {
