@@ -58,7 +58,8 @@ fn real_disk_full_under_a_daemon_its_answers_go_on_and_it_says_what_is_wrong() {
     let mut client = daemon.client();
     assert_eq!(client.ask("user0@one.example"), "DUNNO");
     assert!(!daemon.page(&cookie, "/").contains("can't be written"));
-    assert!(!daemon.page(&cookie, "/node").contains("in trouble"));
+    let node = daemon.page(&cookie, "/node");
+    assert!(!node.contains("in trouble"), "{node}");
     assert!(daemon.get("/readyz").starts_with("HTTP/1.1 200"));
     let mut file = fs::File::create(disk.0.join("full")).unwrap();
     while std::io::Write::write_all(&mut file, &[b'x'; 4096]).is_ok() {}

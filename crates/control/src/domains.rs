@@ -56,13 +56,13 @@ impl Domains {
         state.file = domains.into_iter().map(|domain| (domain.name.clone(), Arc::new(domain))).collect();
         (state.defaults, state.tls) = (defaults, tls);
         state.made.clear();
-        self.publish(&mut state, local);
+        self.publish(&mut state, local, true);
     }
 
     /// Takes the records' changes over; questions under way keep what they began with.
     pub fn follow(&self, local: &Local) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        self.publish(&mut state, local);
+        self.publish(&mut state, local, false);
     }
 
     /// Clears what the cache holds of domains that lead elsewhere since it was learned; those that were removed among them. When this resolves, no
@@ -114,7 +114,8 @@ impl Domains {
         (state.defaults.clone(), state.tls)
     }
 
-    fn publish(&self, state: &mut State, local: &Local) {
+    /// `is_other`: the file's domains are others. Where nothing is, such as with the record of a session, the directory stays.
+    fn publish(&self, state: &mut State, local: &Local, mut is_other: bool) {
         let State { file, defaults, tls, made } = state;
         for (name, record) in local.domains() {
             if made.get(name).is_some_and(|(revision, _)| *revision == record.revision) {
@@ -129,9 +130,14 @@ impl Domains {
                 }
             };
             made.insert(name.clone(), (record.revision, config));
+            is_other = true;
         }
         let known: HashSet<&String> = local.domains().keys().collect();
+        let before = made.len();
         made.retain(|name, _| known.contains(name));
+        if !is_other && made.len() == before {
+            return;
+        }
         let of_records =
             made.iter().filter(|(name, _)| !file.contains_key(*name)).filter_map(|(_, (_, made))| made.clone());
         self.engine.set_directory(Directory::from_shared(file.values().cloned().chain(of_records)));
