@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use callahead_control::{Control, DecisionLog, Domains, Passwords};
+use callahead_control::{Actor, Control, DecisionLog, Domains, Passwords};
 use callahead_engine::{Clock as _, LogObserver, Observer, SystemClock};
 use callahead_listeners::gateway::Gateway;
 use callahead_listeners::{Bound, Limits, Listen, MODE_EVERYONE, MODE_GROUP};
@@ -31,6 +31,9 @@ use crate::output;
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Pauses between two batches of a sweep, so that writes get through.
 const SWEEP_PAUSE: Duration = Duration::from_millis(20);
+
+/// How often alerts are written down where they have changed: so much is lost of them by a kill.
+const ALERTS_EVERY: Duration = Duration::from_secs(10);
 
 /// How often the gateway's certificate is looked at, for whether it has changed.
 const CERTIFICATE_EVERY: Duration = Duration::from_secs(10);
@@ -86,7 +89,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<u8> {
                 if let Ok(now) = reloading {
                     notify(&[NotifyState::Reloading, now]);
                 }
-                server.reload(&args.config);
+                server.reload(&args.config).await;
                 notify(&[NotifyState::Ready]);
             }
             _ = watchdog.tick() => notify(&[NotifyState::Watchdog]),
@@ -116,13 +119,18 @@ impl Server {
         let control = Control::open(&config.data_dir.join("control.db"))?;
         let log = DecisionLog::open(&config.data_dir.join("log.db"), config.log, clock.clone())?;
         let events = Events::new(clock.clone());
-        let alerts = Arc::new(AlertBoard::new(clock.clone()));
+        let alerts = Arc::new(AlertBoard::kept(clock.clone(), &config.data_dir.join("alerts.json")));
         let observer = All(observer, Arc::clone(&metrics), log.clone(), events.clone(), Arc::clone(&alerts));
         let node = Node::new(&config, &config.data_dir.join("cache"), Arc::new(observer))?;
         let domains = Arc::new(Domains::new(node.engine.clone()));
         apply_file(&config, &node, &domains, &control);
         let followed = Arc::clone(&domains);
         control.set_follower(move |local| followed.follow(local));
+        // Before anything is served: the file may have changed while nothing ran.
+        if let Err(error) = domains.settle(&control, &by_file("start")).await {
+            // Mail waits for answers; it is tried again, and the overview says so.
+            tracing::error!(%error, "domains lead elsewhere, and their cache can't be cleared yet; it is tried every minute");
+        }
         let gateway = match config.listen.gateway.is_empty() {
             true => None,
             false => Some(Gateway::new(node.engine.clone(), node.callouts.clone(), config.gateway_settings()?)),
@@ -172,7 +180,7 @@ impl Server {
             data_dir: config.data_dir.display().to_string(),
             configuration: config.to_toml(),
         };
-        let web = Web::new(alerts, facts);
+        let web = Web::new(Arc::clone(&alerts), facts);
         let tls = match (&config.http.tls_certificate, &config.http.tls_key) {
             (Some(certificate), Some(key)) => Some(HttpTls::load(certificate, key).context("[http]")?),
             _ => None,
@@ -207,7 +215,8 @@ impl Server {
         }
         readiness.set_started();
         tasks.spawn(web.clone().look_at_counters(state.clone(), shutdown.clone()));
-        tasks.spawn(sweep(node.clone(), control.clone(), shutdown.clone()));
+        tasks.spawn(sweep(node.clone(), control.clone(), Arc::clone(&domains), shutdown.clone()));
+        tasks.spawn(keep_alerts(Arc::clone(&alerts), shutdown.clone()));
         if let Some(gateway) = gateway.clone() {
             tasks.spawn(refresh_certificate(gateway, shutdown.clone()));
         }
@@ -255,7 +264,7 @@ impl Server {
     }
 
     /// Reads the configuration again: applies it whole, or says why not and changes nothing.
-    pub fn reload(&mut self, path: &Path) {
+    pub async fn reload(&mut self, path: &Path) {
         let loaded = Config::load(path).and_then(|config| {
             // The node's name stays that of the start, as the log says.
             let here = Config { node: self.config.node.clone(), ..config.clone() };
@@ -277,6 +286,9 @@ impl Server {
                     }
                 }
                 apply_file(&config, &self.node, &self.domains, &self.control);
+                if let Err(error) = self.domains.settle(&self.control, &by_file("reload")).await {
+                    tracing::error!(%error, "domains lead elsewhere, and their cache can't be cleared yet; it is tried every minute");
+                }
                 self.log.set_settings(config.log);
                 self.node.engine.set_settings(config.engine_settings());
                 // The name in EHLO stays that of the start, as the log says.
@@ -337,16 +349,32 @@ impl Observer for All {
         self.3.alert(alert);
         self.4.alert(alert);
     }
+    fn alert_is_over(&self, domain: &str, kind: callahead_engine::AlertKind) {
+        self.0.alert_is_over(domain, kind);
+        self.3.alert_is_over(domain, kind);
+        self.4.alert_is_over(domain, kind);
+    }
 }
 
-/// Sweeps the cache now and then, in small batches, and writes when tokens were used.
-async fn sweep(node: Node, control: Control, shutdown: CancellationToken) {
+/// Who changes domains by the configuration file.
+fn by_file(when: &str) -> Actor {
+    Actor { who: "configuration file".to_owned(), from: when.to_owned() }
+}
+
+/// Sweeps the cache now and then, in small batches, and writes when tokens were used. What could not be cleared of domains that lead elsewhere is
+/// tried again.
+async fn sweep(node: Node, control: Control, domains: Arc<Domains>, shutdown: CancellationToken) {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(SWEEP_EVERY) => {}
         }
         control.keep_uses();
+        if domains.is_unsettled()
+            && let Err(error) = domains.settle(&control, &by_file("retry")).await
+        {
+            tracing::error!(%error, "the cache of domains that lead elsewhere now can't be cleared yet");
+        }
         let mut removed = 0;
         loop {
             match node.engine.cache().sweep(node.engine.now()).await {
@@ -362,6 +390,23 @@ async fn sweep(node: Node, control: Control, shutdown: CancellationToken) {
             tokio::time::sleep(SWEEP_PAUSE).await;
         }
         tracing::debug!(removed, "swept the cache");
+    }
+}
+
+/// Writes the alerts down now and then, and at the end.
+async fn keep_alerts(alerts: Arc<AlertBoard>, shutdown: CancellationToken) {
+    loop {
+        let is_over = tokio::select! {
+            () = shutdown.cancelled() => true,
+            () = tokio::time::sleep(ALERTS_EVERY) => false,
+        };
+        let board = Arc::clone(&alerts);
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || board.keep()).await {
+            tracing::warn!(%error, "the alerts can't be kept for the next start");
+        }
+        if is_over {
+            return;
+        }
     }
 }
 
