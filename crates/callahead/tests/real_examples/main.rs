@@ -4,7 +4,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+
+mod ansible;
 mod haraka;
+mod kumomta;
 mod rspamd;
 
 use std::path::{Path, PathBuf};

@@ -25,7 +25,9 @@ impl Service {
     pub fn start(package: &str, files: &Files, command: &str) -> io::Result<Self> {
         let dir = root::shared_dir()?;
         for (name, text) in files {
-            fs::write(dir.path().join(name), text)?;
+            let file = dir.path().join(name);
+            file.parent().map_or(Ok(()), fs::create_dir_all)?;
+            fs::write(file, text)?;
         }
         // As in `Mta`: everything lives as long as the shell, and that as long as its standard input.
         let script = format!("({command}) </dev/null >/instance/console.log 2>&1 & while read -r word; do :; done");
