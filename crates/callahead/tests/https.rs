@@ -76,6 +76,46 @@ async fn the_pages_come_over_tls_and_a_renewed_certificate_is_taken_over_without
     assert!(ask(daemon.http, &second, HEALTH).await.unwrap().starts_with("HTTP/1.1 200"));
 }
 
+#[tokio::test]
+async fn a_renewed_certificate_is_taken_over_by_itself_and_other_files_and_proxies_with_a_reload() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let first = renew(folder.path());
+    let http = |place: &Path, more: &str| {
+        let place = place.display();
+        format!("[http]\ntls_certificate = \"{place}/cert.pem\"\ntls_key = \"{place}/key.pem\"\n{more}")
+    };
+    let config = configure(&folder, &http(folder.path(), ""));
+    let mut daemon = Daemon::start(&config);
+    assert!(ask(daemon.http, &first, HEALTH).await.unwrap().starts_with("HTTP/1.1 200"));
+    let second = renew(folder.path());
+    daemon.until("the http listener's certificate was read again");
+    assert!(ask(daemon.http, &second, HEALTH).await.unwrap().starts_with("HTTP/1.1 200"));
+
+    assert_eq!(daemon.command(&["account", "add", "root", "--role", "admin"]).0, 0);
+    let (_, token, _) = daemon.command(&["token", "create", "--account", "root"]);
+    let request = format!(
+        "GET /api/v1/tokens HTTP/1.1\r\nHost: filter.example\r\nConnection: close\r\nX-Forwarded-For: 203.0.113.9\r\n\
+         Authorization: Bearer {}\r\n\r\n",
+        token.trim()
+    );
+    assert!(!ask(daemon.http, &second, &request).await.unwrap().contains("203.0.113.9"));
+    let third = renew(other.path());
+    configure(&folder, &http(other.path(), "trusted_proxies = [\"127.0.0.1\"]\n"));
+    daemon.signal("HUP");
+    daemon.until("the configuration was read again");
+    assert!(ask(daemon.http, &third, &request).await.unwrap().contains("\"last_used_from\":\"203.0.113.9"));
+
+    // Files that can't be used are a mistake of the configuration, of which nothing is put into force.
+    configure(&folder, &http(Path::new("/nowhere"), ""));
+    daemon.signal("HUP");
+    daemon.until("[http]: the certificate /nowhere/cert.pem can't be read");
+    daemon.until("nothing was changed");
+    assert!(ask(daemon.http, &third, &request).await.unwrap().contains("\"last_used_from\":\"203.0.113.9"));
+    configure(&folder, "");
+    daemon.signal("HUP");
+    assert_eq!(daemon.until("takes effect at the next start")["key"], "http.tls_certificate");
+}
+
 #[test]
 fn commands_reach_a_daemon_over_tls_by_the_authority_that_they_are_given_and_by_no_other() {
     let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
