@@ -35,7 +35,7 @@ const SWEEP_PAUSE: Duration = Duration::from_millis(20);
 /// How often alerts are written down where they have changed: so much is lost of them by a kill.
 const ALERTS_EVERY: Duration = Duration::from_secs(10);
 
-/// How often the gateway's certificate is looked at, for whether it has changed.
+/// How often the certificates of the gateway and the http listener are looked at, for whether it has changed.
 const CERTIFICATE_EVERY: Duration = Duration::from_secs(10);
 
 /// A running daemon.
@@ -58,6 +58,7 @@ pub struct Server {
     pub state: State,
     /// The http listener's certificate.
     tls: Option<HttpTls>,
+    reach: Reach,
 }
 
 /// Runs until it is told to stop.
@@ -185,7 +186,7 @@ impl Server {
             (Some(certificate), Some(key)) => Some(HttpTls::load(certificate, key).context("[http]")?),
             _ => None,
         };
-        let reach = Reach { tls: tls.is_some(), trusted_proxies: config.http.trusted_proxies.clone() };
+        let reach = Reach::new(tls.is_some(), config.http.trusted_proxies.clone());
         let mut tasks = JoinSet::new();
         for (name, here) in bound {
             tracing::info!(listener = name, address = %here.local_addr(), "listening");
@@ -217,8 +218,8 @@ impl Server {
         tasks.spawn(web.clone().look_at_counters(state.clone(), shutdown.clone()));
         tasks.spawn(sweep(node.clone(), control.clone(), Arc::clone(&domains), shutdown.clone()));
         tasks.spawn(keep_alerts(Arc::clone(&alerts), shutdown.clone()));
-        if let Some(gateway) = gateway.clone() {
-            tasks.spawn(refresh_certificate(gateway, shutdown.clone()));
+        if gateway.is_some() || tls.is_some() {
+            tasks.spawn(refresh_certificates(gateway.clone(), tls.clone(), shutdown.clone()));
         }
         Ok(Self {
             node,
@@ -234,6 +235,7 @@ impl Server {
             web,
             state,
             tls,
+            reach,
         })
     }
 
@@ -269,17 +271,19 @@ impl Server {
             // The node's name stays that of the start, as the log says.
             let here = Config { node: self.config.node.clone(), ..config.clone() };
             let settings = self.gateway.as_ref().map(|_| here.gateway_settings()).transpose();
-            Ok((config, settings.map_err(|error| ConfigError(vec![error.to_string()]))?))
+            let settings = settings.map_err(|error| ConfigError(vec![error.to_string()]))?;
+            let tls = self.other_tls(&config).map_err(|error| ConfigError(vec![format!("[http]: {error}")]))?;
+            Ok((config, settings, tls))
         });
         match loaded {
-            Ok((config, gateway_settings)) => {
+            Ok((config, gateway_settings, other_tls)) => {
                 for (key, changed) in [
                     ("node", config.node != self.config.node),
                     ("data_dir", config.data_dir != self.config.data_dir),
                     ("listen", config.listen != self.config.listen),
                     ("gateway.connections", config.gateway.connections != self.config.gateway.connections),
                     ("resolver", config.resolver != self.config.resolver),
-                    ("http", config.http != self.config.http),
+                    ("http.tls_certificate", config.http.tls_certificate.is_some() != self.tls.is_some()),
                 ] {
                     if changed {
                         tracing::warn!(key, "this change takes effect at the next start");
@@ -297,8 +301,15 @@ impl Server {
                 if let (Some(gateway), Some(settings)) = (&self.gateway, gateway_settings) {
                     gateway.reconfigure(settings);
                 }
-                if let Some(Err(error)) = self.tls.as_ref().map(HttpTls::reload) {
-                    tracing::error!("{error}; the old certificate stays in use");
+                self.reach.set_trusted_proxies(config.http.trusted_proxies.clone());
+                match (&self.tls, other_tls) {
+                    (Some(tls), Some(other)) => tls.replace(&other),
+                    (Some(tls), None) => {
+                        if let Err(error) = tls.reload() {
+                            tracing::error!("{error}; the old certificate stays in use");
+                        }
+                    }
+                    (None, _) => {}
                 }
                 tracing::info!(domains = config.domains.len(), "the configuration was read again and is in force");
                 self.readiness.set_reloaded(None);
@@ -312,6 +323,16 @@ impl Server {
                 tracing::error!("the configuration has mistakes: nothing was changed");
                 self.readiness.set_reloaded(Some(error.to_string()));
             }
+        }
+    }
+
+    /// What the http listener shall show, where the configuration names other files than those that it shows.
+    fn other_tls(&self, config: &Config) -> Result<Option<HttpTls>, callahead_web::TlsFilesError> {
+        match (&self.tls, &config.http.tls_certificate, &config.http.tls_key) {
+            (Some(tls), Some(certificate), Some(key)) if tls.files() != (certificate.clone(), key.clone()) => {
+                HttpTls::load(certificate, key).map(Some)
+            }
+            _ => Ok(None),
         }
     }
 
@@ -410,12 +431,20 @@ async fn keep_alerts(alerts: Arc<AlertBoard>, shutdown: CancellationToken) {
     }
 }
 
-/// Reads the gateway's certificate again when its files have changed.
-async fn refresh_certificate(gateway: Gateway, shutdown: CancellationToken) {
+/// Reads certificates again when their files have changed.
+async fn refresh_certificates(gateway: Option<Gateway>, http: Option<HttpTls>, shutdown: CancellationToken) {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(CERTIFICATE_EVERY) => gateway.refresh_tls(),
+            () = tokio::time::sleep(CERTIFICATE_EVERY) => {}
+        }
+        if let Some(gateway) = &gateway {
+            gateway.refresh_tls();
+        }
+        match http.as_ref().map(HttpTls::refresh) {
+            Some(Ok(true)) => tracing::info!("the http listener's certificate was read again"),
+            Some(Err(error)) => tracing::error!("{error}; the old certificate stays in use"),
+            Some(Ok(false)) | None => {}
         }
     }
 }
