@@ -119,7 +119,7 @@ impl Server {
         let alerts = Arc::new(AlertBoard::new(clock.clone()));
         let observer = All(observer, Arc::clone(&metrics), log.clone(), events.clone(), Arc::clone(&alerts));
         let node = Node::new(&config, &config.data_dir.join("cache"), Arc::new(observer))?;
-        let domains = Arc::new(Domains::new(node.engine.clone()));
+        let domains = Arc::new(Domains::new(node.engine.clone(), log.clone()));
         apply_file(&config, &node, &domains, &control);
         let followed = Arc::clone(&domains);
         control.set_follower(move |local| followed.follow(local));

@@ -1,4 +1,4 @@
-//! The domains in force: those of the configuration file and those of the control database, put together for the engine.
+//! The domains in force: those of the configuration file and those of the control database, put together for the engine and the decision log.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,10 +7,12 @@ use callahead_callout::TlsPolicy;
 use callahead_engine::{Directory, DomainConfig, Engine, Policy};
 
 use crate::local::Local;
+use crate::log::DecisionLog;
 
-/// Keeps the engine's directory up to date. The file's domains win by name.
+/// Keeps the directory of the engine and of the log up to date. The file's domains win by name.
 pub struct Domains {
     engine: Engine,
+    log: DecisionLog,
     state: Mutex<State>,
 }
 
@@ -30,9 +32,9 @@ impl std::fmt::Debug for Domains {
 }
 
 impl Domains {
-    /// For this engine, with no domains yet.
-    pub fn new(engine: Engine) -> Self {
-        Self { engine, state: Mutex::default() }
+    /// For this engine, and for this log, which keeps of each domain what the domain says; with no domains yet.
+    pub fn new(engine: Engine, log: DecisionLog) -> Self {
+        Self { engine, log, state: Mutex::default() }
     }
 
     /// What the configuration file says from now on; takes effect with the records at once.
@@ -92,5 +94,6 @@ impl Domains {
         let of_records =
             made.iter().filter(|(name, _)| !file.contains_key(*name)).filter_map(|(_, (_, made))| made.clone());
         self.engine.set_directory(Directory::from_shared(file.values().cloned().chain(of_records)));
+        self.log.set_domains(self.engine.directory());
     }
 }

@@ -12,7 +12,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use callahead_cache::Timestamp;
-use callahead_engine::{Alert, Clock, Decision, Observer, Question};
+use callahead_engine::{Alert, Clock, Decision, Directory, LoggedRecipients, Observer, Policy, Question};
+use callahead_smtp::Domain;
 use rusqlite::{Connection, params};
 
 use crate::database::{self, OpenError};
@@ -46,7 +47,7 @@ CREATE INDEX decisions_client ON decisions (client) WHERE client IS NOT NULL;
 /// By how much an id is greater than its time.
 pub(crate) const ID_SHIFT: u32 = 20;
 
-/// What is logged, and for how long.
+/// What is logged, and for how long. A domain's policy may say less (`log_days`, `log_recipients`), and never more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogSettings {
     /// Days for which decisions are kept; 0 logs none. Default 30.
@@ -55,15 +56,6 @@ pub struct LogSettings {
     pub size: u64,
     /// What of recipients is kept. Default all of it.
     pub recipients: LoggedRecipients,
-}
-
-/// What of recipients is logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LoggedRecipients {
-    /// The whole address.
-    Full,
-    /// Only the domain, as `*@example.com`, and no words of the destination, which may name the mailbox.
-    Domain,
 }
 
 impl Default for LogSettings {
@@ -115,6 +107,8 @@ struct Shared {
     used_bytes: AtomicU64,
     write_error: Mutex<Option<String>>,
     settings: Mutex<LogSettings>,
+    /// Whose policies say what is logged of each domain.
+    domains: Mutex<Arc<Directory>>,
 }
 
 struct Entry {
@@ -175,6 +169,11 @@ impl DecisionLog {
     pub fn set_settings(&self, settings: LogSettings) {
         self.inner.shared.off.store(settings.days == 0, Ordering::Relaxed);
         *self.inner.shared.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
+    }
+
+    /// The domains whose policies hold from now on; what waits to be written is written by them.
+    pub fn set_domains(&self, domains: Arc<Directory>) {
+        *self.inner.shared.domains.lock().unwrap_or_else(PoisonError::into_inner) = domains;
     }
 
     /// What became of decisions.
@@ -269,11 +268,11 @@ impl Writer {
         if rows == 0 {
             return (0, open);
         }
-        let settings = *self.shared.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        let (settings, domains) = self.shared.in_force();
         let count = rows as u64;
-        match self.write(batch, settings) {
-            Ok(()) => {
-                self.shared.written.fetch_add(count, Ordering::Relaxed);
+        match self.write(batch, settings, &domains) {
+            Ok(written) => {
+                self.shared.written.fetch_add(written, Ordering::Relaxed);
                 *self.shared.write_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
             }
             Err(error) => {
@@ -286,9 +285,10 @@ impl Writer {
         (rows, open)
     }
 
-    fn write(&mut self, batch: Vec<Entry>, settings: LogSettings) -> rusqlite::Result<()> {
+    /// Gives how many rows there are now of the batch: a domain may want none.
+    fn write(&mut self, batch: Vec<Entry>, settings: LogSettings, domains: &Directory) -> rusqlite::Result<u64> {
         let transaction = self.connection.transaction()?;
-        let mut last_id = self.last_id;
+        let (mut last_id, mut written) = (self.last_id, 0);
         {
             let mut insert = transaction.prepare_cached(
                 "INSERT INTO decisions (id, at, listener, client, sender, recipient, domain, verdict, decision) \
@@ -296,7 +296,11 @@ impl Writer {
             )?;
             for entry in batch {
                 let Entry { at, listener, client, sender, mut decision } = entry;
-                if settings.recipients == LoggedRecipients::Domain {
+                let (days, recipients) = settings.of(policy_of(domains, &decision.recipient));
+                if days == 0 {
+                    continue;
+                }
+                if recipients == LoggedRecipients::Domain {
                     hide_local_part(&mut decision);
                 }
                 let at = i64::try_from(at.0).unwrap_or_default();
@@ -316,16 +320,17 @@ impl Writer {
                     decision.verdict.map(|verdict| verdict.as_str()),
                     json
                 ])?;
+                written += 1;
             }
         }
         transaction.commit()?;
         self.last_id = last_id;
-        Ok(())
+        Ok(written)
     }
 
     fn retain(&mut self, rows: usize) {
-        let settings = *self.shared.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.retention.step(&self.connection, &settings, self.clock.now(), rows) {
+        let (settings, domains) = self.shared.in_force();
+        match self.retention.step(&self.connection, &settings, &domains, self.clock.now(), rows) {
             Ok(step) => {
                 self.shared.removed.fetch_add(step.removed, Ordering::Relaxed);
                 self.shared.used_bytes.store(step.used_bytes, Ordering::Relaxed);
@@ -342,6 +347,29 @@ impl Writer {
             tracing::error!(%error, lost, "the decision log can't be written; decisions go on and their entries are lost");
         }
     }
+}
+
+impl LogSettings {
+    /// For how many days, and what of recipients, where a domain's policy says something too: the less of both.
+    pub(crate) fn of(&self, policy: Option<&Policy>) -> (u32, LoggedRecipients) {
+        match policy {
+            Some(policy) => (self.days.min(policy.log_days), self.recipients.stricter(policy.log_recipients)),
+            None => (self.days, self.recipients),
+        }
+    }
+}
+
+impl Shared {
+    fn in_force(&self) -> (LogSettings, Arc<Directory>) {
+        let settings = *self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        (settings, Arc::clone(&self.domains.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+/// The policy of the domain behind an address's last `@`; `None` where it is not configured, or no domain.
+pub(crate) fn policy_of<'a>(domains: &'a Directory, address: &str) -> Option<&'a Policy> {
+    let domain = Domain::parse(address.rsplit('@').next()?).ok()?;
+    domains.find(&domain).map(|config| &config.policy)
 }
 
 /// Takes out what names the mailbox.

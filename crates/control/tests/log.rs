@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use callahead_cache::{StoredReply, Timestamp};
+use callahead_callout::{Hop, Route, TlsPolicy};
 use callahead_control::{DecisionLog, LogFilter, LogPage, LogSettings, LoggedRecipients};
 use callahead_engine::{
-    Action, Answer, Clock as _, Decision, Listener, Observer as _, Question, Source, TestClock, Verdict,
+    Action, Answer, Clock as _, Decision, Directory, DomainConfig, Listener, Observer as _, Policy, Question, Source,
+    TestClock, Verdict,
 };
 use tempfile::TempDir;
 
@@ -229,6 +231,66 @@ async fn what_names_a_mailbox_can_be_left_out_and_days_0_logs_nothing() {
     bench.decide("ben@one.example", Verdict::Valid, "", "");
     bench.settle();
     assert_eq!(bench.log.counters().written, 1);
+}
+
+#[tokio::test]
+async fn a_domain_that_wants_less_logged_has_less_logged() {
+    let bench = Bench::new(LogSettings::default());
+    let domains = [
+        domain("*.one.example", 30, LoggedRecipients::Domain),
+        domain("open.one.example", 30, LoggedRecipients::Full),
+        domain("silent.example", 0, LoggedRecipients::Full),
+    ];
+    bench.log.set_domains(Arc::new(Directory::new(domains).unwrap()));
+    for recipient in ["a@sub.one.example", "b@open.one.example", "c@silent.example", "d@foreign.example"] {
+        bench.decide(recipient, Verdict::Invalid, "192.0.2.1", "x@sender.example");
+    }
+    bench.settle();
+    let found = bench.find(LogFilter::default()).await;
+    assert_eq!(found, ["d@foreign.example", "b@open.one.example", "*@sub.one.example"]);
+    let counters = bench.log.counters();
+    assert_eq!((counters.written, counters.lost), (3, 0), "what a domain wants none of is no loss");
+    bench.log.set_settings(LogSettings { recipients: LoggedRecipients::Domain, ..LogSettings::default() });
+    bench.decide("e@open.one.example", Verdict::Invalid, "", "");
+    bench.settle();
+    assert_eq!(bench.find(LogFilter::default()).await[0], "*@open.one.example", "the node's own setting is the bound");
+}
+
+#[tokio::test]
+async fn what_is_older_than_its_domains_days_goes_and_the_rest_stays() {
+    let bench = Bench::new(LogSettings { days: 30, ..LogSettings::default() });
+    // More domains than one step of the sweep looks at, and more rows of one than it removes.
+    for n in 0..1_200 {
+        bench.decide(&format!("u@d{n:04}.example"), Verdict::Valid, "", "");
+    }
+    for n in 0..5_000 {
+        bench.decide(&format!("u{n}@sub.week.example"), Verdict::Valid, "", "");
+    }
+    bench.decide("old@long.example", Verdict::Valid, "", "");
+    bench.settle();
+    bench.clock.advance(Duration::from_secs(8 * 86_400));
+    bench.decide("new@sub.week.example", Verdict::Valid, "", "");
+    bench.settle();
+    let domains = [
+        domain("*.week.example", 7, LoggedRecipients::Full),
+        domain("d0700.example", 7, LoggedRecipients::Full),
+        domain("long.example", 90, LoggedRecipients::Full),
+    ];
+    bench.log.set_domains(Arc::new(Directory::new(domains).unwrap()));
+    bench.clock.advance(Duration::from_secs(61));
+    until(|| bench.log.counters().removed == 5_001);
+    let of = |text: &str| LogFilter { domain: Some(text.to_owned()), ..LogFilter::default() };
+    assert_eq!(bench.find(of("sub.week.example")).await, ["new@sub.week.example"]);
+    assert!(bench.find(of("d0700.example")).await.is_empty());
+    assert_eq!(bench.find(of("d0701.example")).await.len(), 1);
+    assert_eq!(bench.find(of("long.example")).await.len(), 1);
+    bench.clock.advance(Duration::from_secs(23 * 86_400));
+    until(|| bench.log.counters().removed == 5_001 + 1_200 + 1);
+}
+
+fn domain(name: &str, log_days: u32, log_recipients: LoggedRecipients) -> DomainConfig {
+    let policy = Policy { log_days, log_recipients, ..Policy::default() };
+    DomainConfig { policy, ..DomainConfig::new(name, Route { hops: vec![Hop::Mx], tls: TlsPolicy::Off }) }
 }
 
 #[tokio::test]
