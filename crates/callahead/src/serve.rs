@@ -114,7 +114,8 @@ impl Server {
         let metrics = Arc::new(Metrics::default());
         let clock = Arc::new(SystemClock::new());
         let control = Control::open(&config.data_dir.join("control.db"))?;
-        let log = DecisionLog::open(&config.data_dir.join("log.db"), config.log, clock.clone())?;
+        let log = DecisionLog::open(&config.data_dir.join("log.db"), config.log, clock.clone())
+            .context("the decision log")?;
         let events = Events::new(clock.clone());
         let alerts = Arc::new(AlertBoard::new(clock.clone()));
         let observer = All(observer, Arc::clone(&metrics), log.clone(), events.clone(), Arc::clone(&alerts));

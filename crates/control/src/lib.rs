@@ -25,6 +25,8 @@ mod domain;
 mod domains;
 mod local;
 mod log;
+mod log_file;
+mod log_writer;
 mod password;
 mod record;
 mod retention;

@@ -5,7 +5,7 @@
 //! one long wait.
 
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use callahead_cache::Timestamp;
 use rusqlite::{Connection, ToSql};
@@ -76,17 +76,10 @@ impl DecisionLog {
         limit: usize,
     ) -> Result<LogPage, ControlError> {
         let inner = Arc::clone(&self.inner);
-        let read = move || {
-            let free = inner.readers.iter().find_map(|reader| reader.try_lock().ok());
-            let reader = match free {
-                Some(reader) => reader,
-                None => inner.readers[0].lock().unwrap_or_else(PoisonError::into_inner),
-            };
-            page(&reader, &filter, is_seen, cursor, limit)
-        };
+        let read = move || inner.readers.read(|connection| page(connection, &filter, is_seen, cursor, limit));
         match tokio::task::spawn_blocking(read).await {
-            Ok(page) => page.map_err(|error| ControlError::Read(error.to_string())),
-            Err(error) => Err(ControlError::Read(error.to_string())),
+            Ok(page) => page.map_err(|error| ControlError::ReadLog(error.to_string())),
+            Err(error) => Err(ControlError::ReadLog(error.to_string())),
         }
     }
 }

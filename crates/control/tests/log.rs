@@ -55,7 +55,7 @@ impl Bench {
 }
 
 /// The writer has a thread of its own, which no simulated time moves.
-fn until(done: impl Fn() -> bool) {
+fn until(mut done: impl FnMut() -> bool) {
     let began = Instant::now();
     while !done() {
         assert!(began.elapsed() < Duration::from_secs(60), "it never came to that");
@@ -200,6 +200,95 @@ async fn a_log_that_can_not_be_written_loses_counted_entries_and_nothing_waits_f
 
 fn break_table(path: &Path) {
     rusqlite::Connection::open(path).unwrap().execute_batch("ALTER TABLE decisions RENAME TO gone").unwrap();
+}
+
+fn open(path: &Path, clock: &Arc<TestClock>) -> DecisionLog {
+    DecisionLog::open(path, LogSettings::default(), clock.clone()).unwrap()
+}
+
+fn decide(log: &DecisionLog, recipient: &str) {
+    log.decided(&Question::new(b"u@one.example", Listener::Policy), &decision(recipient, Verdict::Valid));
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_moved_aside_and_the_log_begins_anew() {
+    let dir = TempDir::new().unwrap();
+    let (path, clock) = (dir.path().join("log.db"), Arc::new(TestClock::at(NOW)));
+    let garbage = vec![b'x'; 60_000];
+    std::fs::write(&path, &garbage).unwrap();
+    let log = open(&path, &clock);
+    decide(&log, "first@one.example");
+    until(|| log.counters().waiting == 0);
+    let counters = log.counters();
+    assert!(counters.begun_anew && counters.written == 1 && counters.write_error.is_none(), "{counters:?}");
+    assert_eq!(std::fs::read(dir.path().join("log.db.damaged")).unwrap(), garbage);
+    drop(log);
+    let log = open(&path, &clock);
+    let found = log.search(LogFilter::default(), |_| true, None, 10).await.unwrap();
+    assert_eq!((recipients(&found), log.counters().begun_anew), (vec!["first@one.example".to_owned()], false));
+}
+
+#[tokio::test]
+async fn a_file_that_is_damaged_while_it_is_written_makes_room_for_a_new_one() {
+    let bench = Bench::new(LogSettings::default());
+    for n in 0..10_000 {
+        bench.decide(&format!("user{n}@one.example"), Verdict::Valid, "", "");
+    }
+    bench.settle();
+    assert_eq!(bench.find(LogFilter::default()).await.len(), 100, "somebody searches it too");
+    let checkpoint = rusqlite::Connection::open(bench.path()).unwrap();
+    checkpoint.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    drop(checkpoint);
+    // All but the first page, which holds the schema.
+    let mut file = std::fs::read(bench.path()).unwrap();
+    file[4096..].fill(b'x');
+    std::fs::write(bench.path(), file).unwrap();
+    let mut n = 10_000;
+    until(|| {
+        n += 1;
+        bench.decide(&format!("user{n}@d{n}.example"), Verdict::Valid, "", "");
+        bench.log.counters().begun_anew
+    });
+    bench.settle();
+    let before = bench.log.counters();
+    assert!(before.lost > 0, "{before:?}");
+    bench.decide("after@one.example", Verdict::Valid, "", "");
+    bench.settle();
+    assert_eq!(bench.log.counters().written, before.written + 1);
+    assert_eq!(bench.find(LogFilter::default()).await[0], "after@one.example", "searches go to the new file");
+}
+
+#[tokio::test]
+async fn without_a_file_what_is_decided_is_lost_and_counted_until_there_is_one() {
+    let dir = TempDir::new().unwrap();
+    let (path, clock) = (dir.path().join("log.db"), Arc::new(TestClock::at(NOW)));
+    std::fs::create_dir(&path).unwrap();
+    let log = open(&path, &clock);
+    decide(&log, "first@one.example");
+    until(|| log.counters().waiting == 0);
+    let counters = log.counters();
+    assert_eq!((counters.written, counters.lost), (0, 1));
+    assert!(counters.write_error.unwrap().contains("log.db can't be opened"));
+    assert!(log.search(LogFilter::default(), |_| true, None, 10).await.is_err());
+    std::fs::remove_dir(&path).unwrap();
+    clock.advance(Duration::from_secs(10));
+    until(|| log.counters().write_error.is_none());
+    decide(&log, "second@one.example");
+    until(|| log.counters().written == 1);
+    let found = log.search(LogFilter::default(), |_| true, None, 10).await.unwrap();
+    assert_eq!(recipients(&found), ["second@one.example"]);
+}
+
+#[tokio::test]
+async fn the_file_of_a_newer_version_is_left_as_it_is() {
+    let dir = TempDir::new().unwrap();
+    let (path, clock) = (dir.path().join("log.db"), Arc::new(TestClock::at(NOW)));
+    rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 1000).unwrap();
+    let log = open(&path, &clock);
+    decide(&log, "first@one.example");
+    until(|| log.counters().lost == 1);
+    let counters = log.counters();
+    assert!(!counters.begun_anew && counters.write_error.unwrap().contains("newer version"));
 }
 
 #[tokio::test]

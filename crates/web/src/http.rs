@@ -64,8 +64,15 @@ async fn readyz(axum::extract::State(state): axum::extract::State<State>) -> Res
     if let Err(error) = state.engine.cache().stats(None) {
         reasons.push(error.to_string());
     }
-    if reasons.is_empty() {
-        return Json(json!({"status": "ready"})).into_response();
+    let mut body = json!({"status": "ready"});
+    // Told of, and no reason to send the mail elsewhere.
+    let log = state.administration.log.counters();
+    if let Some(error) = log.write_error {
+        body["warnings"] = json!([format!("{} decisions were not logged: {error}", log.lost)]);
     }
-    (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "not ready", "reasons": reasons}))).into_response()
+    if reasons.is_empty() {
+        return Json(body).into_response();
+    }
+    (body["status"], body["reasons"]) = (json!("not ready"), json!(reasons));
+    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
 }

@@ -539,7 +539,7 @@ pub(crate) struct CalloutStats {
 #[derive(ToSchema)]
 pub(crate) struct LogStats {
     written: u64,
-    /// Not logged because the disk was full or slow.
+    /// Not logged because the disk was full or slow, or there was no file.
     lost: u64,
     removed: u64,
     waiting: u64,

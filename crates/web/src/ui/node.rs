@@ -63,6 +63,10 @@ pub(super) async fn node(visitor: Visitor) -> Answer {
     if log.lost > 0 {
         stores.push(("Decisions not logged", count(log.lost)));
     }
+    if log.begun_anew {
+        let aside = "moved aside as log.db.damaged; the log began anew";
+        stores.push(("Log file was damaged", aside.to_owned()));
+    }
     for (label, error) in [("Cache can't be written", health.write_error), ("Log can't be written", log.write_error)] {
         if let Some(error) = error {
             stores.push((label, error));
