@@ -19,6 +19,7 @@
 mod access;
 mod account;
 mod audit;
+mod blocks;
 mod control;
 mod database;
 mod domain;

@@ -7,10 +7,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, ErrorCode};
 
+use crate::blocks::Filling;
 use crate::database::{self, OpenError};
 
 /// Connections for searching.
 const READERS: usize = 2;
+/// What the writer keeps of the file in memory at most, in KiB.
+const CACHE_KIB: i64 = 32 << 10;
 /// What stands behind the name of a file that was moved aside.
 const ASIDE: &str = ".damaged";
 
@@ -24,6 +27,8 @@ CREATE TABLE decisions (
 CREATE INDEX decisions_domain ON decisions (domain);
 CREATE INDEX decisions_recipient ON decisions (recipient);
 CREATE INDEX decisions_client ON decisions (client) WHERE client IS NOT NULL;
+", "
+CREATE TABLE blocks (last INTEGER PRIMARY KEY, first INTEGER NOT NULL, bits BLOB NOT NULL);
 "];
 
 /// A file that can be written.
@@ -31,6 +36,7 @@ pub(crate) struct Opened {
     pub(crate) connection: Connection,
     /// Of the newest row; 0 where there is none.
     pub(crate) last_id: i64,
+    pub(crate) filling: Filling,
     /// What was there is damaged, and lies beside it now.
     pub(crate) replaced: bool,
 }
@@ -61,9 +67,12 @@ fn open_as_it_is(path: &Path) -> Result<Opened, OpenError> {
     // A power cut may lose the last batch, and breaks nothing.
     connection.pragma_update(None, "synchronous", "NORMAL").map_err(wrong)?;
     connection.pragma_update(None, "journal_size_limit", 16 << 20).map_err(wrong)?;
+    // Recipients come in no order: their index is written all over.
+    connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(wrong)?;
     let last_id =
         connection.query_row("SELECT coalesce(max(id), 0) FROM decisions", [], |row| row.get(0)).map_err(wrong)?;
-    Ok(Opened { connection, last_id, replaced: false })
+    let filling = Filling::resume(&connection).map_err(wrong)?;
+    Ok(Opened { connection, last_id, filling, replaced: false })
 }
 
 fn wrong(path: &Path, error: Box<dyn std::error::Error + Send + Sync>) -> OpenError {

@@ -10,6 +10,7 @@ use callahead_cache::Timestamp;
 use callahead_engine::{Clock, Decision, Directory, LoggedRecipients};
 use rusqlite::{Connection, params};
 
+use crate::blocks::Filling;
 use crate::log::{Entry, ID_SHIFT, LogSettings, Shared, policy_of};
 use crate::log_file::{self, Opened, Readers};
 use crate::retention::Retention;
@@ -25,8 +26,8 @@ const OPEN_EVERY: Duration = Duration::from_secs(10);
 
 pub(crate) struct Writer {
     path: PathBuf,
-    /// `None` while there is no file to write to.
-    connection: Option<Connection>,
+    /// With the block that is being filled; `None` while there is no file to write to.
+    file: Option<(Connection, Filling)>,
     /// When it was tried to open the file.
     tried_at: Timestamp,
     shared: Arc<Shared>,
@@ -41,7 +42,7 @@ impl Writer {
     pub(crate) fn new(path: &Path, shared: Arc<Shared>, clock: Arc<dyn Clock>, readers: Arc<Readers>) -> Self {
         Self {
             path: path.to_owned(),
-            connection: None,
+            file: None,
             tried_at: Timestamp(0),
             shared,
             clock,
@@ -56,8 +57,8 @@ impl Writer {
     pub(crate) fn open(&mut self) {
         self.tried_at = self.clock.now();
         match log_file::open(&self.path) {
-            Ok(Opened { connection, last_id, replaced }) => {
-                self.connection = Some(connection);
+            Ok(Opened { connection, last_id, filling, replaced }) => {
+                self.file = Some((connection, filling));
                 self.last_id = last_id;
                 self.retention = Retention::default();
                 if replaced {
@@ -73,7 +74,7 @@ impl Writer {
         loop {
             // It looks by itself, so that nobody who decides has to wake it.
             let ending = stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Disconnected);
-            if self.connection.is_none() && self.clock.now().since(self.tried_at) >= OPEN_EVERY {
+            if self.file.is_none() && self.clock.now().since(self.tried_at) >= OPEN_EVERY {
                 self.open();
             }
             let open = loop {
@@ -135,9 +136,11 @@ impl Writer {
         settings: LogSettings,
         domains: &Directory,
     ) -> rusqlite::Result<Option<u64>> {
-        let Some(connection) = &mut self.connection else { return Ok(None) };
+        let Some((connection, filled)) = &mut self.file else { return Ok(None) };
         let transaction = connection.transaction()?;
         let (mut last_id, mut written) = (self.last_id, 0);
+        // Taken over with the rows.
+        let mut filling = filled.clone();
         {
             let mut insert = transaction.prepare_cached(
                 "INSERT INTO decisions (id, at, listener, client, sender, recipient, domain, verdict, decision) \
@@ -158,6 +161,7 @@ impl Writer {
                     .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
                 // Text behind the last @ even where it is no domain: for what was no address.
                 let domain = decision.recipient.rsplit('@').next().unwrap_or_default();
+                let verdict = decision.verdict.map(|verdict| verdict.as_str());
                 insert.execute(params![
                     last_id,
                     at,
@@ -166,19 +170,21 @@ impl Writer {
                     sender,
                     decision.recipient,
                     domain,
-                    decision.verdict.map(|verdict| verdict.as_str()),
+                    verdict,
                     json
                 ])?;
+                filling.add(&transaction, last_id, &decision.recipient, sender.as_deref(), domain, verdict)?;
                 written += 1;
             }
         }
         transaction.commit()?;
+        *filled = filling;
         self.last_id = last_id;
         Ok(Some(written))
     }
 
     fn retain(&mut self, rows: usize) {
-        let Some(connection) = &self.connection else { return };
+        let Some((connection, _)) = &self.file else { return };
         let (settings, domains) = self.shared.in_force();
         match self.retention.step(connection, &settings, &domains, self.clock.now(), rows) {
             Ok(step) => {
@@ -193,7 +199,7 @@ impl Writer {
     fn fail(&mut self, error: &rusqlite::Error) {
         self.tell(error.to_string());
         if log_file::is_damage(error) {
-            self.connection = None;
+            self.file = None;
             self.readers.close();
             self.open();
         }

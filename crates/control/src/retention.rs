@@ -6,6 +6,7 @@ use callahead_cache::Timestamp;
 use callahead_engine::Directory;
 use rusqlite::{Connection, OptionalExtension as _};
 
+use crate::blocks;
 use crate::log::{ID_SHIFT, LogSettings, policy_of};
 
 /// Rows that are removed at a time, at least.
@@ -78,6 +79,7 @@ impl Retention {
             self.more |= removed > 0 && step.used_bytes > settings.size;
         }
         if step.removed > 0 {
+            blocks::remove_old(connection)?;
             connection.execute_batch(&format!("PRAGMA incremental_vacuum({GIVE_BACK})"))?;
         }
         self.used_bytes = step.used_bytes;

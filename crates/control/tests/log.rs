@@ -50,7 +50,17 @@ impl Bench {
     }
 
     async fn find(&self, filter: LogFilter) -> Vec<String> {
-        recipients(&self.log.search(filter, |_| true, None, 100).await.unwrap())
+        let (mut found, mut cursor) = (Vec::new(), None);
+        // A page may be short where the machine is busy.
+        while found.len() < 100 {
+            let page = self.log.search(filter.clone(), |_| true, cursor, 100 - found.len()).await.unwrap();
+            found.extend(recipients(&page));
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        found
     }
 }
 

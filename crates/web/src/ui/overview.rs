@@ -23,8 +23,6 @@ const SPAN: Duration = Duration::from_secs(300);
 const EVERY: Duration = Duration::from_secs(5);
 /// A stream ends after so many of them, and the browser asks for the next: 10 min.
 const TIMES: u32 = 120;
-/// Domains that are looked up one by one.
-const OWN: usize = 20;
 /// Rows of each of the lists.
 const ROWS: usize = 10;
 
@@ -117,31 +115,11 @@ async fn live(visitor: &Visitor) -> Result<Live, Refusal> {
     Ok(Live { numbers, alerts, hosts, refusals: refusals(visitor).await? })
 }
 
-/// The latest refusals. Of few domains each is looked up by the log's index; looking for the rows of a small domain among all others' would be
-/// work for nothing, every few seconds.
+/// The latest refusals.
 async fn refusals(visitor: &Visitor) -> Result<Vec<LogView>, Refusal> {
-    let own = if visitor.principal.is_admin() { Vec::new() } else { own_domains(visitor) };
-    let by_index = !own.is_empty() && own.len() <= OWN && own.iter().all(|name| !name.starts_with("*."));
-    let wanted = match by_index {
-        true => own,
-        false => vec![String::new()],
-    };
-    let mut rows = Vec::new();
-    for domain in wanted {
-        let wanted = query(&[("verdict", "invalid"), ("domain", &domain), ("limit", &ROWS.to_string())]);
-        let page = visitor.ui.api.get(visitor, &format!("/api/v1/log?{wanted}")).await?;
-        rows.extend(each(&page, "rows", LogView::of));
-    }
-    rows.sort_by_key(|row| std::cmp::Reverse(row.at.0));
-    rows.truncate(ROWS);
-    Ok(rows)
-}
-
-fn own_domains(visitor: &Visitor) -> Vec<String> {
-    let state = &visitor.ui.state;
-    let directory = state.engine.directory();
-    let owns = |name: &str| visitor.principal.owns_domain(name, state.administration.owner(name).as_deref());
-    directory.iter().map(|config| config.name.clone()).filter(|name| owns(name)).collect()
+    let wanted = query(&[("verdict", "invalid"), ("limit", &ROWS.to_string())]);
+    let page = visitor.ui.api.get(visitor, &format!("/api/v1/log?{wanted}")).await?;
+    Ok(each(&page, "rows", LogView::of))
 }
 
 fn numbers(visitor: &Visitor) -> Result<Numbers, Refusal> {
