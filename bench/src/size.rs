@@ -22,6 +22,12 @@ pub struct Size {
     pub mailboxes: u64,
     /// Recipients that are asked for again and again where a peer has to learn them first.
     pub warm: u64,
+    /// Decisions in the log of which pages are made.
+    pub logged: u64,
+    /// Entries in the cache of which pages are made.
+    pub kept: u64,
+    /// How often each page is asked for.
+    pub asked: usize,
     /// Idle connections.
     pub idle: usize,
     /// Questions of which the round trips are counted.
@@ -44,6 +50,9 @@ impl Size {
             many: 20_000,
             mailboxes: 200_000,
             warm: 40,
+            logged: 20_000,
+            kept: 20_000,
+            asked: 2,
             idle: 500,
             trips: 4,
             by_connections: vec![1, 100],
@@ -62,6 +71,9 @@ impl Size {
             many: 1_000_000,
             mailboxes: 2_000_000,
             warm: 200,
+            logged: 1_000_000,
+            kept: 1_000_000,
+            asked: 20,
             idle: 10_000,
             trips: 20,
             by_connections: vec![1, 10, 100, 1_000, 10_000],
@@ -69,8 +81,15 @@ impl Size {
         }
     }
 
-    /// As [`Size::usual`], with ten million entries and longer measurements.
+    /// As [`Size::usual`], with ten million entries, ten million decisions and longer measurements.
     pub fn full() -> Self {
-        Self { name: "full", span: Duration::from_secs(5), many: 10_000_000, mailboxes: 5_000_000, ..Self::usual() }
+        Self {
+            name: "full",
+            span: Duration::from_secs(5),
+            many: 10_000_000,
+            mailboxes: 5_000_000,
+            logged: 10_000_000,
+            ..Self::usual()
+        }
     }
 }

@@ -8,6 +8,7 @@
 //! An answer that is not the one that was due makes a measurement fail: a wrong answer has no speed.
 
 mod client;
+pub mod http;
 pub mod names;
 
 use std::cell::{Cell, RefCell};

@@ -82,7 +82,7 @@ impl Names {
         let number = match &self.order {
             Order::Random(count) => {
                 let count = *count;
-                self.random_number() % count
+                next_random(&mut self.state) % count
             }
             Order::Distinct(next, to) => {
                 let number = next.get();
@@ -112,15 +112,15 @@ impl Names {
     pub fn address(&self) -> &str {
         &self.address
     }
+}
 
-    /// SplitMix64: even, fast, and the same in every run.
-    fn random_number(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
+/// SplitMix64: even, fast, and the same in every run.
+pub fn next_random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 /// Whether the recipient of this number exists.

@@ -6,6 +6,7 @@ pub mod entries;
 pub mod growth;
 pub mod herd;
 pub mod idle;
+pub mod pages;
 pub mod trips;
 
 use std::path::PathBuf;

@@ -34,6 +34,8 @@ pub struct Setup {
     pub domains: u64,
     /// Lines for `[callout]`.
     pub callout: String,
+    /// Further sections.
+    pub more: String,
     /// Whether it listens as a gateway too.
     pub gateway: bool,
     /// What it logs (`CALLAHEAD_LOG`), which has to hold what it says at its start. As it is shipped: that and every decision.
@@ -54,7 +56,15 @@ impl Setup {
     /// A daemon with one domain.
     pub fn new(folder: &Path, destination: SocketAddr) -> Self {
         let folder = folder.to_owned();
-        Self { folder, destination, domains: 1, callout: String::new(), gateway: false, log: "info" }
+        Self {
+            folder,
+            destination,
+            domains: 1,
+            callout: String::new(),
+            more: String::new(),
+            gateway: false,
+            log: "info",
+        }
     }
 
     fn write(&self) -> anyhow::Result<PathBuf> {
@@ -64,9 +74,9 @@ impl Setup {
         // address here.
         let mut text = format!(
             "node = \"filter.example\"\ndata_dir = \"{folder}/data\"\n[listen]\npolicy = [\"127.0.0.1:0\"]\n{gateway}\
-             admin = [\"unix:{folder}/admin.sock\"]\n[resolver]\nservers = [\"127.0.0.1:9\"]\n[callout]\n{}\n\
-             [harvest]\nlimit = 0\n[gateway]\nconnections_per_client = 100000\n",
-            self.callout
+             http = [\"127.0.0.1:0\"]\nadmin = [\"unix:{folder}/admin.sock\"]\n[resolver]\nservers = [\"127.0.0.1:9\"]\n[callout]\n{}\n\
+             [harvest]\nlimit = 0\n[gateway]\nconnections_per_client = 100000\n{}",
+            self.callout, self.more
         );
         for number in 0..self.domains {
             let name = names::domain(number);

@@ -1,12 +1,14 @@
 //! What is measured: Callahead, its peers, the bare servers, and the destination behind them, each in processes of its own.
 
 mod callahead;
+mod decisions;
 mod helper;
 mod peers;
 
 use std::net::SocketAddr;
 
 pub use callahead::{Callahead, Setup, fill};
+pub use decisions::{RARE, RARE_CLIENT, RARE_RECIPIENT, RARE_SENDER, SIZE, SPAN, fill_log};
 pub use helper::{Destination, Helper, Told, serve_destination};
 pub use peers::{EXIM_SETTINGS, POSTFIX_SETTINGS, exim, postfix, versions};
 

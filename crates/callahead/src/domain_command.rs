@@ -99,7 +99,7 @@ pub struct DomainArgs {
     /// Where the gateway delivers its mail, if not to the route: mx, HOST, HOST:PORT. May be given several times.
     #[arg(long, value_name = "HOST")]
     pub relay: Vec<String>,
-    /// A key of a domain in the configuration file: tls, callouts, reject_code, valid_ttl, tempfail, ... May be given several times.
+    /// A key of a domain in the configuration file: tls, callouts, reject_code, valid_ttl, tempfail, log_days, ... May be given several times.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// A local part that exists whatever the destination says. May be given several times; replaces the list.
@@ -129,8 +129,8 @@ impl DomainArgs {
         for pair in &self.set {
             let (key, value) = pair.split_once('=').with_context(|| format!("--set {pair}: write KEY=VALUE"))?;
             let value = match (key, value) {
-                ("reject_code", code) => {
-                    json!(code.parse::<u16>().with_context(|| format!("--set {pair}: {code:?} is no number"))?)
+                ("reject_code" | "log_days", number) => {
+                    json!(number.parse::<u32>().with_context(|| format!("--set {pair}: {number:?} is no number"))?)
                 }
                 ("pass_reply_text", "true") => json!(true),
                 ("pass_reply_text", "false") => json!(false),

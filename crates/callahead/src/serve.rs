@@ -118,12 +118,13 @@ impl Server {
         let metrics = Arc::new(Metrics::default());
         let clock = Arc::new(SystemClock::new());
         let control = Control::open(&config.data_dir.join("control.db"))?;
-        let log = DecisionLog::open(&config.data_dir.join("log.db"), config.log, clock.clone())?;
+        let log = DecisionLog::open(&config.data_dir.join("log.db"), config.log, clock.clone())
+            .context("the decision log")?;
         let events = Events::new(clock.clone());
         let alerts = Arc::new(AlertBoard::kept(clock.clone(), &config.data_dir.join("alerts.json")));
         let observer = All(observer, Arc::clone(&metrics), log.clone(), events.clone(), Arc::clone(&alerts));
         let node = Node::new(&config, &config.data_dir.join("cache"), Arc::new(observer))?;
-        let domains = Arc::new(Domains::new(node.engine.clone()));
+        let domains = Arc::new(Domains::new(node.engine.clone(), log.clone()));
         apply_file(&config, &node, &domains, &control);
         let followed = Arc::clone(&domains);
         control.set_follower(move |local| followed.follow(local));

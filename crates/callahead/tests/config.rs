@@ -86,6 +86,10 @@ fn each_mistake_is_one_sentence_with_file_line_and_key() {
             "callahead.toml:2: log.size: \"4 GB\" is no size from 1M to 1024T: write a number with K, M, G or T, such as \"4G\"",
         ),
         ("[log]\ndays = -1", "callahead.toml:2: log.days: must be a number from 0 to 3650"),
+        (
+            "[[domain]]\nname = \"a.example\"\nroute = [\"mx\"]\nlog_days = 3651",
+            "callahead.toml:4: domain.log_days: must be a number from 0 to 3650",
+        ),
         ("[log]\nrecipients = \"none\"", "callahead.toml:2: log.recipients: \"none\" is not one of full, domain"),
         (
             "[resolver]\nservers = [\"dns.example\"]",
@@ -159,7 +163,7 @@ fn config_init_names_every_key_and_config_show_writes_what_is_read_back() {
                 dsn = true\nmessage_size = 70000\nreply_timeout = \"2m\"\n[defaults]\n\
                 reject_code = 450\ninvalid_ttl = \"90m\"\ntls = \"required\"\n[[domain]]\nname = \"*.b\u{fc}cher.example\"\n\
                 route = [\"mail.example:2525\", \"mx\", \"[2001:db8::1]:26\"]\nrelay = [\"127.0.0.1:11332\"]\nvalid = [\"sales\", \"\\\"a b\\\"\"]\ninvalid = [\"Old\"]\n\
-                callouts = \"observe\"\nlocal_part_case = \"keep\"\npass_reply_text = true\ntls = \"off\"\n";
+                callouts = \"observe\"\nlocal_part_case = \"keep\"\npass_reply_text = true\ntls = \"off\"\nlog_days = 3\nlog_recipients = \"domain\"\n";
     let config = Config::parse(text, "x").unwrap();
     let shown = config.to_toml();
     assert_eq!(Config::parse(&shown, "shown").unwrap(), config, "{shown}");
@@ -177,6 +181,25 @@ fn a_domain_takes_what_it_does_not_say_from_the_defaults() {
     let seen: Vec<_> =
         config.domains.iter().map(|d| (d.policy.invalid_ttl.as_secs(), d.route.tls.to_string())).collect();
     assert_eq!(seen, [(3600, "verified".into()), (7200, "off".into())]);
+}
+
+#[test]
+fn a_domain_may_log_less_than_the_node_and_never_more() {
+    let logged = |log: &str, domain: &str| {
+        let text = format!("[log]\n{log}\n[[domain]]\nname = \"a.example\"\nroute = [\"mx\"]\n{domain}\n");
+        let config = Config::parse(&text, "x").unwrap();
+        assert_eq!(Config::parse(&config.to_toml(), "shown").unwrap(), config, "{text}");
+        let policy = &config.domains[0].policy;
+        (policy.log_days, format!("{:?}", policy.log_recipients))
+    };
+    assert_eq!(logged("", ""), (30, "Full".into()));
+    assert_eq!(logged("days = 7\nrecipients = \"domain\"", ""), (7, "Domain".into()));
+    assert_eq!(logged("days = 7", "log_days = 2\nlog_recipients = \"domain\""), (2, "Domain".into()));
+    assert_eq!(logged("days = 7", "log_days = 0"), (0, "Full".into()));
+    assert_eq!(
+        logged("days = 7\nrecipients = \"domain\"", "log_days = 90\nlog_recipients = \"full\""),
+        (7, "Domain".into())
+    );
 }
 
 #[test]

@@ -87,6 +87,50 @@ fn a_domain_is_added_changed_tested_and_removed_without_a_restart_and_outlives_o
 }
 
 #[test]
+fn a_domain_says_itself_what_is_logged_of_it() {
+    let world = World::new();
+    let daemon = Daemon::start(&world.config(true, "[log]\ndays = 20\n"));
+    assert_eq!(daemon.command(&["domain", "add", "new.example", "--route", &world.route()]).0, 0);
+    let of = |key: &str| {
+        let shown: Value =
+            serde_json::from_str(&daemon.command(&["domain", "show", "new.example", "--json"]).1).unwrap();
+        shown[key].clone()
+    };
+    assert_eq!((of("log_days"), of("log_recipients")), (20.into(), "full".into()));
+    let (code, _, error) = daemon.command(&["domain", "set", "new.example", "--set", "log_days=4000"]);
+    assert!(code == 2 && error.contains("log_days: 4000 is not a number from 0 to 3650"), "{error}");
+    let set = |key: &str| assert_eq!(daemon.command(&["domain", "set", "new.example", "--set", key]).0, 0);
+    set("log_days=90");
+    assert_eq!(of("log_days"), 20, "the node's own is the bound");
+    // What waits to be written is written within the second.
+    let logged = |recipient: &str| {
+        let began = Instant::now();
+        while daemon.command(&["log", "--recipient", recipient]).0 != 0 {
+            assert!(began.elapsed() < Duration::from_secs(30), "{recipient} is not in the log");
+        }
+    };
+    let mut client = daemon.client();
+    assert_eq!(client.ask("first@new.example"), REFUSED);
+    logged("first@new.example");
+    set("log_recipients=domain");
+    assert_eq!(client.ask("second@new.example"), REFUSED);
+    logged("*@new.example");
+    set("log_days=0");
+    assert_eq!(client.ask("third@new.example"), REFUSED);
+    // What comes later is written later: with this one the third is done with.
+    assert_eq!(client.ask("any@other.example"), "DUNNO");
+    logged("any@other.example");
+    assert_eq!(
+        daemon.command(&["domain", "set", "new.example", "--unset", "log_days", "--unset", "log_recipients"]).0,
+        0
+    );
+    assert_eq!(client.ask("fourth@new.example"), REFUSED);
+    logged("fourth@new.example");
+    let (_, rows, _) = daemon.command(&["log", "--domain", "new.example", "--json"]);
+    assert!(!rows.contains("second@") && !rows.contains("third@"), "{rows}");
+}
+
+#[test]
 fn the_files_domain_wins_by_name_from_the_reload_on_and_routes_stay_off_this_host() {
     let world = World::new();
     let config = world.config(false, "");

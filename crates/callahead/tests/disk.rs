@@ -6,6 +6,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use callahead_testbed::{Destination, Listening, Script};
 use common::*;
@@ -93,6 +94,14 @@ fn real_disk_full_under_a_daemon_its_answers_go_on_and_it_says_what_is_wrong() {
         metrics.contains("callahead_cache_failing 1") && !metrics.contains("callahead_cache_write_errors_total 0"),
         "{metrics}"
     );
+    let lost = || counter(&daemon, "callahead_log_lost_total");
+    let waited = (0..500).any(|_| {
+        client.ask("user1@one.example");
+        std::thread::sleep(Duration::from_millis(20));
+        lost() > 0
+    });
+    assert!(waited && counter(&daemon, "callahead_log_failing") == 1, "the log's loss is counted, too");
+    assert!(daemon.get("/readyz").contains("decisions were not logged"), "{}", daemon.get("/readyz"));
     assert_eq!(client.ask("user0@one.example"), "DUNNO", "what was kept before is served");
     assert!(client.ask("nobody@one.example").starts_with("550 5.1.1"), "and what is new is asked for");
     let (code, _, error) = daemon.cache(&["clear", "--domain", "one.example"]);
@@ -107,8 +116,50 @@ fn real_disk_full_under_a_daemon_its_answers_go_on_and_it_says_what_is_wrong() {
     assert!(ready, "there is room again: {}", daemon.get("/readyz"));
     let overview = daemon.page(&cookie, "/");
     assert!(!overview.contains("The cache can&#39;t be written"), "{overview}");
+    let logged = (0..500).any(|_| {
+        client.ask("user2@one.example");
+        std::thread::sleep(Duration::from_millis(20));
+        counter(&daemon, "callahead_log_failing") == 0
+    });
+    assert!(logged && !daemon.get("/readyz").contains("warnings"), "{}", daemon.get("/readyz"));
     drop(daemon);
     drop(disk);
+}
+
+/// A metric without labels.
+fn counter(daemon: &Daemon, name: &str) -> u64 {
+    let metrics = daemon.get("/metrics");
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap_or_default();
+    line.parse().unwrap_or_else(|_| panic!("{name} is not in {metrics}"))
+}
+
+#[test]
+fn a_log_that_is_damaged_or_can_not_be_opened_does_not_keep_a_daemon_from_its_work() {
+    let world = world();
+    let config = configure(&world.dir, &domain("one.example", world.listening.address()));
+    let log = world.dir.path().join("data/log.db");
+    fs::create_dir_all(&log).unwrap();
+    let daemon = Daemon::start(&config);
+    assert!(daemon.client().ask("nobody@one.example").starts_with("550 5.1.1"));
+    let lost = (0..500).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        counter(&daemon, "callahead_log_lost_total") == 1
+    });
+    assert!(lost && counter(&daemon, "callahead_log_failing") == 1);
+    let ready = daemon.get("/readyz");
+    assert!(ready.starts_with("HTTP/1.1 200") && ready.contains("log.db can't be opened"), "{ready}");
+    let (code, _, error) = daemon.command(&["log"]);
+    assert!(code == 2 && error.contains("the decision log can't be read"), "{code} {error}");
+    daemon.kill();
+
+    fs::remove_dir(&log).unwrap();
+    fs::write(&log, vec![b'x'; 60_000]).unwrap();
+    let daemon = Daemon::start(&config);
+    assert!(daemon.client().ask("other@one.example").starts_with("550 5.1.1"));
+    assert_eq!(counter(&daemon, "callahead_log_begun_anew"), 1);
+    assert_eq!(fs::read(log.with_file_name("log.db.damaged")).unwrap().len(), 60_000);
+    let ready = daemon.get("/readyz");
+    assert!(ready.starts_with("HTTP/1.1 200") && !ready.contains("warnings"), "{ready}");
 }
 
 #[test]

@@ -121,6 +121,9 @@ pub enum ControlError {
     /// SQLite can't read.
     #[error("the control database can't be read: {0}")]
     Read(String),
+    /// SQLite can't read the decision log, or there is none.
+    #[error("the decision log can't be read: {0}")]
+    ReadLog(String),
     /// It is closing.
     #[error("the control database is being closed")]
     Closed,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callahead_callout::{Hop, Host, Route, TlsPolicy};
-use callahead_engine::{AcceptOrDefer, Callouts, DomainConfig, Policy, RejectOrDefer};
+use callahead_engine::{AcceptOrDefer, Callouts, DomainConfig, LoggedRecipients, Policy, RejectOrDefer};
 use callahead_smtp::{AddressLiteral, Domain, Recipient};
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,8 @@ use crate::units::{format_duration, parse_duration};
 
 /// Entries in each of a domain's lists.
 pub const MAX_LIST: usize = 10_000;
+/// Days for which decisions can be logged.
+pub const MAX_LOG_DAYS: u32 = 3650;
 /// Hosts in a route.
 pub const MAX_ROUTE: usize = 20;
 /// The ports that routes may have which no administrator writes: SMTP's, and those that mail servers are moved to. With any port a route
@@ -20,6 +22,8 @@ pub const MAX_ROUTE: usize = 20;
 pub const TENANT_PORTS: [u16; 5] = [25, 26, 587, 2525, 2526];
 
 const HOUR: Duration = Duration::from_secs(3600);
+/// The names of what is logged of recipients.
+const LOGGED: [(&str, LoggedRecipients); 2] = [("full", LoggedRecipients::Full), ("domain", LoggedRecipients::Domain)];
 
 /// A domain's record, with the keys and values of a `[[domain]]` in the configuration file. What is absent is as in `[defaults]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +78,12 @@ pub struct DomainSpec {
     /// `keep` or `fold`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_part_case: Option<String>,
+    /// 0 to [`MAX_LOG_DAYS`]; what is more than the node's `log.days` is as that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_days: Option<u32>,
+    /// `full` or `domain`; where the node's `log.recipients` is `domain`, it is that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_recipients: Option<String>,
     /// Local parts that exist whatever the destination says; at most [`MAX_LIST`].
     #[serde(default)]
     pub valid: Vec<String>,
@@ -115,6 +125,8 @@ impl DomainSpec {
             ("policy_rejects", self.policy_rejects.is_some()),
             ("pass_reply_text", self.pass_reply_text.is_some()),
             ("local_part_case", self.local_part_case.is_some()),
+            ("log_days", self.log_days.is_some()),
+            ("log_recipients", self.log_recipients.is_some()),
         ];
         given.into_iter().filter(|(_, is_given)| *is_given).map(|(key, _)| key).collect()
     }
@@ -197,6 +209,15 @@ impl DomainSpec {
         policy.pass_reply_text = self.pass_reply_text.unwrap_or(policy.pass_reply_text);
         let case = [("keep", false), ("fold", true)];
         choose(&mut policy.fold_local_part, "local_part_case", self.local_part_case.as_deref(), &case)?;
+        match self.log_days {
+            None => {}
+            // The node's own is the bound, and may become lower after this was written.
+            Some(days @ 0..=MAX_LOG_DAYS) => policy.log_days = policy.log_days.min(days),
+            Some(other) => return Err(format!("log_days: {other} is not a number from 0 to {MAX_LOG_DAYS}")),
+        }
+        let mut logged = policy.log_recipients;
+        choose(&mut logged, "log_recipients", self.log_recipients.as_deref(), &LOGGED)?;
+        policy.log_recipients = policy.log_recipients.stricter(logged);
         Ok(policy)
     }
 

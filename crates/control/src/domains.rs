@@ -1,4 +1,4 @@
-//! The domains in force: those of the configuration file and those of the control database, put together for the engine.
+//! The domains in force: those of the configuration file and those of the control database, put together for the engine and the decision log.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,11 +10,13 @@ use callahead_engine::{Directory, DomainConfig, Engine, Policy};
 use crate::audit::Actor;
 use crate::control::Control;
 use crate::local::Local;
+use crate::log::DecisionLog;
 use crate::settled::{self, Moved, Routes, SettleError};
 
-/// Keeps the engine's directory up to date. The file's domains win by name.
+/// Keeps the directory of the engine and of the log up to date. The file's domains win by name.
 pub struct Domains {
     engine: Engine,
+    log: DecisionLog,
     state: Mutex<State>,
     /// The routes under which the cache was filled; read when they are needed first.
     settled: tokio::sync::Mutex<Option<Routes>>,
@@ -39,10 +41,11 @@ impl std::fmt::Debug for Domains {
 }
 
 impl Domains {
-    /// For this engine, with no domains yet.
-    pub fn new(engine: Engine) -> Self {
+    /// For this engine, and for this log, which keeps of each domain what the domain says; with no domains yet.
+    pub fn new(engine: Engine, log: DecisionLog) -> Self {
         Self {
             engine,
+            log,
             state: Mutex::default(),
             settled: tokio::sync::Mutex::default(),
             made: AtomicU64::new(0),
@@ -141,6 +144,7 @@ impl Domains {
         let of_records =
             made.iter().filter(|(name, _)| !file.contains_key(*name)).filter_map(|(_, (_, made))| made.clone());
         self.engine.set_directory(Directory::from_shared(file.values().cloned().chain(of_records)));
+        self.log.set_domains(self.engine.directory());
         // Behind it, so that whoever sees the count sees the directory.
         self.made.fetch_add(1, Ordering::AcqRel);
     }

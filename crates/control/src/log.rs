@@ -6,47 +6,26 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use callahead_cache::Timestamp;
-use callahead_engine::{Alert, Clock, Decision, Observer, Question};
-use rusqlite::{Connection, params};
+use callahead_engine::{Alert, Clock, Decision, Directory, LoggedRecipients, Observer, Policy, Question};
+use callahead_smtp::Domain;
 
-use crate::database::{self, OpenError};
-use crate::retention::Retention;
+use crate::log_file::Readers;
+use crate::log_writer::Writer;
 
 /// Decisions that wait to be written at most: some 30 MB.
 const QUEUE: usize = 65_536;
-/// How long a decision waits before it is written.
-const EVERY: Duration = Duration::from_millis(250);
-/// Rows in one transaction at most.
-const BATCH: usize = 5_000;
 /// The longest sender that is kept, in characters.
 const MAX_SENDER: usize = 320;
-/// A failure is told of again after this.
-const TELL_EVERY: Duration = Duration::from_secs(60);
-/// Connections for searching.
-const READERS: usize = 2;
-
-/// Within `auto_vacuum = INCREMENTAL`; an id is the time in milliseconds, shifted by [`ID_SHIFT`], and a count below it. So rows lie in the
-/// order of time without an index for it, and each index ends with the time.
-const MIGRATIONS: &[&str] = &["
-CREATE TABLE decisions (
-    id INTEGER PRIMARY KEY, at INTEGER NOT NULL, listener TEXT NOT NULL, client TEXT, sender TEXT, recipient TEXT NOT NULL,
-    domain TEXT NOT NULL, verdict TEXT, decision TEXT NOT NULL
-);
-CREATE INDEX decisions_domain ON decisions (domain);
-CREATE INDEX decisions_recipient ON decisions (recipient);
-CREATE INDEX decisions_client ON decisions (client) WHERE client IS NOT NULL;
-"];
 
 /// By how much an id is greater than its time.
 pub(crate) const ID_SHIFT: u32 = 20;
 
-/// What is logged, and for how long.
+/// What is logged, and for how long. A domain's policy may say less (`log_days`, `log_recipients`), and never more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogSettings {
     /// Days for which decisions are kept; 0 logs none. Default 30.
@@ -55,15 +34,6 @@ pub struct LogSettings {
     pub size: u64,
     /// What of recipients is kept. Default all of it.
     pub recipients: LoggedRecipients,
-}
-
-/// What of recipients is logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LoggedRecipients {
-    /// The whole address.
-    Full,
-    /// Only the domain, as `*@example.com`, and no words of the destination, which may name the mailbox.
-    Domain,
 }
 
 impl Default for LogSettings {
@@ -85,8 +55,10 @@ pub struct LogCounters {
     pub waiting: u64,
     /// Bytes in use in the file.
     pub used_bytes: u64,
-    /// Why the last batch was not written; `None` when it was.
+    /// Why the last batch was not written, or why there is no file; `None` when all is well.
     pub write_error: Option<String>,
+    /// The file was damaged, and moved aside as `log.db.damaged`; the log began anew.
+    pub begun_anew: bool,
 }
 
 /// Logs decisions. Clones share it; the last one closes it, after everything that waits is written.
@@ -101,28 +73,31 @@ pub(crate) struct Inner {
     writer: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
     clock: Arc<dyn Clock>,
-    pub(crate) readers: Vec<Mutex<Connection>>,
+    pub(crate) readers: Arc<Readers>,
 }
 
 #[derive(Default)]
-struct Shared {
+pub(crate) struct Shared {
     /// Nothing is logged.
     off: AtomicBool,
-    queued: AtomicU64,
-    written: AtomicU64,
-    lost: AtomicU64,
-    removed: AtomicU64,
-    used_bytes: AtomicU64,
-    write_error: Mutex<Option<String>>,
+    pub(crate) queued: AtomicU64,
+    pub(crate) written: AtomicU64,
+    pub(crate) lost: AtomicU64,
+    pub(crate) removed: AtomicU64,
+    pub(crate) used_bytes: AtomicU64,
+    pub(crate) begun_anew: AtomicBool,
+    pub(crate) write_error: Mutex<Option<String>>,
     settings: Mutex<LogSettings>,
+    /// Whose policies say what is logged of each domain.
+    domains: Mutex<Arc<Directory>>,
 }
 
-struct Entry {
-    at: Timestamp,
-    listener: &'static str,
-    client: Option<std::net::IpAddr>,
-    sender: Option<String>,
-    decision: Decision,
+pub(crate) struct Entry {
+    pub(crate) at: Timestamp,
+    pub(crate) listener: &'static str,
+    pub(crate) client: Option<std::net::IpAddr>,
+    pub(crate) sender: Option<String>,
+    pub(crate) decision: Decision,
 }
 
 impl fmt::Debug for DecisionLog {
@@ -132,41 +107,24 @@ impl fmt::Debug for DecisionLog {
 }
 
 impl DecisionLog {
-    /// Opens the file, and makes it where it is missing.
+    /// Opens the file, and makes it where it is missing. A file that is damaged is moved aside, and one that can't be opened is tried again
+    /// now and then: decisions go on without a log, which loses them and counts them.
     ///
     /// # Errors
-    /// When it can't be opened, or was written by a newer version.
-    pub fn open(path: &Path, settings: LogSettings, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        let wrong = |source| OpenError::Open { path: path.to_owned(), source };
-        let connection = database::open(path, MIGRATIONS)?;
-        // A power cut may lose the last batch, and breaks nothing.
-        connection.pragma_update(None, "synchronous", "NORMAL").map_err(wrong)?;
-        connection.pragma_update(None, "journal_size_limit", 16 << 20).map_err(wrong)?;
-        let last_id =
-            connection.query_row("SELECT coalesce(max(id), 0) FROM decisions", [], |row| row.get(0)).map_err(wrong)?;
-        let readers = (0..READERS)
-            .map(|_| database::open_reader(path).map(Mutex::new))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(wrong)?;
+    /// When the system has no thread for it.
+    pub fn open(path: &Path, settings: LogSettings, clock: Arc<dyn Clock>) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             off: AtomicBool::new(settings.days == 0),
             settings: Mutex::new(settings),
             ..Shared::default()
         });
+        let readers = Arc::new(Readers::new(path));
+        let mut writer = Writer::new(path, Arc::clone(&shared), Arc::clone(&clock), Arc::clone(&readers));
+        writer.open();
         let (queue, entries) = sync_channel(QUEUE);
         let (stop, stopped) = sync_channel(1);
-        let writer = Writer {
-            connection,
-            shared: Arc::clone(&shared),
-            clock: Arc::clone(&clock),
-            last_id,
-            retention: Retention::default(),
-            told: None,
-        };
         let thread = std::thread::Builder::new().name("log-writer".into());
-        let writer = thread
-            .spawn(move || writer.run(&entries, &stopped))
-            .map_err(|error| wrong(rusqlite::Error::ToSqlConversionFailure(error.into())))?;
+        let writer = thread.spawn(move || writer.run(&entries, &stopped))?;
         let (queue, stop, writer) = (Some(queue), Some(stop), Some(writer));
         Ok(Self { inner: Arc::new(Inner { queue, stop, writer, shared, clock, readers }) })
     }
@@ -175,6 +133,11 @@ impl DecisionLog {
     pub fn set_settings(&self, settings: LogSettings) {
         self.inner.shared.off.store(settings.days == 0, Ordering::Relaxed);
         *self.inner.shared.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
+    }
+
+    /// The domains whose policies hold from now on; what waits to be written is written by them.
+    pub fn set_domains(&self, domains: Arc<Directory>) {
+        *self.inner.shared.domains.lock().unwrap_or_else(PoisonError::into_inner) = domains;
     }
 
     /// What became of decisions.
@@ -188,6 +151,7 @@ impl DecisionLog {
             waiting: shared.queued.load(Ordering::Relaxed),
             used_bytes: shared.used_bytes.load(Ordering::Relaxed),
             write_error: shared.write_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            begun_anew: shared.begun_anew.load(Ordering::Relaxed),
         }
     }
 }
@@ -222,137 +186,25 @@ impl Drop for Inner {
     }
 }
 
-struct Writer {
-    connection: Connection,
-    shared: Arc<Shared>,
-    clock: Arc<dyn Clock>,
-    last_id: i64,
-    retention: Retention,
-    told: Option<Instant>,
-}
-
-impl Writer {
-    fn run(mut self, entries: &Receiver<Box<Entry>>, stopped: &Receiver<()>) {
-        loop {
-            // It looks by itself, so that nobody who decides has to wake it.
-            let ending = stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Disconnected);
-            let mut rows = 0;
-            let open = loop {
-                let (written, open) = self.batch(entries);
-                rows += written;
-                if written < BATCH {
-                    break open;
-                }
-            };
-            self.retain(rows);
-            if ending && !open {
-                return;
-            }
-        }
-    }
-
-    /// Writes what waits, up to one transaction. Gives how many there were, and whether more can come.
-    fn batch(&mut self, entries: &Receiver<Box<Entry>>) -> (usize, bool) {
-        let mut batch = Vec::new();
-        let mut open = true;
-        while batch.len() < BATCH {
-            match entries.try_recv() {
-                Ok(entry) => batch.push(*entry),
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => {
-                    open = false;
-                    break;
-                }
-            }
-        }
-        let rows = batch.len();
-        if rows == 0 {
-            return (0, open);
-        }
-        let settings = *self.shared.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = rows as u64;
-        match self.write(batch, settings) {
-            Ok(()) => {
-                self.shared.written.fetch_add(count, Ordering::Relaxed);
-                *self.shared.write_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            }
-            Err(error) => {
-                self.shared.lost.fetch_add(count, Ordering::Relaxed);
-                self.tell(&error);
-            }
-        }
-        // Last, so that nothing waits any more once it is counted as written or lost.
-        self.shared.queued.fetch_sub(count, Ordering::Release);
-        (rows, open)
-    }
-
-    fn write(&mut self, batch: Vec<Entry>, settings: LogSettings) -> rusqlite::Result<()> {
-        let transaction = self.connection.transaction()?;
-        let mut last_id = self.last_id;
-        {
-            let mut insert = transaction.prepare_cached(
-                "INSERT INTO decisions (id, at, listener, client, sender, recipient, domain, verdict, decision) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-            )?;
-            for entry in batch {
-                let Entry { at, listener, client, sender, mut decision } = entry;
-                if settings.recipients == LoggedRecipients::Domain {
-                    hide_local_part(&mut decision);
-                }
-                let at = i64::try_from(at.0).unwrap_or_default();
-                last_id = (last_id + 1).max(at << ID_SHIFT);
-                let json = serde_json::to_string(&decision)
-                    .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-                // Text behind the last @ even where it is no domain: for what was no address.
-                let domain = decision.recipient.rsplit('@').next().unwrap_or_default();
-                insert.execute(params![
-                    last_id,
-                    at,
-                    listener,
-                    client.map(|client| client.to_canonical().to_string()),
-                    sender,
-                    decision.recipient,
-                    domain,
-                    decision.verdict.map(|verdict| verdict.as_str()),
-                    json
-                ])?;
-            }
-        }
-        transaction.commit()?;
-        self.last_id = last_id;
-        Ok(())
-    }
-
-    fn retain(&mut self, rows: usize) {
-        let settings = *self.shared.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.retention.step(&self.connection, &settings, self.clock.now(), rows) {
-            Ok(step) => {
-                self.shared.removed.fetch_add(step.removed, Ordering::Relaxed);
-                self.shared.used_bytes.store(step.used_bytes, Ordering::Relaxed);
-            }
-            Err(error) => self.tell(&error),
-        }
-    }
-
-    fn tell(&mut self, error: &rusqlite::Error) {
-        *self.shared.write_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
-        if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
-            self.told = Some(Instant::now());
-            let lost = self.shared.lost.load(Ordering::Relaxed);
-            tracing::error!(%error, lost, "the decision log can't be written; decisions go on and their entries are lost");
+impl LogSettings {
+    /// For how many days, and what of recipients, where a domain's policy says something too: the less of both.
+    pub(crate) fn of(&self, policy: Option<&Policy>) -> (u32, LoggedRecipients) {
+        match policy {
+            Some(policy) => (self.days.min(policy.log_days), self.recipients.stricter(policy.log_recipients)),
+            None => (self.days, self.recipients),
         }
     }
 }
 
-/// Takes out what names the mailbox.
-fn hide_local_part(decision: &mut Decision) {
-    let domain = decision.recipient.rsplit_once('@').map_or("", |(_, domain)| domain);
-    decision.recipient = format!("*@{domain}");
-    if let Some(reply) = &mut decision.reply {
-        reply.text.clear();
+impl Shared {
+    pub(crate) fn in_force(&self) -> (LogSettings, Arc<Directory>) {
+        let settings = *self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        (settings, Arc::clone(&self.domains.lock().unwrap_or_else(PoisonError::into_inner)))
     }
-    decision.answer.text = std::borrow::Cow::Borrowed("");
-    if let Some(would) = &mut decision.would {
-        would.text = std::borrow::Cow::Borrowed("");
-    }
+}
+
+/// The policy of the domain behind an address's last `@`; `None` where it is not configured, or no domain.
+pub(crate) fn policy_of<'a>(domains: &'a Directory, address: &str) -> Option<&'a Policy> {
+    let domain = Domain::parse(address.rsplit('@').next()?).ok()?;
+    domains.find(&domain).map(|config| &config.policy)
 }

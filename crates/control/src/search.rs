@@ -1,26 +1,40 @@
 //! Searching the decision log, newest first, page by page.
 //!
-//! What an index can find (a whole domain, recipient or client, a span of time) is left to SQLite; everything else is looked at row by
-//! row, and only so many rows for one page. So a search for something rare is a chain of short pages, some of them empty, and never
-//! one long wait.
+//! What an index can find (a whole domain, recipient or client, a span of time) is left to SQLite. Everything else is looked at row by row,
+//! where a block's filter ([`crate::blocks`]) does not say that it is not there, and only so many rows, and only so long, for one page. So a
+//! search for something rare comes to it at once, one for what is common is a page of it, and one for what the filters can't tell is a
+//! chain of short pages, some of them empty: never one long wait.
 
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use callahead_cache::Timestamp;
-use rusqlite::{Connection, ToSql};
+use rusqlite::{Connection, Row, ToSql};
 
+use crate::blocks::{self, NO_VERDICT, Of, Wanted};
 use crate::control::ControlError;
 use crate::log::{DecisionLog, ID_SHIFT};
 
 /// Rows that are looked at for one page.
 const EXAMINED: usize = 50_000;
+/// Rows of a domain that are looked at before blocks are.
+const FEW: usize = 1_024;
+/// How long is looked for one page, about: a page is done with at the next row that is looked at then.
+const LONG: Duration = Duration::from_millis(80);
+/// Rows between two looks at the time.
+const LOOK_EVERY: usize = 64;
+/// Blocks that are looked at together.
+const TOGETHER: usize = 8;
 
 /// What is looked for; what is absent is anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogFilter {
     /// The recipient's domain, in lower-case A-labels.
     pub domain: Option<String>,
+    /// All domains that there can be rows of, in lower-case A-labels: those of whoever searches, where they are few; `None` where that is not known.
+    /// It only makes the search faster.
+    pub domains: Option<Vec<String>>,
     /// The recipient: a whole address where it has an `@` inside, else a part of it in any case.
     pub recipient: Option<String>,
     /// A part of the sender, in any case.
@@ -76,19 +90,30 @@ impl DecisionLog {
         limit: usize,
     ) -> Result<LogPage, ControlError> {
         let inner = Arc::clone(&self.inner);
-        let read = move || {
-            let free = inner.readers.iter().find_map(|reader| reader.try_lock().ok());
-            let reader = match free {
-                Some(reader) => reader,
-                None => inner.readers[0].lock().unwrap_or_else(PoisonError::into_inner),
-            };
-            page(&reader, &filter, is_seen, cursor, limit)
-        };
+        let read = move || inner.readers.read(|connection| page(connection, &filter, is_seen, cursor, limit));
         match tokio::task::spawn_blocking(read).await {
-            Ok(page) => page.map_err(|error| ControlError::Read(error.to_string())),
-            Err(error) => Err(ControlError::Read(error.to_string())),
+            Ok(page) => page.map_err(|error| ControlError::ReadLog(error.to_string())),
+            Err(error) => Err(ControlError::ReadLog(error.to_string())),
         }
     }
+}
+
+/// What of a row is looked at by itself, because no index finds it.
+struct Rest<'a, F> {
+    part: Option<String>,
+    sender: Option<String>,
+    verdict: Option<&'a str>,
+    is_seen: F,
+}
+
+/// A page that is being made, and how much work it may still be.
+struct Making {
+    page: LogPage,
+    limit: usize,
+    /// Rows that are looked at at most.
+    most: usize,
+    examined: usize,
+    began: Instant,
 }
 
 fn page(
@@ -100,38 +125,148 @@ fn page(
 ) -> rusqlite::Result<LogPage> {
     let at =
         |time: Timestamp| i64::try_from(time.0).unwrap_or(i64::MAX >> ID_SHIFT).min(i64::MAX >> ID_SHIFT) << ID_SHIFT;
-    let before = cursor.unwrap_or(i64::MAX).min(filter.until.map_or(i64::MAX, at));
+    let mut before = cursor.unwrap_or(i64::MAX).min(filter.until.map_or(i64::MAX, at));
     let from = filter.since.map_or(0, at);
-    let whole =
-        filter.recipient.as_deref().filter(|text| text.find('@').is_some_and(|at| at > 0 && at + 1 < text.len()));
-    let client = filter.client.map(|client| client.to_canonical().to_string());
-    let mut sql = String::from(
-        "SELECT id, at, listener, client, sender, recipient, domain, verdict, decision FROM decisions \
-         WHERE id < ?1 AND id >= ?2",
-    );
-    let mut values: Vec<&dyn ToSql> = vec![&before, &from];
-    // One of them by its index, the most telling first; "+" keeps the others from being chosen for it.
-    for (column, value) in [("recipient", whole), ("domain", filter.domain.as_deref()), ("client", client.as_deref())] {
-        if value.is_some() {
-            let plus = if values.len() > 2 { "+" } else { "" };
-            sql.push_str(&format!(" AND {plus}{column} = ?{}", values.len() + 1));
-            values.push(match column {
-                "recipient" => &filter.recipient,
-                "domain" => &filter.domain,
-                _ => &client,
-            });
+    let by_index = ByIndex::new(filter);
+    let wanted = by_index.wanted(filter);
+    let rest = Rest {
+        part: filter.recipient.as_deref().filter(|_| by_index.recipient.is_none()).map(str::to_lowercase),
+        sender: filter.sender.as_deref().map(str::to_lowercase),
+        verdict: filter.verdict.as_deref(),
+        is_seen,
+    };
+    let mut making = Making { page: LogPage::default(), limit, most: EXAMINED, examined: 0, began: Instant::now() };
+    if wanted.is_anything() {
+        by_index.scan(connection, (from, before), &rest, &mut making)?;
+        return Ok(making.page);
+    }
+    if filter.domain.is_some() {
+        // A small domain is looked through sooner than the blocks are.
+        making.most = FEW;
+        let is_whole = !by_index.scan(connection, (from, before), &rest, &mut making)?;
+        if is_whole || making.page.rows.len() == limit {
+            return Ok(making.page);
+        }
+        before = making.page.next.take().unwrap_or(before);
+        making.most = EXAMINED;
+    }
+    // From block to block. Those that may hold what is wanted are looked at together, some at a time; the others not at all.
+    let mut until = before;
+    let mut together = 0;
+    while until > from
+        && let Some(block) = blocks::newest_before(connection, until, &wanted)?
+    {
+        until = block.first;
+        let stretch = if block.fits { block.first } else { block.last + 1 };
+        together += 1;
+        if !block.fits || together == TOGETHER {
+            if before > stretch && by_index.scan(connection, (stretch.max(from), before), &rest, &mut making)? {
+                return Ok(making.page);
+            }
+            (before, together) = (until, 0);
+            if before > from && making.is_long() {
+                making.page.next = Some(before);
+                return Ok(making.page);
+            }
         }
     }
-    sql.push_str(" ORDER BY id DESC");
-    let part = filter.recipient.as_deref().filter(|_| whole.is_none()).map(str::to_lowercase);
-    let sender = filter.sender.as_deref().map(str::to_lowercase);
+    by_index.scan(connection, (from, before), &rest, &mut making)?;
+    Ok(making.page)
+}
 
-    let mut statement = connection.prepare_cached(&sql)?;
-    let mut rows = statement.query(values.as_slice())?;
-    let mut page = LogPage::default();
-    let mut examined = 0;
-    while let Some(row) = rows.next()? {
-        let id: i64 = row.get(0)?;
+/// What SQLite finds: one column by its index, the most telling first, and the others row by row.
+struct ByIndex {
+    sql: String,
+    values: Vec<String>,
+    /// Of the recipient, where it is a whole one.
+    recipient: Option<String>,
+}
+
+impl ByIndex {
+    fn new(filter: &LogFilter) -> Self {
+        let is_whole = |text: &&String| text.find('@').is_some_and(|at| at > 0 && at + 1 < text.len());
+        let recipient = filter.recipient.as_ref().filter(is_whole).cloned();
+        let client = filter.client.map(|client| client.to_canonical().to_string());
+        let mut sql = String::from(
+            "SELECT id, at, listener, client, sender, recipient, domain, verdict, decision FROM decisions \
+             WHERE id < ?1 AND id >= ?2",
+        );
+        let mut values = Vec::new();
+        for (column, value) in [("recipient", &recipient), ("domain", &filter.domain), ("client", &client)] {
+            if let Some(value) = value {
+                // "+" keeps a column from being chosen for its index.
+                let plus = if values.is_empty() { "" } else { "+" };
+                sql.push_str(&format!(" AND {plus}{column} = ?{}", values.len() + 3));
+                values.push(value.clone());
+            }
+        }
+        sql.push_str(" ORDER BY id DESC");
+        Self { sql, values, recipient }
+    }
+
+    /// By what blocks can be passed over. A recipient or a client has so few rows that its index alone is faster.
+    fn wanted(&self, filter: &LogFilter) -> Wanted {
+        let mut wanted = Wanted::default();
+        if self.recipient.is_some() || filter.client.is_some() {
+            return wanted;
+        }
+        if let Some(part) = &filter.recipient {
+            wanted.part(Of::Recipient, part);
+        }
+        if let Some(part) = &filter.sender {
+            wanted.part(Of::Sender, part);
+        }
+        if let Some(verdict) = &filter.verdict {
+            wanted.one_of(Of::Verdict, [verdict.as_str()]);
+        }
+        match (&filter.domain, &filter.domains) {
+            // With nothing else the index is all that it takes.
+            (Some(domain), _) if !wanted.is_anything() => wanted.one_of(Of::Domain, [domain.as_str()]),
+            (None, Some(domains)) => wanted.one_of(Of::Domain, domains.iter().map(String::as_str)),
+            _ => {}
+        }
+        wanted
+    }
+
+    /// Looks at the rows of a stretch. Says whether the page is done with, and then sets where to go on.
+    fn scan(
+        &self,
+        connection: &Connection,
+        (from, before): (i64, i64),
+        rest: &Rest<'_, impl Fn(&str) -> bool>,
+        making: &mut Making,
+    ) -> rusqlite::Result<bool> {
+        let mut values: Vec<&dyn ToSql> = vec![&before, &from];
+        values.extend(self.values.iter().map(|value| value as &dyn ToSql));
+        let mut statement = connection.prepare_cached(&self.sql)?;
+        let mut rows = statement.query(values.as_slice())?;
+        while let Some(row) = rows.next()? {
+            let id: i64 = row.get(0)?;
+            if rest.fits(row)? {
+                making.page.rows.push(LogRow {
+                    id,
+                    at: Timestamp(u64::try_from(row.get::<_, i64>(1)?).unwrap_or_default()),
+                    listener: row.get(2)?,
+                    client: row.get(3)?,
+                    sender: row.get(4)?,
+                    recipient: row.get(5)?,
+                    decision: row.get(8)?,
+                });
+            }
+            making.examined += 1;
+            if making.page.rows.len() == making.limit
+                || (making.examined.is_multiple_of(LOOK_EVERY) && making.is_long())
+            {
+                making.page.next = Some(id);
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl<F: Fn(&str) -> bool> Rest<'_, F> {
+    fn fits(&self, row: &Row<'_>) -> rusqlite::Result<bool> {
         let text =
             |column: usize| row.get_ref(column).map(|value| value.as_str_or_null().ok().flatten().unwrap_or_default());
         let contains = |column: usize, part: &Option<String>| -> rusqlite::Result<bool> {
@@ -140,28 +275,19 @@ fn page(
                 None => true,
             })
         };
-        let fits = contains(5, &part)?
-            && contains(4, &sender)?
-            && filter.verdict.as_deref().is_none_or(|verdict| {
-                text(7).is_ok_and(|found| found == verdict || (found.is_empty() && verdict == "none"))
-            })
-            && is_seen(text(6)?);
-        if fits {
-            page.rows.push(LogRow {
-                id,
-                at: Timestamp(u64::try_from(row.get::<_, i64>(1)?).unwrap_or_default()),
-                listener: row.get(2)?,
-                client: row.get(3)?,
-                sender: row.get(4)?,
-                recipient: row.get(5)?,
-                decision: row.get(8)?,
-            });
-        }
-        examined += 1;
-        if page.rows.len() == limit || examined == EXAMINED {
-            page.next = Some(id);
-            break;
-        }
+        let verdict = match text(7)? {
+            "" => NO_VERDICT,
+            verdict => verdict,
+        };
+        Ok(contains(5, &self.part)?
+            && contains(4, &self.sender)?
+            && self.verdict.is_none_or(|wanted| wanted == verdict)
+            && (self.is_seen)(text(6)?))
     }
-    Ok(page)
+}
+
+impl Making {
+    fn is_long(&self) -> bool {
+        self.examined >= self.most || self.began.elapsed() >= LONG
+    }
 }

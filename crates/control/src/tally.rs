@@ -1,6 +1,6 @@
 //! The decision log in a few numbers, for those to whom the node's own counters would tell of others.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use callahead_cache::Timestamp;
 use rusqlite::Connection;
@@ -30,14 +30,7 @@ impl DecisionLog {
     /// When the log can't be read.
     pub async fn tally(&self, domains: Vec<String>, since: Timestamp, most: usize) -> Result<Tally, ControlError> {
         let inner = Arc::clone(&self.inner);
-        let read = move || {
-            let free = inner.readers.iter().find_map(|reader| reader.try_lock().ok());
-            let reader = match free {
-                Some(reader) => reader,
-                None => inner.readers[0].lock().unwrap_or_else(PoisonError::into_inner),
-            };
-            count(&reader, &domains, since, most)
-        };
+        let read = move || inner.readers.read(|connection| count(connection, &domains, since, most));
         match tokio::task::spawn_blocking(read).await {
             Ok(tally) => tally.map_err(|error| ControlError::Read(error.to_string())),
             Err(error) => Err(ControlError::Read(error.to_string())),

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use callahead_cache::{StoredReply, Timestamp};
+use callahead_callout::{Hop, Route, TlsPolicy};
 use callahead_control::{DecisionLog, LogFilter, LogPage, LogSettings, LoggedRecipients};
 use callahead_engine::{
-    Action, Answer, Clock as _, Decision, Listener, Observer as _, Question, Source, TestClock, Verdict,
+    Action, Answer, Clock as _, Decision, Directory, DomainConfig, Listener, Observer as _, Policy, Question, Source,
+    TestClock, Verdict,
 };
 use tempfile::TempDir;
 
@@ -48,12 +50,22 @@ impl Bench {
     }
 
     async fn find(&self, filter: LogFilter) -> Vec<String> {
-        recipients(&self.log.search(filter, |_| true, None, 100).await.unwrap())
+        let (mut found, mut cursor) = (Vec::new(), None);
+        // A page may be short where the machine is busy.
+        while found.len() < 100 {
+            let page = self.log.search(filter.clone(), |_| true, cursor, 100 - found.len()).await.unwrap();
+            found.extend(recipients(&page));
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        found
     }
 }
 
 /// The writer has a thread of its own, which no simulated time moves.
-fn until(done: impl Fn() -> bool) {
+fn until(mut done: impl FnMut() -> bool) {
     let began = Instant::now();
     while !done() {
         assert!(began.elapsed() < Duration::from_secs(60), "it never came to that");
@@ -200,6 +212,95 @@ fn break_table(path: &Path) {
     rusqlite::Connection::open(path).unwrap().execute_batch("ALTER TABLE decisions RENAME TO gone").unwrap();
 }
 
+fn open(path: &Path, clock: &Arc<TestClock>) -> DecisionLog {
+    DecisionLog::open(path, LogSettings::default(), clock.clone()).unwrap()
+}
+
+fn decide(log: &DecisionLog, recipient: &str) {
+    log.decided(&Question::new(b"u@one.example", Listener::Policy), &decision(recipient, Verdict::Valid));
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_moved_aside_and_the_log_begins_anew() {
+    let dir = TempDir::new().unwrap();
+    let (path, clock) = (dir.path().join("log.db"), Arc::new(TestClock::at(NOW)));
+    let garbage = vec![b'x'; 60_000];
+    std::fs::write(&path, &garbage).unwrap();
+    let log = open(&path, &clock);
+    decide(&log, "first@one.example");
+    until(|| log.counters().waiting == 0);
+    let counters = log.counters();
+    assert!(counters.begun_anew && counters.written == 1 && counters.write_error.is_none(), "{counters:?}");
+    assert_eq!(std::fs::read(dir.path().join("log.db.damaged")).unwrap(), garbage);
+    drop(log);
+    let log = open(&path, &clock);
+    let found = log.search(LogFilter::default(), |_| true, None, 10).await.unwrap();
+    assert_eq!((recipients(&found), log.counters().begun_anew), (vec!["first@one.example".to_owned()], false));
+}
+
+#[tokio::test]
+async fn a_file_that_is_damaged_while_it_is_written_makes_room_for_a_new_one() {
+    let bench = Bench::new(LogSettings::default());
+    for n in 0..10_000 {
+        bench.decide(&format!("user{n}@one.example"), Verdict::Valid, "", "");
+    }
+    bench.settle();
+    assert_eq!(bench.find(LogFilter::default()).await.len(), 100, "somebody searches it too");
+    let checkpoint = rusqlite::Connection::open(bench.path()).unwrap();
+    checkpoint.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    drop(checkpoint);
+    // All but the first page, which holds the schema.
+    let mut file = std::fs::read(bench.path()).unwrap();
+    file[4096..].fill(b'x');
+    std::fs::write(bench.path(), file).unwrap();
+    let mut n = 10_000;
+    until(|| {
+        n += 1;
+        bench.decide(&format!("user{n}@d{n}.example"), Verdict::Valid, "", "");
+        bench.log.counters().begun_anew
+    });
+    bench.settle();
+    let before = bench.log.counters();
+    assert!(before.lost > 0, "{before:?}");
+    bench.decide("after@one.example", Verdict::Valid, "", "");
+    bench.settle();
+    assert_eq!(bench.log.counters().written, before.written + 1);
+    assert_eq!(bench.find(LogFilter::default()).await[0], "after@one.example", "searches go to the new file");
+}
+
+#[tokio::test]
+async fn without_a_file_what_is_decided_is_lost_and_counted_until_there_is_one() {
+    let dir = TempDir::new().unwrap();
+    let (path, clock) = (dir.path().join("log.db"), Arc::new(TestClock::at(NOW)));
+    std::fs::create_dir(&path).unwrap();
+    let log = open(&path, &clock);
+    decide(&log, "first@one.example");
+    until(|| log.counters().waiting == 0);
+    let counters = log.counters();
+    assert_eq!((counters.written, counters.lost), (0, 1));
+    assert!(counters.write_error.unwrap().contains("log.db can't be opened"));
+    assert!(log.search(LogFilter::default(), |_| true, None, 10).await.is_err());
+    std::fs::remove_dir(&path).unwrap();
+    clock.advance(Duration::from_secs(10));
+    until(|| log.counters().write_error.is_none());
+    decide(&log, "second@one.example");
+    until(|| log.counters().written == 1);
+    let found = log.search(LogFilter::default(), |_| true, None, 10).await.unwrap();
+    assert_eq!(recipients(&found), ["second@one.example"]);
+}
+
+#[tokio::test]
+async fn the_file_of_a_newer_version_is_left_as_it_is() {
+    let dir = TempDir::new().unwrap();
+    let (path, clock) = (dir.path().join("log.db"), Arc::new(TestClock::at(NOW)));
+    rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 1000).unwrap();
+    let log = open(&path, &clock);
+    decide(&log, "first@one.example");
+    until(|| log.counters().lost == 1);
+    let counters = log.counters();
+    assert!(!counters.begun_anew && counters.write_error.unwrap().contains("newer version"));
+}
+
 #[tokio::test]
 async fn a_queue_that_is_full_loses_entries_at_once() {
     let bench = Bench::new(LogSettings::default());
@@ -229,6 +330,66 @@ async fn what_names_a_mailbox_can_be_left_out_and_days_0_logs_nothing() {
     bench.decide("ben@one.example", Verdict::Valid, "", "");
     bench.settle();
     assert_eq!(bench.log.counters().written, 1);
+}
+
+#[tokio::test]
+async fn a_domain_that_wants_less_logged_has_less_logged() {
+    let bench = Bench::new(LogSettings::default());
+    let domains = [
+        domain("*.one.example", 30, LoggedRecipients::Domain),
+        domain("open.one.example", 30, LoggedRecipients::Full),
+        domain("silent.example", 0, LoggedRecipients::Full),
+    ];
+    bench.log.set_domains(Arc::new(Directory::new(domains).unwrap()));
+    for recipient in ["a@sub.one.example", "b@open.one.example", "c@silent.example", "d@foreign.example"] {
+        bench.decide(recipient, Verdict::Invalid, "192.0.2.1", "x@sender.example");
+    }
+    bench.settle();
+    let found = bench.find(LogFilter::default()).await;
+    assert_eq!(found, ["d@foreign.example", "b@open.one.example", "*@sub.one.example"]);
+    let counters = bench.log.counters();
+    assert_eq!((counters.written, counters.lost), (3, 0), "what a domain wants none of is no loss");
+    bench.log.set_settings(LogSettings { recipients: LoggedRecipients::Domain, ..LogSettings::default() });
+    bench.decide("e@open.one.example", Verdict::Invalid, "", "");
+    bench.settle();
+    assert_eq!(bench.find(LogFilter::default()).await[0], "*@open.one.example", "the node's own setting is the bound");
+}
+
+#[tokio::test]
+async fn what_is_older_than_its_domains_days_goes_and_the_rest_stays() {
+    let bench = Bench::new(LogSettings { days: 30, ..LogSettings::default() });
+    // More domains than one step of the sweep looks at, and more rows of one than it removes.
+    for n in 0..1_200 {
+        bench.decide(&format!("u@d{n:04}.example"), Verdict::Valid, "", "");
+    }
+    for n in 0..5_000 {
+        bench.decide(&format!("u{n}@sub.week.example"), Verdict::Valid, "", "");
+    }
+    bench.decide("old@long.example", Verdict::Valid, "", "");
+    bench.settle();
+    bench.clock.advance(Duration::from_secs(8 * 86_400));
+    bench.decide("new@sub.week.example", Verdict::Valid, "", "");
+    bench.settle();
+    let domains = [
+        domain("*.week.example", 7, LoggedRecipients::Full),
+        domain("d0700.example", 7, LoggedRecipients::Full),
+        domain("long.example", 90, LoggedRecipients::Full),
+    ];
+    bench.log.set_domains(Arc::new(Directory::new(domains).unwrap()));
+    bench.clock.advance(Duration::from_secs(61));
+    until(|| bench.log.counters().removed == 5_001);
+    let of = |text: &str| LogFilter { domain: Some(text.to_owned()), ..LogFilter::default() };
+    assert_eq!(bench.find(of("sub.week.example")).await, ["new@sub.week.example"]);
+    assert!(bench.find(of("d0700.example")).await.is_empty());
+    assert_eq!(bench.find(of("d0701.example")).await.len(), 1);
+    assert_eq!(bench.find(of("long.example")).await.len(), 1);
+    bench.clock.advance(Duration::from_secs(23 * 86_400));
+    until(|| bench.log.counters().removed == 5_001 + 1_200 + 1);
+}
+
+fn domain(name: &str, log_days: u32, log_recipients: LoggedRecipients) -> DomainConfig {
+    let policy = Policy { log_days, log_recipients, ..Policy::default() };
+    DomainConfig { policy, ..DomainConfig::new(name, Route { hops: vec![Hop::Mx], tls: TlsPolicy::Off }) }
 }
 
 #[tokio::test]

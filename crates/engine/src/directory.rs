@@ -53,7 +53,16 @@ pub enum RejectOrDefer {
     Defer,
 }
 
-/// What is answered when, and for how long answers are kept. `Default` has the documented values.
+/// What of recipients the decision log keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LoggedRecipients {
+    /// The whole address.
+    Full,
+    /// Only the domain, as `*@example.com`, and no words of the destination, which may name the mailbox.
+    Domain,
+}
+
+/// What is answered when, for how long answers are kept, and what is logged. `Default` has the documented values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Whether the destination is asked.
@@ -80,6 +89,17 @@ pub struct Policy {
     pub pass_reply_text: bool,
     /// Whether local parts that differ by case only are one mailbox. Default no.
     pub fold_local_part: bool,
+    /// Days for which the decision log keeps what was decided; 0 logs none. Never more than the node's own. Default 30.
+    pub log_days: u32,
+    /// What of recipients is logged; never more than the node's own setting allows. Default all of it.
+    pub log_recipients: LoggedRecipients,
+}
+
+impl LoggedRecipients {
+    /// The one of the two that tells less.
+    pub fn stricter(self, other: Self) -> Self {
+        if self == Self::Full { other } else { self }
+    }
 }
 
 /// The configured domains. The longest match wins: a name before any wildcard, a longer wildcard before a shorter one.
@@ -110,6 +130,8 @@ impl Default for Policy {
             policy_rejects: RejectOrDefer::Reject,
             pass_reply_text: false,
             fold_local_part: false,
+            log_days: 30,
+            log_recipients: LoggedRecipients::Full,
         }
     }
 }

@@ -25,7 +25,9 @@ mod table;
 
 pub use clock::{Clock, SystemClock, TestClock};
 pub use decision::{Action, Answer, Decision, Listener, Question, Source, Verdict, rfc3339};
-pub use directory::{AcceptOrDefer, Callouts, Directory, DomainConfig, DuplicateDomain, Policy, RejectOrDefer};
+pub use directory::{
+    AcceptOrDefer, Callouts, Directory, DomainConfig, DuplicateDomain, LoggedRecipients, Policy, RejectOrDefer,
+};
 pub use engine::{Engine, Parts, Settings, Stats};
 pub use greylisting::{ENOUGH as GREYLISTING_ENOUGH, LAST as GREYLISTING_LAST, looks_like_greylisting};
 pub use observer::{Alert, AlertKind, LogObserver, Observer};

@@ -310,6 +310,7 @@ impl World {
                 policy_rejects: *chance.pick(&[RejectOrDefer::Reject, RejectOrDefer::Defer]),
                 pass_reply_text: chance.percent(10),
                 fold_local_part: name == "two.example",
+                ..Policy::default()
             };
             DomainConfig {
                 policy,

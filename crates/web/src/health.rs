@@ -42,7 +42,8 @@ pub(crate) fn troubles(state: &State) -> Vec<Trouble> {
     let log = state.administration.log.counters();
     if let Some(error) = log.write_error {
         let advice = "Decisions go on and are not logged. Look at the disk.";
-        all.push(trouble(Part::Log, format!("the decision log can't be written: {error}"), advice, true));
+        let what = format!("the decision log can't be written, and {} decisions were not logged: {error}", log.lost);
+        all.push(trouble(Part::Log, what, advice, true));
     }
     if let Some(error) = state.readiness.reload_error() {
         let advice = "The configuration from before stays in force. Mend the file, then reload it.";
@@ -55,6 +56,10 @@ pub(crate) fn troubles(state: &State) -> Vec<Trouble> {
     if log.lost > 0 {
         let what = format!("{} decisions were not logged since the start", log.lost);
         all.push(trouble(Part::Log, what, "The disk was full or slow then.", false));
+    }
+    if log.begun_anew {
+        let advice = "It lies beside the new one as log.db.damaged; the log began anew.";
+        all.push(trouble(Part::Log, "the decision log's file was damaged".to_owned(), advice, false));
     }
     if state.engine.cache().opened().replaced {
         let advice = "It lies beside the new one as data.mdb.damaged; the cache began empty.";

@@ -55,10 +55,18 @@ async fn metrics(axum::extract::State(state): axum::extract::State<State>) -> Re
 }
 
 async fn readyz(axum::extract::State(state): axum::extract::State<State>) -> Response {
-    let troubles = health::troubles(&state).into_iter().filter(|trouble| trouble.is_unready);
-    let reasons: Vec<String> = troubles.map(|trouble| trouble.what).collect();
-    if reasons.is_empty() {
-        return Json(json!({"status": "ready"})).into_response();
+    let (unready, warnings): (Vec<_>, Vec<_>) =
+        health::troubles(&state).into_iter().filter(|trouble| trouble.is_bad).partition(|trouble| trouble.is_unready);
+    let whats = |troubles: Vec<health::Trouble>| troubles.into_iter().map(|trouble| trouble.what).collect::<Vec<_>>();
+    let (reasons, warnings) = (whats(unready), whats(warnings));
+    let mut body = json!({"status": "ready"});
+    // Told of, and no reason to send the mail elsewhere.
+    if !warnings.is_empty() {
+        body["warnings"] = json!(warnings);
     }
-    (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "not ready", "reasons": reasons}))).into_response()
+    if reasons.is_empty() {
+        return Json(body).into_response();
+    }
+    (body["status"], body["reasons"]) = (json!("not ready"), json!(reasons));
+    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
 }

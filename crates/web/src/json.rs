@@ -6,7 +6,9 @@ use callahead_cache::{
     DomainState, Entry, EntryState, RecipientState, Record, STALE_FOR, State, StoredReply, Timestamp,
 };
 use callahead_callout::{DestinationStatus, HostTest, Route, TestedStep, TlsPolicy, Who};
-use callahead_engine::{AcceptOrDefer, Callouts, Directory, DomainConfig, Policy, RejectOrDefer, rfc3339};
+use callahead_engine::{
+    AcceptOrDefer, Callouts, Directory, DomainConfig, LoggedRecipients, Policy, RejectOrDefer, rfc3339,
+};
 use callahead_smtp::Domain;
 use serde_json::{Map, Value, json};
 
@@ -172,6 +174,11 @@ pub(crate) fn domain(config: &DomainConfig) -> Value {
         "policy_rejects": if policy.policy_rejects == RejectOrDefer::Reject { "reject" } else { "defer" },
         "pass_reply_text": policy.pass_reply_text,
         "local_part_case": if policy.fold_local_part { "fold" } else { "keep" },
+        "log_days": policy.log_days,
+        "log_recipients": match policy.log_recipients {
+            LoggedRecipients::Full => "full",
+            LoggedRecipients::Domain => "domain",
+        },
         "valid": sorted(&config.valid),
         "invalid": sorted(&config.invalid),
         "read_only": true,

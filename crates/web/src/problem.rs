@@ -67,7 +67,7 @@ impl From<ControlError> for Problem {
     fn from(error: ControlError) -> Self {
         let status = match &error {
             ControlError::Exists { .. } | ControlError::Changed { .. } => StatusCode::CONFLICT,
-            ControlError::Write(_) | ControlError::Read(_) | ControlError::Closed => {
+            ControlError::Write(_) | ControlError::Read(_) | ControlError::ReadLog(_) | ControlError::Closed => {
                 tracing::error!(%error, "a request to the API failed");
                 return Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("{error}; see the log, then try again"));
             }

@@ -197,14 +197,28 @@ impl Scrape {
     fn log(&self, page: &mut Page<'_>) -> fmt::Result {
         let log = self.0.administration.log.counters();
         page.counter("log_written", "Decisions written to the decision log", log.written)?;
-        page.counter("log_lost", "Decisions not logged because the disk was full or slow", log.lost)?;
+        page.counter(
+            "log_lost",
+            "Decisions not logged because the disk was full or slow, or there was no file",
+            log.lost,
+        )?;
         page.counter(
             "log_removed",
             "Decisions removed from the log because they were too old or too many",
             log.removed,
         )?;
         page.gauge("log_waiting", "Decisions that wait to be written to the log", log.waiting)?;
-        page.gauge("log_used_bytes", "The decision log's size", log.used_bytes)
+        page.gauge("log_used_bytes", "The decision log's size", log.used_bytes)?;
+        page.gauge(
+            "log_failing",
+            "Whether the decision log can't be opened or written; decisions go on, and are lost to it",
+            u64::from(log.write_error.is_some()),
+        )?;
+        page.gauge(
+            "log_begun_anew",
+            "Whether the decision log's file was found to be damaged since the process began, so that the log began empty",
+            u64::from(log.begun_anew),
+        )
     }
 
     fn listeners(&self, page: &mut Page<'_>) -> fmt::Result {

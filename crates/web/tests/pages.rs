@@ -149,6 +149,25 @@ async fn an_owner_changes_lists_and_nothing_else_whatever_the_form_says() {
 }
 
 #[tokio::test]
+async fn what_is_logged_of_a_domain_is_chosen_in_its_form() {
+    let world = World::new(false).await;
+    let cookie = world.session("root").await;
+    let form = "route=mx&valid=&invalid=&log_days=3&log_recipients=domain";
+    assert_eq!(world.send(&cookie, "POST", "/domains/r.example/edit", form).await.status, 303);
+    let shown = world.send(&cookie, "GET", "/domains/r.example", "").await.body;
+    assert!(shown.contains("<dd>the domain only</dd>") && shown.contains("<dd>3</dd>"), "{shown}");
+    let edited = world.send(&cookie, "GET", "/domains/r.example/edit", "").await.body;
+    assert!(edited.contains("name=\"log_days\" value=\"3\" placeholder=\"30\""), "{edited}");
+    let form = "route=mx&valid=&invalid=&log_days=many&log_recipients=";
+    let refused = world.send(&cookie, "POST", "/domains/r.example/edit", form).await;
+    assert!(refused.status == 422 && refused.body.contains("log_days"), "{}", refused.body);
+    let form = "route=mx&valid=&invalid=&log_days=&log_recipients=";
+    assert_eq!(world.send(&cookie, "POST", "/domains/r.example/edit", form).await.status, 303);
+    let shown = world.send(&cookie, "GET", "/domains/r.example", "").await.body;
+    assert!(shown.contains("<dd>30 <span"), "{shown}");
+}
+
+#[tokio::test]
 async fn a_form_that_is_older_than_the_domain_changes_nothing() {
     let world = World::new(false).await;
     let cookie = world.session("root").await;

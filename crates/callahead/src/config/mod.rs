@@ -15,8 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callahead_callout::{Guard, Hop, Route, TlsPolicy};
-use callahead_control::{LogSettings, LoggedRecipients};
-use callahead_engine::{AcceptOrDefer, Callouts, Directory, DomainConfig, Harvest, Policy, RejectOrDefer};
+use callahead_control::{LogSettings, MAX_LOG_DAYS};
+use callahead_engine::{
+    AcceptOrDefer, Callouts, Directory, DomainConfig, Harvest, LoggedRecipients, Policy, RejectOrDefer,
+};
 use callahead_listeners::Listen;
 use callahead_smtp::{Domain, Recipient};
 use ipnet::IpNet;
@@ -248,10 +250,9 @@ impl Config {
             });
         });
         top.section("log", |log| {
-            log.set("days", &mut config.log.days, number(0, 3650));
+            log.set("days", &mut config.log.days, log_days());
             log.set("size", &mut config.log.size, |value| size(text(value)?));
-            let recipients = [("full", LoggedRecipients::Full), ("domain", LoggedRecipients::Domain)];
-            log.set("recipients", &mut config.log.recipients, one_of(&recipients));
+            log.set("recipients", &mut config.log.recipients, one_of(&LOGGED));
         });
         top.section("callout", |callout| {
             let limits = &mut config.callout;
@@ -272,6 +273,8 @@ impl Config {
         });
         top.section("gateway", |section| gateway::read(section, &mut config.gateway));
         top.section("defaults", |defaults| policy(defaults, &mut config.defaults, &mut config.tls));
+        // What a domain logs is the node's own where it does not say less.
+        (config.defaults.log_days, config.defaults.log_recipients) = (config.log.days, config.log.recipients);
         let (defaults, tls) = (config.defaults.clone(), config.tls);
         top.sections("domain", |section| {
             if let Some(domain) = domain(section, &defaults, tls) {
@@ -311,6 +314,10 @@ fn domain(section: &mut Section<'_, '_>, defaults: &Policy, tls: TlsPolicy) -> O
     section.set("relay", &mut relay, hops_of);
     let (mut policy_here, mut tls) = (defaults.clone(), tls);
     policy(section, &mut policy_here, &mut tls);
+    section.set("log_days", &mut policy_here.log_days, log_days());
+    section.set("log_recipients", &mut policy_here.log_recipients, one_of(&LOGGED));
+    policy_here.log_days = policy_here.log_days.min(defaults.log_days);
+    policy_here.log_recipients = policy_here.log_recipients.stricter(defaults.log_recipients);
     let fold = policy_here.fold_local_part;
     let mut valid = std::collections::HashSet::new();
     let mut invalid = std::collections::HashSet::new();
@@ -341,6 +348,14 @@ fn hops_of(value: &DeValue<'_>) -> Result<Vec<Hop>, String> {
         .map(|text| text.parse::<Hop>().map_err(|error| error.to_string()))
         .collect::<Result<_, _>>()?;
     if hops.is_empty() { Err("is empty: name at least one host, or \"mx\"".into()) } else { Ok(hops) }
+}
+
+/// The names of what is logged of recipients.
+const LOGGED: [(&str, LoggedRecipients); 2] = [("full", LoggedRecipients::Full), ("domain", LoggedRecipients::Domain)];
+
+/// For how many days decisions are logged.
+fn log_days() -> impl Fn(&DeValue<'_>) -> Result<u32, String> {
+    number(0, u64::from(MAX_LOG_DAYS))
 }
 
 /// The keys that `[defaults]` and `[[domain]]` share.

@@ -3,8 +3,7 @@
 use std::fmt::Write as _;
 
 use callahead_callout::TlsPolicy;
-use callahead_control::LoggedRecipients;
-use callahead_engine::{AcceptOrDefer, Callouts, Policy, RejectOrDefer};
+use callahead_engine::{AcceptOrDefer, Callouts, LoggedRecipients, Policy, RejectOrDefer};
 use callahead_listeners::Listen;
 
 use super::{Config, GatewayConfig, format_duration};
@@ -38,11 +37,7 @@ impl Config {
         out.push_str("\n[log]\n");
         line(&mut out, "days", self.log.days.to_string());
         line(&mut out, "size", quoted(&super::format_size(self.log.size)));
-        let recipients = match self.log.recipients {
-            LoggedRecipients::Full => "full",
-            LoggedRecipients::Domain => "domain",
-        };
-        line(&mut out, "recipients", quoted(recipients));
+        line(&mut out, "recipients", logged(self.log.recipients));
         out.push_str("\n[callout]\n");
         line(&mut out, "timeout", quoted(&format_duration(self.callout.timeout)));
         line(&mut out, "connect_timeout", quoted(&format_duration(self.callout.connect_timeout)));
@@ -69,6 +64,8 @@ impl Config {
                 line(&mut out, key, list(locals.into_iter()));
             }
             policy(&mut out, &domain.policy, domain.route.tls);
+            line(&mut out, "log_days", domain.policy.log_days.to_string());
+            line(&mut out, "log_recipients", logged(domain.policy.log_recipients));
         }
         out
     }
@@ -129,6 +126,13 @@ fn policy(out: &mut String, policy: &Policy, tls: TlsPolicy) {
     line(out, "pass_reply_text", policy.pass_reply_text.to_string());
     line(out, "tls", quoted(&tls.to_string()));
     line(out, "local_part_case", quoted(if policy.fold_local_part { "fold" } else { "keep" }));
+}
+
+fn logged(recipients: LoggedRecipients) -> String {
+    quoted(match recipients {
+        LoggedRecipients::Full => "full",
+        LoggedRecipients::Domain => "domain",
+    })
 }
 
 fn line(out: &mut String, key: &str, value: String) {

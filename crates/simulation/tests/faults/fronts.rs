@@ -51,10 +51,11 @@ impl Front {
                 let clock = Arc::new(SystemClock::new());
                 // Every front is served in a folder of its own; nothing of these is asked for by a question.
                 let at = |name: &str| folder.join(name);
+                let log = DecisionLog::open(&at("log.db"), LogSettings::default(), clock.clone()).unwrap();
                 let administration = Administration {
                     control: Control::open(&at("control.db")).unwrap(),
-                    domains: Arc::new(Domains::new(engine.clone())),
-                    log: DecisionLog::open(&at("log.db"), LogSettings::default(), clock.clone()).unwrap(),
+                    domains: Arc::new(Domains::new(engine.clone(), log.clone())),
+                    log,
                     events: Events::new(clock),
                     guard: Guard::default(),
                     passwords: PASSWORDS.clone(),

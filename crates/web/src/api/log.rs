@@ -20,6 +20,8 @@ use crate::query::Parameters;
 
 /// Rows in an export at most.
 const MAX_EXPORT: usize = 1_000_000;
+/// Domains of an account by which its rows are found faster than by looking at all.
+const FEW: usize = 100;
 /// The columns of an export as CSV.
 const COLUMNS: [&str; 15] = [
     "at",
@@ -76,6 +78,7 @@ pub(crate) async fn search(Given(state): Given<State>, asker: Asker, mut query: 
         recipient: query.take("recipient")?.filter(|text| !text.is_empty()),
         sender: query.take("sender")?.filter(|text| !text.is_empty()),
         client: client.transpose()?,
+        domains: None,
         verdict,
         since: query.take("since")?.map(|text| parse_time("since", &text)).transpose()?,
         until: query.take("until")?.map(|text| parse_time("until", &text)).transpose()?,
@@ -95,7 +98,8 @@ pub(crate) async fn search(Given(state): Given<State>, asker: Asker, mut query: 
         "cursor",
         "limit",
     ])?;
-    let search = Search { state, principal: asker.principal, filter };
+    let mut search = Search { state, principal: asker.principal, filter };
+    search.filter.domains = search.domains();
     match format.as_deref() {
         None | Some("json") => {
             let page = search.page(cursor, limit).await?;
@@ -118,6 +122,18 @@ impl Search {
     /// Whose log it is.
     fn node(&self) -> &str {
         &self.state.administration.node
+    }
+
+    /// The domains of whoever asks, where they are few and none has subdomains.
+    fn domains(&self) -> Option<Vec<String>> {
+        if self.principal.is_admin() {
+            return None;
+        }
+        let (administration, directory) = (&self.state.administration, self.state.engine.directory());
+        let owns = |name: &str| self.principal.owns_domain(name, administration.owner(name).as_deref());
+        let names: Vec<String> =
+            directory.iter().map(|config| &config.name).filter(|name| owns(name)).take(FEW + 1).cloned().collect();
+        (names.len() <= FEW && names.iter().all(|name| !name.starts_with("*."))).then_some(names)
     }
 
     async fn page(&self, cursor: Option<i64>, limit: usize) -> Answer<LogPage> {

@@ -218,6 +218,14 @@ pub(crate) enum LocalPartCase {
     Fold,
 }
 
+/// What of recipients is logged: the whole address, or the domain only.
+#[derive(ToSchema, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LoggedRecipients {
+    Full,
+    Domain,
+}
+
 /// A domain with the keys of a `[[domain]]` in the configuration file; what is left out is as in `[defaults]`.
 #[derive(ToSchema, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -261,6 +269,12 @@ pub(crate) struct DomainBody {
     pass_reply_text: Option<bool>,
     #[schema(required = false)]
     local_part_case: Option<LocalPartCase>,
+    /// 0 to 3650; more than the node's `log.days` is as that. 0 logs nothing.
+    #[schema(required = false, maximum = 3650)]
+    log_days: Option<u32>,
+    /// `domain` is all there is where the node's `log.recipients` is `domain`.
+    #[schema(required = false)]
+    log_recipients: Option<LoggedRecipients>,
     /// Local parts that exist whatever the destination says.
     #[schema(required = false, nullable = false, max_items = 10_000)]
     valid: Option<Vec<String>>,
@@ -305,6 +319,12 @@ pub(crate) struct DomainPatch {
     pass_reply_text: Option<bool>,
     #[schema(required = false)]
     local_part_case: Option<LocalPartCase>,
+    /// 0 to 3650; more than the node's `log.days` is as that. 0 logs nothing.
+    #[schema(required = false, maximum = 3650)]
+    log_days: Option<u32>,
+    /// `domain` is all there is where the node's `log.recipients` is `domain`.
+    #[schema(required = false)]
+    log_recipients: Option<LoggedRecipients>,
     #[schema(required = false, max_items = 10_000)]
     valid: Option<Vec<String>>,
     #[schema(required = false, max_items = 10_000)]
@@ -334,6 +354,8 @@ pub(crate) struct Domain {
     policy_rejects: RejectOrDefer,
     pass_reply_text: bool,
     local_part_case: LocalPartCase,
+    log_days: u32,
+    log_recipients: LoggedRecipients,
     /// Absent in lists of domains, which have the number.
     #[schema(required = false, nullable = false)]
     valid: Option<Vec<String>>,
@@ -537,7 +559,7 @@ pub(crate) struct CalloutStats {
 #[derive(ToSchema)]
 pub(crate) struct LogStats {
     written: u64,
-    /// Not logged because the disk was full or slow.
+    /// Not logged because the disk was full or slow, or there was no file.
     lost: u64,
     removed: u64,
     waiting: u64,

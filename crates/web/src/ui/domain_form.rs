@@ -12,7 +12,7 @@ use super::frame::{Answer, Page, Refusal, Visitor, go, show_as};
 use super::view::{encode, texts};
 
 /// The policies in the order in which pages have them, by their keys in the configuration.
-pub(super) const POLICIES: [(&str, &str); 12] = [
+pub(super) const POLICIES: [(&str, &str); 14] = [
     ("callouts", "Callouts"),
     ("reject_code", "Refuse with"),
     ("tempfail", "Destination can't be asked"),
@@ -25,10 +25,12 @@ pub(super) const POLICIES: [(&str, &str); 12] = [
     ("valid_refresh", "and asked for again after"),
     ("invalid_ttl", "Others are kept"),
     ("invalid_refresh", "and asked for again after"),
+    ("log_days", "Decisions are logged for, in days"),
+    ("log_recipients", "What is logged of recipients"),
 ];
 
 /// What may be chosen: the key, and each value in words.
-const CHOICES: [(&str, &[(&str, &str)]); 9] = [
+const CHOICES: [(&str, &[(&str, &str)]); 10] = [
     (
         "tls",
         &[
@@ -46,13 +48,15 @@ const CHOICES: [(&str, &[(&str, &str)]); 9] = [
     ("policy_rejects", &[("reject", "refuse the recipient"), ("defer", "defer")]),
     ("pass_reply_text", &[("false", "no"), ("true", "yes")]),
     ("local_part_case", &[("keep", "two mailboxes"), ("fold", "one mailbox")]),
+    ("log_recipients", &[("full", "the whole address"), ("domain", "the domain only")]),
 ];
 
-const AGES: [(&str, &str); 4] = [
+const AGES: [(&str, &str); 5] = [
     ("valid_ttl", "1 min to 30 days, such as 96h"),
     ("valid_refresh", "in the background, such as 12h"),
     ("invalid_ttl", "at most 2h"),
     ("invalid_refresh", "in the background, such as 30m"),
+    ("log_days", "at most the node's own; 0 logs nothing"),
 ];
 
 /// The keys whose form fields are lists, one a line.
@@ -279,7 +283,7 @@ fn body(given: &Given) -> Map<String, Value> {
         let Some(text) = given.get(key) else { continue };
         let value = match (key, text.trim()) {
             (_, "") => Value::Null,
-            ("reject_code", text) => text.parse::<u64>().map_or_else(|_| json!(text), |code| json!(code)),
+            ("reject_code" | "log_days", text) => text.parse::<u64>().map_or_else(|_| json!(text), |code| json!(code)),
             ("pass_reply_text", text) => json!(text == "true"),
             (_, text) => json!(text),
         };

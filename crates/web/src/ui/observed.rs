@@ -1,6 +1,7 @@
 //! A domain's first days: what would have been refused, and one button to enforce.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use askama::Template;
 use axum::extract::Path;
@@ -12,8 +13,10 @@ use super::frame::{Answer, Page, Visitor, When, go, show};
 use super::view::{LogView, each, encode, query};
 
 /// Pages of the log that are looked at for what was observed, and the rows on each at most; where refusals are rare, pages are short.
-const OBSERVED_PAGES: usize = 10;
-const OBSERVED_PAGE: usize = 1_000;
+const OBSERVED_PAGES: usize = 20;
+const OBSERVED_PAGE: usize = 500;
+/// After so long no further page is looked at: the latest refusals say enough to decide by.
+const OBSERVED_FOR: Duration = Duration::from_millis(100);
 /// Recipients that are shown of these, and looked up in the log.
 const OBSERVED_RECIPIENTS: usize = 100;
 
@@ -42,7 +45,11 @@ pub(super) async fn observed(visitor: Visitor, Path(name): Path<String>) -> Answ
     let head = Head::of(&visitor, &config, "observed");
     let mut found: BTreeMap<String, ObservedRow> = BTreeMap::new();
     let (mut refused, mut cut, mut cursor) = (0u64, true, String::new());
-    for _ in 0..OBSERVED_PAGES {
+    let began = Instant::now();
+    for number in 0..OBSERVED_PAGES {
+        if number > 0 && began.elapsed() >= OBSERVED_FOR {
+            break;
+        }
         let wanted = query(&[
             ("domain", &config.name),
             ("verdict", "invalid"),

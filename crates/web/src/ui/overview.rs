@@ -37,8 +37,6 @@ const TALLIED_ROWS: usize = 20_000;
 const TALLY_EVERY: Duration = Duration::from_secs(60);
 /// Accounts whose numbers are remembered for so long.
 const MAX_TALLIES: usize = 1_000;
-/// Domains that are looked up one by one.
-const OWN: usize = 20;
 /// Rows of each of the lists.
 const ROWS: usize = 10;
 
@@ -167,24 +165,11 @@ impl TroubleView {
     }
 }
 
-/// The latest refusals. Of few domains each is looked up by the log's index; looking for the rows of a small domain among all others' would be
-/// work for nothing, every few seconds.
+/// The latest refusals.
 async fn refusals(visitor: &Visitor) -> Result<Vec<LogView>, Refusal> {
-    let own = if visitor.principal.is_admin() { Vec::new() } else { own_domains(visitor) };
-    let by_index = !own.is_empty() && own.len() <= OWN && own.iter().all(|name| !name.starts_with("*."));
-    let wanted = match by_index {
-        true => own,
-        false => vec![String::new()],
-    };
-    let mut rows = Vec::new();
-    for domain in wanted {
-        let wanted = query(&[("verdict", "invalid"), ("domain", &domain), ("limit", &ROWS.to_string())]);
-        let page = visitor.ui.api.get(visitor, &format!("/api/v1/log?{wanted}")).await?;
-        rows.extend(each(&page, "rows", LogView::of));
-    }
-    rows.sort_by_key(|row| std::cmp::Reverse(row.at.0));
-    rows.truncate(ROWS);
-    Ok(rows)
+    let wanted = query(&[("verdict", "invalid"), ("limit", &ROWS.to_string())]);
+    let page = visitor.ui.api.get(visitor, &format!("/api/v1/log?{wanted}")).await?;
+    Ok(each(&page, "rows", LogView::of))
 }
 
 fn own_domains(visitor: &Visitor) -> Vec<String> {

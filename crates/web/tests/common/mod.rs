@@ -138,7 +138,7 @@ impl Bench {
             settings: Settings::default(),
             observer: Arc::new((metrics.clone(), (log.clone(), events.clone()))),
         });
-        let registry = Arc::new(Domains::new(engine.clone()));
+        let registry = Arc::new(Domains::new(engine.clone(), log.clone()));
         registry.set_file(domains.into(), Policy::default(), TlsPolicy::Opportunistic, &control.local());
         let followed = registry.clone();
         control.set_follower(move |local| followed.follow(local));
