@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use callahead_bench::bare::Bare;
 use callahead_bench::report::{Machine, Report};
-use callahead_bench::scenario::{Bench, cached, cold, entries, growth, herd, idle, trips};
+use callahead_bench::scenario::{Bench, cached, cold, entries, growth, herd, hurt, idle, trips};
 use callahead_bench::size::Size;
 use callahead_bench::subject::{serve_destination, versions};
 
@@ -142,6 +142,7 @@ impl Options {
         scenario!("herd", herd::run(bench));
         scenario!("entries", entries::run(bench));
         scenario!("idle connections", idle::run(bench));
+        scenario!("load that hurts", hurt::run(bench));
         scenario!("growth with connections", growth::connections(bench));
         scenario!("growth with domains", growth::domains(bench));
         Ok(sections)

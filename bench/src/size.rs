@@ -24,6 +24,10 @@ pub struct Size {
     pub warm: u64,
     /// Idle connections.
     pub idle: usize,
+    /// Guesses of a dictionary attack.
+    pub guesses: u64,
+    /// Connections that are held and not used.
+    pub slow: usize,
     /// Questions of which the round trips are counted.
     pub trips: usize,
     /// Numbers of connections, for the growth.
@@ -45,6 +49,8 @@ impl Size {
             mailboxes: 200_000,
             warm: 40,
             idle: 500,
+            guesses: 2_000,
+            slow: 600,
             trips: 4,
             by_connections: vec![1, 100],
             by_domains: vec![1, 100],
@@ -63,6 +69,8 @@ impl Size {
             mailboxes: 2_000_000,
             warm: 200,
             idle: 10_000,
+            guesses: 100_000,
+            slow: 10_000,
             trips: 20,
             by_connections: vec![1, 10, 100, 1_000, 10_000],
             by_domains: vec![1, 100, 10_000],
