@@ -18,7 +18,7 @@ Usage: cargo xtask COMMAND
                 (with real mail servers, installed into roots of their own under target/mta, and Chromium),
                 the fuzz targets for a short time, and the demo
   test --quick  without real mail servers and fuzzing
-  roots         only install the mail servers and the browser that the tests need
+  roots         only install the mail servers, the browser and the other programs that the tests need
   fuzz SECONDS  run each fuzz target for so long
   api           hold the API against its OpenAPI document with schemathesis
   faults        write docs/faults.md anew from what the fault matrix gives

@@ -14,8 +14,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
 
-/// What the tests need: four servers and a client.
-const PACKAGES: [&str; 5] = ["postfix", "exim4-daemon-heavy", "opensmtpd", "sendmail-bin", "swaks"];
+/// What the tests need: four servers and a client, and what else the examples are for.
+const PACKAGES: [&str; 8] =
+    ["postfix", "exim4-daemon-heavy", "opensmtpd", "sendmail-bin", "swaks", "rspamd", "ansible-core", "lua5.4"];
 
 /// `$1` an empty folder, `$2` the tar file to write, `$3` the package. Runs in the namespace; what it mounts goes with that.
 const INSTALL: &str = r#"
@@ -56,8 +57,9 @@ pub(crate) fn folder() -> PathBuf {
 /// The browser of the tests, and what fetches axe-core: programs by their packages. They exclude nothing and start nothing, so they are
 /// installed as any other.
 const BROWSER: [(&str, &str); 3] = [("chromium", "chromium"), ("chromedriver", "chromium-driver"), ("npm", "npm")];
-/// The accessibility checker that the browser tests put into pages, of npm.
-const AXE: &str = "axe-core@4.14.1";
+/// From npm: the accessibility checker that the browser tests put into pages, and the mail server of an example, without the plugins of
+/// which it makes no use. This Haraka is the last one that works with Debian's Node.js 18.
+const NPM: [(&str, &str); 2] = [("axe-core/axe.min.js", "axe-core@4.14.1"), ("Haraka/bin/haraka", "Haraka@3.1.1")];
 
 /// Installs what is not installed yet; instant when nothing is missing.
 pub(crate) fn install() -> anyhow::Result<()> {
@@ -91,15 +93,21 @@ fn install_browser() -> anyhow::Result<()> {
         ensure!(output.status.success(), "the Debian packages {names} can't be installed:\n{}", ending(&output));
     }
     let folder = folder().with_file_name("npm");
-    if folder.join("node_modules/axe-core/axe.min.js").exists() {
+    let missing: Vec<&str> = NPM
+        .iter()
+        .filter(|(file, _)| !folder.join("node_modules").join(file).exists())
+        .map(|(_, spec)| *spec)
+        .collect();
+    if missing.is_empty() {
         return Ok(());
     }
     fs::create_dir_all(&folder)?;
-    println!("    fetching {AXE} of npm into {}", folder.display());
+    let names = missing.join(", ");
+    println!("    fetching {names} of npm into {}", folder.display());
     let mut npm = Command::new("npm");
-    npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]).arg(&folder).arg(AXE);
-    let output = npm.output().context("npm can't be run")?;
-    ensure!(output.status.success(), "{AXE} of npm can't be fetched:\n{}", ending(&output));
+    npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--omit=optional", "--prefix"]).arg(&folder);
+    let output = npm.args(&missing).output().context("npm can't be run")?;
+    ensure!(output.status.success(), "{names} of npm can't be fetched:\n{}", ending(&output));
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use http_body_util::{BodyExt as _, Full};
@@ -9,7 +10,8 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 
@@ -20,6 +22,15 @@ use crate::config::{Config, DEFAULT_PATH};
 const DEFAULT_SOCKET: &str = "/run/callahead/admin.sock";
 /// The environment variable with the token for `--server`.
 const TOKEN: &str = "CALLAHEAD_TOKEN";
+/// How long a connection to the daemon may take, with its TLS handshake.
+const CONNECTS_WITHIN: Duration = Duration::from_secs(10);
+/// How long an answer may take to begin. A test of a route with many hosts takes longest.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(300);
+
+/// The daemon can't be reached, or gives no answer: nothing that the command line could be blamed for.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Unreachable(String);
 
 /// A daemon, and the way to it.
 pub(crate) struct AdminClient {
@@ -28,14 +39,20 @@ pub(crate) struct AdminClient {
 
 enum Way {
     Socket(PathBuf),
-    Network { tls: bool, host: String, port: u16, token: String },
+    /// With `tls` where it is https.
+    Network {
+        tls: Option<Arc<rustls::ClientConfig>>,
+        host: String,
+        port: u16,
+        token: String,
+    },
 }
 
 impl AdminClient {
     /// By `--server`, by `--socket`, else by the configuration, else the usual socket.
     pub(crate) fn new(args: &SocketArgs) -> anyhow::Result<Self> {
         if let Some(server) = &args.server {
-            return Ok(Self { way: network(server, args.token.clone())? });
+            return Ok(Self { way: network(server, args.token.clone(), args.ca.as_deref())? });
         }
         if let Some(socket) = &args.socket {
             return Ok(Self { way: Way::Socket(socket.clone()) });
@@ -139,16 +156,30 @@ impl AdminClient {
         let octets = body.map(Value::to_string).unwrap_or_default();
         let request =
             request.body(Full::new(Bytes::from(octets))).context("the token has characters that no token has")?;
-        let mut sender = self.connect().await?;
-        sender.send_request(request).await.with_context(|| format!("the daemon at {} gave no answer", self.place()))
+        let at = self.place();
+        let connected = tokio::time::timeout(CONNECTS_WITHIN, self.connect()).await;
+        let mut sender = connected.unwrap_or_else(|_| {
+            let seconds = CONNECTS_WITHIN.as_secs();
+            Err(Unreachable(format!("the daemon can't be reached at {at}: no connection within {seconds} s")).into())
+        })?;
+        match tokio::time::timeout(ANSWERS_WITHIN, sender.send_request(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(Unreachable(format!("the daemon at {at} gave no answer: {error}")).into()),
+            Err(_) => {
+                let seconds = ANSWERS_WITHIN.as_secs();
+                Err(Unreachable(format!("the daemon at {at} gave no answer within {seconds} s")).into())
+            }
+        }
     }
 
     async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
         let at = self.place();
         match &self.way {
             Way::Socket(socket) => {
-                let stream = UnixStream::connect(socket).await.with_context(|| {
-                    format!("the daemon can't be reached at {at}: is it running, and may you use its socket? --socket names another")
+                let stream = UnixStream::connect(socket).await.map_err(|error| {
+                    Unreachable(format!(
+                        "the daemon can't be reached at {at} ({error}): is it running, and may you use its socket? --socket names another"
+                    ))
                 })?;
                 let (sender, connection) = handshake(TokioIo::new(stream)).await?;
                 tokio::spawn(connection);
@@ -156,18 +187,19 @@ impl AdminClient {
             }
             Way::Network { tls, host, port, .. } => {
                 let bare = host.trim_start_matches('[').trim_end_matches(']');
-                let stream = TcpStream::connect((bare, *port))
-                    .await
-                    .with_context(|| format!("the daemon can't be reached at {at}: is it running there?"))?;
-                if !tls {
+                let stream = TcpStream::connect((bare, *port)).await.map_err(|error| {
+                    Unreachable(format!("the daemon can't be reached at {at} ({error}): is it running there?"))
+                })?;
+                let Some(tls) = tls else {
                     let (sender, connection) = handshake(TokioIo::new(stream)).await?;
                     tokio::spawn(connection);
                     return Ok(sender);
-                }
+                };
                 let name = ServerName::try_from(bare.to_owned()).with_context(|| format!("{host} is no host name"))?;
-                let connector = tokio_rustls::TlsConnector::from(trust()?);
-                let stream =
-                    connector.connect(name, stream).await.with_context(|| format!("no TLS session with {at}"))?;
+                let connector = tokio_rustls::TlsConnector::from(Arc::clone(tls));
+                let stream = connector.connect(name, stream).await.map_err(|error| {
+                    Unreachable(format!("no TLS session with {at} ({error}): --ca names its authority, where the system does not know it"))
+                })?;
                 let (sender, connection) = handshake(TokioIo::new(stream)).await?;
                 tokio::spawn(connection);
                 Ok(sender)
@@ -178,13 +210,15 @@ impl AdminClient {
     fn place(&self) -> String {
         match &self.way {
             Way::Socket(socket) => socket.display().to_string(),
-            Way::Network { tls, host, port, .. } => format!("http{}://{host}:{port}", if *tls { "s" } else { "" }),
+            Way::Network { tls, host, port, .. } => {
+                format!("http{}://{host}:{port}", if tls.is_some() { "s" } else { "" })
+            }
         }
     }
 }
 
 /// `http://HOST[:PORT]` or `https://HOST[:PORT]`, and a token.
-fn network(server: &str, token: Option<String>) -> anyhow::Result<Way> {
+fn network(server: &str, token: Option<String>, ca: Option<&Path>) -> anyhow::Result<Way> {
     let wrong = || format!("{server:?} is no server: write http://HOST:PORT or https://HOST");
     let uri: Uri = server.parse().with_context(wrong)?;
     let (Some(scheme @ ("http" | "https")), Some(host)) = (uri.scheme_str(), uri.host()) else { bail!(wrong()) };
@@ -195,15 +229,29 @@ fn network(server: &str, token: Option<String>) -> anyhow::Result<Way> {
     let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
     let token = token.or_else(|| std::env::var(TOKEN).ok()).filter(|token| !token.is_empty());
     let token = token.with_context(|| format!("--server needs a token: give --token, or set {TOKEN}"))?;
+    if ca.is_some() && !tls {
+        bail!("--ca is for https:// servers, and {server} is not one");
+    }
+    let tls = if tls { Some(trust(ca)?) } else { None };
     Ok(Way::Network { tls, host: host.to_owned(), port, token })
 }
 
-/// The system's certificate authorities.
-fn trust() -> anyhow::Result<Arc<rustls::ClientConfig>> {
+/// The authorities of a file, or the system's.
+fn trust(ca: Option<&Path>) -> anyhow::Result<Arc<rustls::ClientConfig>> {
     let mut roots = rustls::RootCertStore::empty();
-    for certificate in rustls_native_certs::load_native_certs().certs {
-        // One that can't be read is none that is needed.
-        let _ = roots.add(certificate);
+    if let Some(file) = ca {
+        let unreadable = || format!("--ca {} can't be read as certificates in PEM", file.display());
+        for certificate in CertificateDer::pem_file_iter(file).with_context(unreadable)? {
+            roots.add(certificate.with_context(unreadable)?).with_context(unreadable)?;
+        }
+        if roots.is_empty() {
+            bail!("--ca {} has no certificate in it: it has to be PEM", file.display());
+        }
+    } else {
+        for certificate in rustls_native_certs::load_native_certs().certs {
+            // One that can't be read is none that is needed.
+            let _ = roots.add(certificate);
+        }
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)

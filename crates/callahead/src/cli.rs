@@ -7,6 +7,7 @@ use callahead_callout::{Hop, TlsPolicy};
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::account_command::AccountCommand;
+use crate::admin_client::Unreachable;
 use crate::domain_command::DomainCommand;
 use crate::log_command::LogArgs;
 use crate::token_command::TokenCommand;
@@ -27,7 +28,8 @@ pub const UNTOLD: u8 = 3;
 /// Callahead asks a domain's mail server whether a mailbox exists before mail for it is accepted, keeps the answers in a cache that can be
 /// seen and cleared, and answers Postfix, Exim and others from it.
 ///
-/// Exit status: 0 done, 1 the answer is "no", 2 the command line or the configuration is wrong, 3 it could not be told.
+/// Exit status: 0 done, 1 the answer is "no", 2 the command line or the configuration is wrong, or the daemon refuses, 3 it could not be told:
+/// a destination or the daemon does not answer.
 #[derive(Debug, Parser)]
 #[command(name = "callahead", version, propagate_version = true, max_term_width = 100)]
 pub struct Cli {
@@ -193,6 +195,10 @@ pub struct SocketArgs {
     /// The token for --server; better in the environment, as CALLAHEAD_TOKEN, where other users of this machine don't see it.
     #[arg(long, requires = "server")]
     pub token: Option<String>,
+    /// The certificate authority (PEM) by which an https:// server is known, or its own certificate where that is self-signed. Without it, the
+    /// system's authorities.
+    #[arg(long, value_name = "FILE", requires = "server")]
+    pub ca: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
@@ -274,12 +280,15 @@ pub struct ClearArgs {
 /// What `config` can do.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Say whether a configuration is good, and all that is wrong with it.
+    /// Say whether a configuration is good, and all that is wrong with it. Exit status 2 where something is.
     #[command(after_help = "Example:\n  callahead config check --config callahead.toml")]
     Check {
         /// The configuration.
         #[arg(long, value_name = "FILE", default_value = crate::config::DEFAULT_PATH)]
         config: PathBuf,
+        /// Print JSON: whether it is good, and the mistakes.
+        #[arg(long)]
+        json: bool,
     },
     /// Print the configuration in force, with all defaults filled in.
     #[command(after_help = "Example:\n  callahead config show --config callahead.toml")]
@@ -287,6 +296,9 @@ pub enum ConfigCommand {
         /// The configuration.
         #[arg(long, value_name = "FILE", default_value = crate::config::DEFAULT_PATH)]
         config: PathBuf,
+        /// Print JSON instead of TOML.
+        #[arg(long)]
+        json: bool,
     },
     /// Print a configuration with every key and what it means, or write it to a file.
     #[command(after_help = "Example:\n  callahead config init --output /etc/callahead/callahead.toml")]
@@ -329,7 +341,8 @@ pub fn run() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             output::error(&error);
-            ExitCode::from(USAGE)
+            // What a caller may try again as it stands is told from what it has to mend.
+            ExitCode::from(if error.is::<Unreachable>() { UNTOLD } else { USAGE })
         }
     }
 }

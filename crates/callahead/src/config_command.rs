@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::Context as _;
+use serde_json::json;
 
 use crate::cli::{ConfigCommand, DONE, USAGE};
 use crate::config::{Config, INIT};
@@ -16,33 +17,15 @@ use crate::output;
 /// When the file can't be written.
 pub fn run(command: ConfigCommand) -> anyhow::Result<u8> {
     match command {
-        ConfigCommand::Check { config } => match Config::load(&config) {
-            Ok(good) => {
-                // What a start would fail for, beyond the file itself.
-                if let Err(error) = good.gateway_settings() {
-                    output::remark(&error.to_string());
-                    return Ok(USAGE);
-                }
-                let listeners = good.listen.policy.len()
-                    + good.listen.socketmap.len()
-                    + good.listen.gateway.len()
-                    + good.listen.http.len()
-                    + good.listen.admin.len();
-                output::print(&format!(
-                    "{} is good: {}, {}\n",
-                    config.display(),
-                    count(good.domains.len(), "domain"),
-                    count(listeners, "listener")
-                ));
-                Ok(DONE)
+        ConfigCommand::Check { config, json } => Ok(check(&config, json)),
+        ConfigCommand::Show { config, json } => {
+            let shown = Config::load(&config)?.to_toml();
+            if json {
+                let value: serde_json::Value = toml::from_str(&shown).context("what is shown is no TOML")?;
+                output::print(&format!("{value}\n"));
+            } else {
+                output::print(&shown);
             }
-            Err(error) => {
-                output::remark(&error.to_string());
-                Ok(USAGE)
-            }
-        },
-        ConfigCommand::Show { config } => {
-            output::print(&Config::load(&config)?.to_toml());
             Ok(DONE)
         }
         ConfigCommand::Init { output: None } => {
@@ -56,6 +39,41 @@ pub fn run(command: ConfigCommand) -> anyhow::Result<u8> {
                 path.display()
             ));
             Ok(DONE)
+        }
+    }
+}
+
+fn check(path: &Path, as_json: bool) -> u8 {
+    let loaded = Config::load(path).map_err(|error| error.0).and_then(|good| {
+        // What a start would fail for, beyond the file itself.
+        match good.gateway_settings() {
+            Ok(_) => Ok(good),
+            Err(error) => Err(vec![error.to_string()]),
+        }
+    });
+    if as_json {
+        let mistakes = loaded.as_ref().err().map_or(&[][..], |mistakes| mistakes);
+        output::print(&format!("{}\n", json!({"good": loaded.is_ok(), "mistakes": mistakes})));
+    }
+    match loaded {
+        Ok(_) if as_json => DONE,
+        Ok(good) => {
+            let listen = &good.listen;
+            let listeners =
+                [&listen.policy, &listen.socketmap, &listen.milter, &listen.gateway, &listen.http, &listen.admin];
+            output::print(&format!(
+                "{} is good: {}, {}\n",
+                path.display(),
+                count(good.domains.len(), "domain"),
+                count(listeners.iter().map(|places| places.len()).sum(), "listener")
+            ));
+            DONE
+        }
+        Err(mistakes) => {
+            if !as_json {
+                output::remark(&mistakes.join("\n"));
+            }
+            USAGE
         }
     }
 }

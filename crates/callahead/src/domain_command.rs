@@ -60,14 +60,14 @@ pub enum DomainCommand {
         /// What it says from now on.
         #[command(flatten)]
         what: DomainArgs,
-        /// Back to the default: a key of the configuration file, or valid, invalid, owner.
+        /// Back to the default: a key of the configuration file, or relay, valid, invalid, owner.
         #[arg(long, value_name = "KEY")]
         unset: Vec<String>,
         /// Of which daemon.
         #[command(flatten)]
         socket: SocketArgs,
     },
-    /// Remove a domain. What is kept of its recipients is not cleared. Exit status 1 where there is none.
+    /// Remove a domain, and clear what is kept of its recipients. Exit status 1 where there is none.
     #[command(after_help = "Example:\n  callahead domain remove example.com")]
     Remove {
         /// The name under which it is configured.
@@ -96,6 +96,9 @@ pub struct DomainArgs {
     /// Where its destination is, tried in order: mx, HOST, HOST:PORT. May be given several times.
     #[arg(long, value_name = "HOST")]
     pub route: Vec<String>,
+    /// Where the gateway delivers its mail, if not to the route: mx, HOST, HOST:PORT. May be given several times.
+    #[arg(long, value_name = "HOST")]
+    pub relay: Vec<String>,
     /// A key of a domain in the configuration file: tls, callouts, reject_code, valid_ttl, tempfail, ... May be given several times.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
@@ -113,7 +116,9 @@ pub struct DomainArgs {
 impl DomainArgs {
     fn body(&self) -> anyhow::Result<Map<String, Value>> {
         let mut body = Map::new();
-        for (key, list) in [("route", &self.route), ("valid", &self.valid), ("invalid", &self.invalid)] {
+        for (key, list) in
+            [("route", &self.route), ("relay", &self.relay), ("valid", &self.valid), ("invalid", &self.invalid)]
+        {
             if !list.is_empty() {
                 body.insert(key.into(), json!(list));
             }
@@ -194,7 +199,7 @@ pub async fn run(command: DomainCommand) -> anyhow::Result<u8> {
                 body.insert(key, Value::Null);
             }
             if body.is_empty() {
-                bail!("nothing is to be changed: give --route, --set, --unset, --valid, --invalid or --owner");
+                bail!("nothing is to be changed: give --route, --relay, --set, --unset, --valid, --invalid or --owner");
             }
             let client = AdminClient::new(&socket)?;
             let changed = client.send(Method::PATCH, &path(&name), &[], Some(&Value::Object(body))).await?;
@@ -252,8 +257,13 @@ fn report(tested: &Value, transcript: bool) -> String {
     for host in tested["hosts"].as_array().into_iter().flatten() {
         out.push_str(&format!("{}\n", field(host, "host")));
         for step in host["steps"].as_array().into_iter().flatten() {
-            let mark = if step["ok"] == true { "ok" } else { "FAILED" };
-            out.push_str(&format!("  {:<12}  {mark:<6}  {}\n", field(step, "step"), field(step, "detail")));
+            let mark = match (step["ok"] == true, step["warning"] == true) {
+                (true, false) => "ok",
+                (true, true) => "note",
+                (false, _) => "FAILED",
+            };
+            let (name, ms) = (field(step, "step"), step["ms"].as_f64().unwrap_or(0.0));
+            out.push_str(&format!("  {name:<12}  {mark:<6}  {ms:>7.1} ms  {}\n", field(step, "detail")));
         }
         for line in host["transcript"].as_array().into_iter().flatten().filter(|_| transcript) {
             let mark = match line["who"].as_str() {

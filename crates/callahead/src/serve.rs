@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use callahead_control::{Control, DecisionLog, Domains, Passwords};
+use callahead_control::{Actor, Control, DecisionLog, Domains, Passwords};
 use callahead_engine::{Clock as _, LogObserver, Observer, SystemClock};
 use callahead_listeners::gateway::Gateway;
 use callahead_listeners::{Bound, Limits, Listen, MODE_EVERYONE, MODE_GROUP};
@@ -32,7 +32,10 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Pauses between two batches of a sweep, so that writes get through.
 const SWEEP_PAUSE: Duration = Duration::from_millis(20);
 
-/// How often the gateway's certificate is looked at, for whether it has changed.
+/// How often alerts are written down where they have changed: so much is lost of them by a kill.
+const ALERTS_EVERY: Duration = Duration::from_secs(10);
+
+/// How often the certificates of the gateway and the http listener are looked at, for whether it has changed.
 const CERTIFICATE_EVERY: Duration = Duration::from_secs(10);
 
 /// A running daemon.
@@ -55,6 +58,7 @@ pub struct Server {
     pub state: State,
     /// The http listener's certificate.
     tls: Option<HttpTls>,
+    reach: Reach,
 }
 
 /// Runs until it is told to stop.
@@ -86,7 +90,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<u8> {
                 if let Ok(now) = reloading {
                     notify(&[NotifyState::Reloading, now]);
                 }
-                server.reload(&args.config);
+                server.reload(&args.config).await;
                 notify(&[NotifyState::Ready]);
             }
             _ = watchdog.tick() => notify(&[NotifyState::Watchdog]),
@@ -116,13 +120,18 @@ impl Server {
         let control = Control::open(&config.data_dir.join("control.db"))?;
         let log = DecisionLog::open(&config.data_dir.join("log.db"), config.log, clock.clone())?;
         let events = Events::new(clock.clone());
-        let alerts = Arc::new(AlertBoard::new(clock.clone()));
+        let alerts = Arc::new(AlertBoard::kept(clock.clone(), &config.data_dir.join("alerts.json")));
         let observer = All(observer, Arc::clone(&metrics), log.clone(), events.clone(), Arc::clone(&alerts));
         let node = Node::new(&config, &config.data_dir.join("cache"), Arc::new(observer))?;
         let domains = Arc::new(Domains::new(node.engine.clone()));
         apply_file(&config, &node, &domains, &control);
         let followed = Arc::clone(&domains);
         control.set_follower(move |local| followed.follow(local));
+        // Before anything is served: the file may have changed while nothing ran.
+        if let Err(error) = domains.settle(&control, &by_file("start")).await {
+            // Mail waits for answers; it is tried again, and the overview says so.
+            tracing::error!(%error, "domains lead elsewhere, and their cache can't be cleared yet; it is tried every minute");
+        }
         let gateway = match config.listen.gateway.is_empty() {
             true => None,
             false => Some(Gateway::new(node.engine.clone(), node.callouts.clone(), config.gateway_settings()?)),
@@ -172,12 +181,12 @@ impl Server {
             data_dir: config.data_dir.display().to_string(),
             configuration: config.to_toml(),
         };
-        let web = Web::new(alerts, facts);
+        let web = Web::new(Arc::clone(&alerts), facts);
         let tls = match (&config.http.tls_certificate, &config.http.tls_key) {
             (Some(certificate), Some(key)) => Some(HttpTls::load(certificate, key).context("[http]")?),
             _ => None,
         };
-        let reach = Reach { tls: tls.is_some(), trusted_proxies: config.http.trusted_proxies.clone() };
+        let reach = Reach::new(tls.is_some(), config.http.trusted_proxies.clone());
         let mut tasks = JoinSet::new();
         for (name, here) in bound {
             tracing::info!(listener = name, address = %here.local_addr(), "listening");
@@ -207,9 +216,10 @@ impl Server {
         }
         readiness.set_started();
         tasks.spawn(web.clone().look_at_counters(state.clone(), shutdown.clone()));
-        tasks.spawn(sweep(node.clone(), control.clone(), shutdown.clone()));
-        if let Some(gateway) = gateway.clone() {
-            tasks.spawn(refresh_certificate(gateway, shutdown.clone()));
+        tasks.spawn(sweep(node.clone(), control.clone(), Arc::clone(&domains), shutdown.clone()));
+        tasks.spawn(keep_alerts(Arc::clone(&alerts), shutdown.clone()));
+        if gateway.is_some() || tls.is_some() {
+            tasks.spawn(refresh_certificates(gateway.clone(), tls.clone(), shutdown.clone()));
         }
         Ok(Self {
             node,
@@ -225,6 +235,7 @@ impl Server {
             web,
             state,
             tls,
+            reach,
         })
     }
 
@@ -255,28 +266,33 @@ impl Server {
     }
 
     /// Reads the configuration again: applies it whole, or says why not and changes nothing.
-    pub fn reload(&mut self, path: &Path) {
+    pub async fn reload(&mut self, path: &Path) {
         let loaded = Config::load(path).and_then(|config| {
             // The node's name stays that of the start, as the log says.
             let here = Config { node: self.config.node.clone(), ..config.clone() };
             let settings = self.gateway.as_ref().map(|_| here.gateway_settings()).transpose();
-            Ok((config, settings.map_err(|error| ConfigError(vec![error.to_string()]))?))
+            let settings = settings.map_err(|error| ConfigError(vec![error.to_string()]))?;
+            let tls = self.other_tls(&config).map_err(|error| ConfigError(vec![format!("[http]: {error}")]))?;
+            Ok((config, settings, tls))
         });
         match loaded {
-            Ok((config, gateway_settings)) => {
+            Ok((config, gateway_settings, other_tls)) => {
                 for (key, changed) in [
                     ("node", config.node != self.config.node),
                     ("data_dir", config.data_dir != self.config.data_dir),
                     ("listen", config.listen != self.config.listen),
                     ("gateway.connections", config.gateway.connections != self.config.gateway.connections),
                     ("resolver", config.resolver != self.config.resolver),
-                    ("http", config.http != self.config.http),
+                    ("http.tls_certificate", config.http.tls_certificate.is_some() != self.tls.is_some()),
                 ] {
                     if changed {
                         tracing::warn!(key, "this change takes effect at the next start");
                     }
                 }
                 apply_file(&config, &self.node, &self.domains, &self.control);
+                if let Err(error) = self.domains.settle(&self.control, &by_file("reload")).await {
+                    tracing::error!(%error, "domains lead elsewhere, and their cache can't be cleared yet; it is tried every minute");
+                }
                 self.log.set_settings(config.log);
                 self.node.engine.set_settings(config.engine_settings());
                 // The name in EHLO stays that of the start, as the log says.
@@ -285,8 +301,15 @@ impl Server {
                 if let (Some(gateway), Some(settings)) = (&self.gateway, gateway_settings) {
                     gateway.reconfigure(settings);
                 }
-                if let Some(Err(error)) = self.tls.as_ref().map(HttpTls::reload) {
-                    tracing::error!("{error}; the old certificate stays in use");
+                self.reach.set_trusted_proxies(config.http.trusted_proxies.clone());
+                match (&self.tls, other_tls) {
+                    (Some(tls), Some(other)) => tls.replace(&other),
+                    (Some(tls), None) => {
+                        if let Err(error) = tls.reload() {
+                            tracing::error!("{error}; the old certificate stays in use");
+                        }
+                    }
+                    (None, _) => {}
                 }
                 tracing::info!(domains = config.domains.len(), "the configuration was read again and is in force");
                 self.readiness.set_reloaded(None);
@@ -300,6 +323,16 @@ impl Server {
                 tracing::error!("the configuration has mistakes: nothing was changed");
                 self.readiness.set_reloaded(Some(error.to_string()));
             }
+        }
+    }
+
+    /// What the http listener shall show, where the configuration names other files than those that it shows.
+    fn other_tls(&self, config: &Config) -> Result<Option<HttpTls>, callahead_web::TlsFilesError> {
+        match (&self.tls, &config.http.tls_certificate, &config.http.tls_key) {
+            (Some(tls), Some(certificate), Some(key)) if tls.files() != (certificate.clone(), key.clone()) => {
+                HttpTls::load(certificate, key).map(Some)
+            }
+            _ => Ok(None),
         }
     }
 
@@ -337,16 +370,32 @@ impl Observer for All {
         self.3.alert(alert);
         self.4.alert(alert);
     }
+    fn alert_is_over(&self, domain: &str, kind: callahead_engine::AlertKind) {
+        self.0.alert_is_over(domain, kind);
+        self.3.alert_is_over(domain, kind);
+        self.4.alert_is_over(domain, kind);
+    }
 }
 
-/// Sweeps the cache now and then, in small batches, and writes when tokens were used.
-async fn sweep(node: Node, control: Control, shutdown: CancellationToken) {
+/// Who changes domains by the configuration file.
+fn by_file(when: &str) -> Actor {
+    Actor { who: "configuration file".to_owned(), from: when.to_owned() }
+}
+
+/// Sweeps the cache now and then, in small batches, and writes when tokens were used. What could not be cleared of domains that lead elsewhere is
+/// tried again.
+async fn sweep(node: Node, control: Control, domains: Arc<Domains>, shutdown: CancellationToken) {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(SWEEP_EVERY) => {}
         }
         control.keep_uses();
+        if domains.is_unsettled()
+            && let Err(error) = domains.settle(&control, &by_file("retry")).await
+        {
+            tracing::error!(%error, "the cache of domains that lead elsewhere now can't be cleared yet");
+        }
         let mut removed = 0;
         loop {
             match node.engine.cache().sweep(node.engine.now()).await {
@@ -365,12 +414,37 @@ async fn sweep(node: Node, control: Control, shutdown: CancellationToken) {
     }
 }
 
-/// Reads the gateway's certificate again when its files have changed.
-async fn refresh_certificate(gateway: Gateway, shutdown: CancellationToken) {
+/// Writes the alerts down now and then, and at the end.
+async fn keep_alerts(alerts: Arc<AlertBoard>, shutdown: CancellationToken) {
+    loop {
+        let is_over = tokio::select! {
+            () = shutdown.cancelled() => true,
+            () = tokio::time::sleep(ALERTS_EVERY) => false,
+        };
+        let board = Arc::clone(&alerts);
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || board.keep()).await {
+            tracing::warn!(%error, "the alerts can't be kept for the next start");
+        }
+        if is_over {
+            return;
+        }
+    }
+}
+
+/// Reads certificates again when their files have changed.
+async fn refresh_certificates(gateway: Option<Gateway>, http: Option<HttpTls>, shutdown: CancellationToken) {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(CERTIFICATE_EVERY) => gateway.refresh_tls(),
+            () = tokio::time::sleep(CERTIFICATE_EVERY) => {}
+        }
+        if let Some(gateway) = &gateway {
+            gateway.refresh_tls();
+        }
+        match http.as_ref().map(HttpTls::refresh) {
+            Some(Ok(true)) => tracing::info!("the http listener's certificate was read again"),
+            Some(Err(error)) => tracing::error!("{error}; the old certificate stays in use"),
+            Some(Ok(false)) | None => {}
         }
     }
 }

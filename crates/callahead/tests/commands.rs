@@ -118,13 +118,22 @@ fn config_check_show_and_init() {
     let file = path.to_str().unwrap();
     assert_eq!(run(&["config", "init", "--output", file]).0, 0);
     let (code, out, _) = run(&["config", "check", "--config", file]);
-    assert_eq!((code, out), (0, format!("{file} is good: 0 domains, 4 listeners\n")));
+    assert_eq!((code, out), (0, format!("{file} is good: 0 domains, 5 listeners\n")));
     let (code, out, _) = run(&["config", "show", "--config", file]);
     assert!(code == 0 && out.contains("valid_ttl = \"96h\""));
+    let json = |args: &[&str]| -> (i32, serde_json::Value) {
+        let (code, out, error) = run(&[args, &["--config", file, "--json"]].concat());
+        assert!(error.is_empty(), "{error}");
+        (code, serde_json::from_str(&out).unwrap())
+    };
+    assert_eq!(json(&["config", "show"]).1["defaults"]["valid_ttl"], "96h");
+    assert_eq!(json(&["config", "check"]), (0, serde_json::json!({"good": true, "mistakes": []})));
     assert_eq!(run(&["config", "init", "--output", file]).0, 2, "what is there is not overwritten");
     std::fs::write(&path, "lisen = 1\n").unwrap();
     let (code, _, error) = run(&["config", "check", "--config", file]);
     assert!(code == 2 && error.contains(":1: there is no key \"lisen\""), "{error}");
+    let (code, said) = json(&["config", "check"]);
+    assert!(code == 2 && said["good"] == false && said["mistakes"].as_array().unwrap().len() == 1, "{said}");
 }
 
 #[test]
@@ -138,6 +147,22 @@ fn every_command_has_help_with_an_example_and_there_are_manual_pages_and_complet
         "cache show",
         "cache clear",
         "cache stats",
+        "domain list",
+        "domain show",
+        "domain add",
+        "domain set",
+        "domain remove",
+        "domain test",
+        "account list",
+        "account show",
+        "account add",
+        "account set",
+        "account remove",
+        "account login-link",
+        "token list",
+        "token create",
+        "token remove",
+        "log",
         "config check",
         "config show",
         "config init",

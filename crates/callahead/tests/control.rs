@@ -3,7 +3,10 @@
 
 mod common;
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use callahead_testbed::{Destination, Listening, Script};
 use common::*;
@@ -63,7 +66,7 @@ fn a_domain_is_added_changed_tested_and_removed_without_a_restart_and_outlives_o
     let shown: Value = serde_json::from_str(&shown).unwrap();
     assert_eq!((&shown["reject_code"], &shown["valid"][0]), (&Value::from(450), &Value::from("sales")));
     let (code, tested, _) = daemon.command(&["domain", "test", "new.example", "--transcript"]);
-    assert!(code == 0 && tested.contains("random_probe  ok") && tested.contains("> MAIL FROM:<>"), "{tested}");
+    assert!(code == 0 && tested.contains("random_probe  ok    ") && tested.contains("> MAIL FROM:<>"), "{tested}");
     let (_, listed, _) = daemon.command(&["domain", "list"]);
     assert!(listed.contains("new.example") && listed.contains("database") && listed.contains(&route), "{listed}");
 
@@ -107,6 +110,59 @@ fn the_files_domain_wins_by_name_from_the_reload_on_and_routes_stay_off_this_hos
     daemon.until("is in force");
     let (_, listed, _) = daemon.command(&["domain", "list"]);
     assert!(listed.contains("database"), "{listed}");
+}
+
+#[test]
+fn a_file_that_leads_a_domain_elsewhere_forgets_what_the_old_destination_said_at_a_reload_and_at_a_start() {
+    let world = World::new();
+    let other = Destination::new(Script::with_mailboxes(["carol@new.example", "postmaster@new.example"]));
+    let other = world._runtime.block_on(other.listen()).unwrap();
+    let (here, there) = (world.listening.address(), other.address());
+    let write = |route| world.config(false, &domain("new.example", route));
+    let config = write(here);
+    let mut daemon = Daemon::start(&config);
+    let known = |daemon: &Daemon, anna: &str, carol: &str| {
+        let mut client = daemon.client();
+        for (recipient, answer) in [("anna@new.example", anna), ("carol@new.example", carol)] {
+            for time in ["asked for", "from the cache"] {
+                let answered = client.ask(recipient);
+                assert_eq!(answered.strip_suffix(" (cached)").unwrap_or(&answered), answer, "{recipient} {time}");
+            }
+        }
+    };
+    known(&daemon, "DUNNO", REFUSED);
+    // Once it is on disk.
+    let kept = |daemon: &Daemon| loop {
+        let (_, listed, _) = daemon.cache(&["list", "--domain", "new.example"]);
+        if listed.contains("anna@new.example") && listed.contains("carol@new.example") {
+            return listed;
+        }
+    };
+    kept(&daemon);
+    write(there);
+    daemon.signal("HUP");
+    daemon.until("is in force");
+    known(&daemon, REFUSED, "DUNNO");
+    let listed = kept(&daemon);
+    daemon.signal("HUP");
+    daemon.until("is in force");
+    assert_eq!(
+        daemon.cache(&["list", "--domain", "new.example"]).1,
+        listed,
+        "nothing has changed, nothing is forgotten"
+    );
+
+    // The file is changed while nothing runs, or the process was killed before it had cleared.
+    daemon.kill();
+    write(here);
+    let daemon = Daemon::start(&config);
+    known(&daemon, "DUNNO", REFUSED);
+    kept(&daemon);
+    daemon.kill();
+    let daemon = Daemon::start(&config);
+    let (_, listed, _) = daemon.cache(&["list", "--domain", "new.example"]);
+    assert!(listed.contains("anna@new.example"), "a start by itself forgets nothing: {listed}");
+    drop(daemon);
 }
 
 #[test]
@@ -178,6 +234,81 @@ fn the_first_account_is_made_by_the_admin_socket_and_its_token_works_over_the_ne
     daemon.signal("TERM");
     daemon.until("stopping");
     assert_eq!(daemon.end().0, 0);
+}
+
+/// A route's test as a stream of events: the name of each, its data, and when it came.
+fn tested_in_steps(daemon: &Daemon, name: &str) -> Vec<(String, Value, Duration)> {
+    let began = Instant::now();
+    let mut stream = UnixStream::connect(&daemon.admin).unwrap();
+    let request = format!(
+        "POST /api/v1/domains/{name}/test HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let (mut events, mut kind, mut head) = (Vec::new(), String::new(), true);
+    for line in BufReader::new(stream).lines() {
+        let line = line.unwrap();
+        if head && line.starts_with("content-type") {
+            assert_eq!(line, "content-type: text/event-stream");
+        }
+        head = head && !line.is_empty();
+        if let Some(name) = line.strip_prefix("event: ") {
+            kind = name.to_owned();
+        }
+        if let Some(data) = line.strip_prefix("data: ") {
+            events.push((kind.clone(), serde_json::from_str(data).unwrap(), began.elapsed()));
+        }
+    }
+    events
+}
+
+#[test]
+fn a_route_is_tested_step_by_step_and_each_is_sent_when_it_is_taken() {
+    let world = World::new();
+    let config = world.config(true, &domain("new.example", world.listening.address()));
+    let daemon = Daemon::start(&config);
+    let round_trip = Duration::from_millis(50);
+    world.destination.script().reply_delay = round_trip;
+    let events = tested_in_steps(&daemon, "new.example");
+    let names: Vec<&str> = events.iter().map(|(kind, data, _)| data["step"].as_str().unwrap_or(kind)).collect();
+    assert_eq!(
+        names,
+        [
+            "host",
+            "connect",
+            "greeting",
+            "ehlo",
+            "tls",
+            "null_sender",
+            "random_probe",
+            "postmaster",
+            "open_relay",
+            "quit",
+            "done"
+        ]
+    );
+    // The greeting was told before the rest of the dialogue was held, which takes nine round trips more.
+    let (greeted, done) = (events[2].2, events[10].2);
+    assert!(done - greeted >= 9 * round_trip, "{events:?}");
+    assert!(events[2].1["ms"].as_f64().unwrap() >= 50.0, "{events:?}");
+    let done = &events[10].1;
+    assert_eq!((&done["ok"], &done["domain"]), (&Value::from(true), &Value::from("new.example")));
+    assert_eq!(done["hosts"][0]["relays"], false);
+    let steps = done["hosts"][0]["steps"].as_array().unwrap();
+    let told: Vec<Value> = events[1..10]
+        .iter()
+        .map(|(_, data, _)| {
+            assert_eq!(data["host"], world.route());
+            let mut step = data.clone();
+            step.as_object_mut().unwrap().remove("host");
+            step
+        })
+        .collect();
+    assert_eq!(*steps, told, "what was told is what is found");
+
+    world.destination.script().relays = true;
+    let (code, tested, error) = daemon.command(&["domain", "test", "new.example"]);
+    assert!(code == 0 && tested.contains("open_relay    note"), "a relay is told of and no failure: {tested}{error}");
+    world.destination.assert_polite();
 }
 
 #[test]

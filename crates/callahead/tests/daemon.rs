@@ -196,7 +196,7 @@ fn what_can_not_start_says_why_in_one_sentence() {
     let (code, _, error) = run(&["serve", "--config", "/nonexistent/callahead.toml"]);
     assert!(code == 2 && error.contains("config init"), "{code} {error}");
     let (code, _, error) = run(&["cache", "stats", "--socket", "/nonexistent/admin.sock"]);
-    assert!(code == 2 && error.contains("is it running"), "{code} {error}");
+    assert!(code == 3 && error.contains("is it running"), "{code} {error}");
 }
 
 /// Fifty, or what `CALLAHEAD_KILLS` says, as the soak does.

@@ -53,9 +53,13 @@ impl Drop for Disk {
 fn real_disk_full_under_a_daemon_its_answers_go_on_and_it_says_what_is_wrong() {
     let world = world();
     let disk = Disk::mount(&world.dir.path().join("data"), 2048);
-    let daemon = Daemon::start(&configure(&world.dir, &domain("one.example", world.listening.address())));
+    let mut daemon = Daemon::start(&configure(&world.dir, &domain("one.example", world.listening.address())));
+    let cookie = daemon.set_up();
     let mut client = daemon.client();
     assert_eq!(client.ask("user0@one.example"), "DUNNO");
+    assert!(!daemon.page(&cookie, "/").contains("can't be written"));
+    let node = daemon.page(&cookie, "/node");
+    assert!(!node.contains("in trouble"), "{node}");
     assert!(daemon.get("/readyz").starts_with("HTTP/1.1 200"));
     let mut file = fs::File::create(disk.0.join("full")).unwrap();
     while std::io::Write::write_all(&mut file, &[b'x'; 4096]).is_ok() {}
@@ -74,6 +78,16 @@ fn real_disk_full_under_a_daemon_its_answers_go_on_and_it_says_what_is_wrong() {
         }
     };
     assert!(not_ready.starts_with("HTTP/1.1 503") && not_ready.contains("the cache can't be written"), "{not_ready}");
+    let overview = daemon.page(&cookie, "/");
+    assert!(
+        overview.contains("The cache can&#39;t be written") && overview.contains("Look at the disk."),
+        "{overview}"
+    );
+    let node = daemon.page(&cookie, "/node");
+    assert!(
+        node.contains("<dt>Cache</dt><dd><span class=\"badge bad\">in trouble</span> The cache can&#39;t"),
+        "{node}"
+    );
     let metrics = daemon.get("/metrics");
     assert!(
         metrics.contains("callahead_cache_failing 1") && !metrics.contains("callahead_cache_write_errors_total 0"),
@@ -91,6 +105,8 @@ fn real_disk_full_under_a_daemon_its_answers_go_on_and_it_says_what_is_wrong() {
         daemon.get("/readyz").starts_with("HTTP/1.1 200")
     });
     assert!(ready, "there is room again: {}", daemon.get("/readyz"));
+    let overview = daemon.page(&cookie, "/");
+    assert!(!overview.contains("The cache can&#39;t be written"), "{overview}");
     drop(daemon);
     drop(disk);
 }
@@ -110,5 +126,8 @@ fn a_damaged_cache_file_is_moved_aside_and_the_daemon_begins_with_an_empty_one()
     assert!(answer.starts_with("550 5.1.1") && !answer.contains("cached"), "{answer}");
     assert!(daemon.get("/readyz").starts_with("HTTP/1.1 200"));
     assert!(daemon.get("/metrics").contains("callahead_cache_begun_anew 1"));
+    let mut daemon = daemon;
+    let cookie = daemon.set_up();
+    assert!(daemon.page(&cookie, "/").contains("The cache file was damaged at the start."));
     assert_eq!(fs::read(folder.join("data.mdb.damaged")).unwrap().len(), 60_000);
 }

@@ -44,6 +44,32 @@ fn content(message: &Message) -> &[u8] {
 }
 
 #[test]
+fn mail_for_a_domain_of_the_control_database_goes_to_its_relay_while_its_route_is_asked() {
+    let world = World::new();
+    let filter = Destination::new(Script::taking_messages(["anna@new.example"]));
+    let filtering = world._runtime.block_on(filter.listen()).unwrap();
+    let config = configure_with(&world.dir, "gateway = [\"127.0.0.1:0\"]\n", "[callout]\ndeny_destinations = []\n");
+    let daemon = Daemon::start(&config);
+    world.destination.add_mailbox("anna@new.example");
+    let (route, relay) = (world.listening.address().to_string(), filtering.address().to_string());
+    let add = ["domain", "add", "new.example", "--route", &route, "--relay", &relay];
+    let (code, _, error) = daemon.command(&add);
+    assert_eq!(code, 0, "{error}");
+    let (_, shown, _) = daemon.command(&["domain", "show", "new.example"]);
+    assert!(shown.contains("relay") && shown.contains(&relay), "{shown}");
+    let send = || {
+        let mut client = MailClient::connect(daemon.gateway.unwrap());
+        client.envelope("anna@new.example");
+        assert!(client.data(b"Subject: x\r\n\r\nHello\r\n").starts_with("250"));
+    };
+    send();
+    assert_eq!((filter.record().messages.len(), world.destination.record().messages.len()), (1, 0));
+    assert_eq!(daemon.command(&["domain", "set", "new.example", "--unset", "relay"]).0, 0);
+    send();
+    assert_eq!((filter.record().messages.len(), world.destination.record().messages.len()), (1, 1));
+}
+
+#[test]
 fn awkward_messages_arrive_octet_by_octet_by_data_and_by_bdat() {
     let world = World::new();
     let mut daemon = world.daemon("");

@@ -7,16 +7,17 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{Daemon, configure, program};
+use common::{Daemon, configure, program, run};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// Writes a new certificate for `filter.example` and its key.
+/// Writes a new certificate for `filter.example` and 127.0.0.1, and its key.
 fn renew(folder: &Path) -> CertificateDer<'static> {
-    let issued = rcgen::generate_simple_self_signed(vec!["filter.example".to_owned()]).unwrap();
+    let names = vec!["filter.example".to_owned(), "127.0.0.1".to_owned()];
+    let issued = rcgen::generate_simple_self_signed(names).unwrap();
     std::fs::write(folder.join("cert.pem"), issued.cert.pem()).unwrap();
     std::fs::write(folder.join("key.pem"), issued.signing_key.serialize_pem()).unwrap();
     issued.cert.der().clone()
@@ -73,6 +74,82 @@ async fn the_pages_come_over_tls_and_a_renewed_certificate_is_taken_over_without
     daemon.signal("HUP");
     daemon.until("the old certificate stays in use");
     assert!(ask(daemon.http, &second, HEALTH).await.unwrap().starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_taken_over_by_itself_and_other_files_and_proxies_with_a_reload() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let first = renew(folder.path());
+    let http = |place: &Path, more: &str| {
+        let place = place.display();
+        format!("[http]\ntls_certificate = \"{place}/cert.pem\"\ntls_key = \"{place}/key.pem\"\n{more}")
+    };
+    let config = configure(&folder, &http(folder.path(), ""));
+    let mut daemon = Daemon::start(&config);
+    assert!(ask(daemon.http, &first, HEALTH).await.unwrap().starts_with("HTTP/1.1 200"));
+    let second = renew(folder.path());
+    daemon.until("the http listener's certificate was read again");
+    assert!(ask(daemon.http, &second, HEALTH).await.unwrap().starts_with("HTTP/1.1 200"));
+
+    assert_eq!(daemon.command(&["account", "add", "root", "--role", "admin"]).0, 0);
+    let (_, token, _) = daemon.command(&["token", "create", "--account", "root"]);
+    let request = format!(
+        "GET /api/v1/tokens HTTP/1.1\r\nHost: filter.example\r\nConnection: close\r\nX-Forwarded-For: 203.0.113.9\r\n\
+         Authorization: Bearer {}\r\n\r\n",
+        token.trim()
+    );
+    assert!(!ask(daemon.http, &second, &request).await.unwrap().contains("203.0.113.9"));
+    let third = renew(other.path());
+    configure(&folder, &http(other.path(), "trusted_proxies = [\"127.0.0.1\"]\n"));
+    daemon.signal("HUP");
+    daemon.until("the configuration was read again");
+    assert!(ask(daemon.http, &third, &request).await.unwrap().contains("\"last_used_from\":\"203.0.113.9"));
+
+    // Files that can't be used are a mistake of the configuration, of which nothing is put into force.
+    configure(&folder, &http(Path::new("/nowhere"), ""));
+    daemon.signal("HUP");
+    daemon.until("[http]: the certificate /nowhere/cert.pem can't be read");
+    daemon.until("nothing was changed");
+    assert!(ask(daemon.http, &third, &request).await.unwrap().contains("\"last_used_from\":\"203.0.113.9"));
+    configure(&folder, "");
+    daemon.signal("HUP");
+    assert_eq!(daemon.until("takes effect at the next start")["key"], "http.tls_certificate");
+}
+
+#[test]
+fn commands_reach_a_daemon_over_tls_by_the_authority_that_they_are_given_and_by_no_other() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    renew(folder.path());
+    renew(other.path());
+    let place = folder.path().display();
+    let tls = format!("[http]\ntls_certificate = \"{place}/cert.pem\"\ntls_key = \"{place}/key.pem\"\n");
+    let daemon = Daemon::start(&configure(&folder, &tls));
+    assert_eq!(daemon.command(&["account", "add", "root", "--role", "admin"]).0, 0);
+    let (_, token, _) = daemon.command(&["token", "create", "--account", "root"]);
+    let server = format!("https://{}", daemon.http);
+    let list = |server: &str, more: &[&str]| {
+        run(&[&["account", "list", "--json", "--server", server, "--token", token.trim()], more].concat())
+    };
+    let file = |folder: &tempfile::TempDir, name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+
+    let (code, said, error) = list(&server, &["--ca", &file(&folder, "cert.pem")]);
+    assert!(code == 0 && said.contains("\"root\""), "{said}{error}");
+    for more in [&[][..], &["--ca", &file(&other, "cert.pem")]] {
+        let (code, said, error) = list(&server, more);
+        assert!(code == 3 && said.is_empty() && error.contains("no TLS session with https://127.0.0.1"), "{error}");
+        assert!(error.contains("--ca names its authority") && error.trim_end().lines().count() == 1, "{error}");
+    }
+    let plain = format!("http://{}", daemon.http);
+    let (code, _, error) = list(&plain, &[]);
+    assert!(code == 3 && error.contains("gave no answer"), "{error}");
+    for (server, ca, words) in [
+        (&server, "/nowhere/ca.pem", "--ca /nowhere/ca.pem can't be read"),
+        (&server, &*file(&folder, "key.pem"), "has no certificate in it"),
+        (&plain, &*file(&folder, "cert.pem"), "--ca is for https:// servers"),
+    ] {
+        let (code, _, error) = list(server, &["--ca", ca]);
+        assert!(code == 2 && error.contains(words), "{code} {error}");
+    }
 }
 
 #[test]

@@ -4,6 +4,8 @@
 mod browser;
 mod common;
 
+use std::time::Duration;
+
 use browser::{Browser, DESK, ENTER, Look, PHONE, TAB};
 use callahead_testbed::{Destination, Listening, Script};
 use common::{Daemon, configure, domain};
@@ -19,7 +21,7 @@ struct Site {
     destination: Destination,
     listening: Listening,
     set_up: String,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Site {
@@ -40,7 +42,7 @@ impl Site {
         let told = told["message"].as_str().unwrap().to_owned();
         let link = told.split_whitespace().find(|word| word.starts_with("http://")).unwrap();
         let set_up = link.split_once("/setup").map(|(_, key)| format!("/setup{key}")).unwrap();
-        Self { daemon, destination, listening, set_up, _folder: folder }
+        Self { daemon, destination, listening, set_up, folder: folder }
     }
 
     fn browser(&self, look: Look) -> Browser {
@@ -308,6 +310,59 @@ async fn real_browser_what_needs_attention_is_shown_until_the_destination_shows_
     assert_eq!(postfix.ask("anna@file.example"), "DUNNO");
     browser.open("/");
     browser.sees("All destinations that were asked answered properly.");
+
+    // One that greylists, until it lets this node pass.
+    site.destination.script().greylist = Some(Duration::from_secs(3600));
+    for n in 0..3 {
+        assert!(postfix.ask(&format!("grey{n}@file.example")).starts_with("451"));
+    }
+    browser.sees("greylists us");
+    browser.open("/domains/file.example");
+    browser.sees("Have this server's address exempted from greylisting there.");
+    browser.open("/domains");
+    browser.sees("greylists us");
+    site.destination.script().greylist = None;
+    for n in 0..10 {
+        assert!(postfix.ask(&format!("told-apart{n}@file.example")).starts_with("550"));
+    }
+    browser.open("/");
+    browser.sees("All destinations that were asked answered properly.");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_browser_a_route_is_tested_step_by_step_and_a_relay_is_told_of() {
+    let site = Site::start().await;
+    let browser = site.browser(DESK);
+    site.set_up(&browser);
+    site.destination.script().relays = true;
+    site.destination.script().reply_delay = Duration::from_millis(400);
+    browser.open("/domains/file.example");
+    browser.click("Test route");
+    browser.sees("The route is being tested");
+    browser.sees("It takes the null sender.");
+    let text = browser.text();
+    assert!(!text.contains("relays for this server") && !text.contains("Route tested"), "it is not over yet: {text}");
+    browser.sees("Route tested: not all is in order");
+    browser.sees("It refuses postmaster, which every domain has to have");
+    browser.sees("It accepts from this filtering server mail for other people's domains");
+    browser.sees("relays for this server");
+    let focused = browser.run("return document.activeElement.id;");
+    assert_eq!(focused, "test", "whoever reads by keyboard or ear is led to what was found");
+    assert_eq!(browser.run("return document.querySelector('[data-stream] button').textContent;"), "Test route");
+    site.destination.assert_polite();
+
+    // An answer that is no stream: the form is sent as it would be without a script, and a page says why.
+    site.destination.script().reply_delay = Duration::ZERO;
+    let is_refused = || browser.text().contains("Too many attempts");
+    for _ in 0..30 {
+        browser.open("/domains/file.example");
+        browser.click("Test route");
+        while !browser.text().contains("Route tested") && !is_refused() {}
+        if is_refused() {
+            break;
+        }
+    }
+    browser.sees("Too many attempts");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -392,9 +447,30 @@ async fn every_page(look: Look, name: &str) {
     check("domain-edit", &mut wrong);
     browser.open("/domains/example.com");
     check("domain-observed", &mut wrong);
+    site.destination.script().relays = true;
     browser.click("Test route");
     browser.sees("Route tested");
     check("domain-tested", &mut wrong);
+    site.destination.script().reply_delay = Duration::from_millis(500);
+    browser.click("Test route");
+    browser.sees("It greets");
+    check("domain-being-tested", &mut wrong);
+    site.destination.script().reply_delay = Duration::ZERO;
+    browser.sees("Route tested");
+    site.destination.script().greylist = Some(Duration::from_secs(3600));
+    for n in 0..3 {
+        postfix.ask(&format!("grey{n}@example.com"));
+    }
+    browser.open("/");
+    browser.sees("greylists us");
+    check("overview-alerts", &mut wrong);
+    site.destination.script().greylist = None;
+    let config = site.folder.path().join("callahead.toml");
+    let good = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, good.replace("[listen]", "[lisen]")).unwrap();
+    site.daemon.signal("HUP");
+    browser.sees("The configuration can't be read again");
+    check("overview-troubled", &mut wrong);
     browser.open("/recipients/carol@file.example");
     browser.click("Ask the destination now");
     browser.sees("RCPT TO");
@@ -404,10 +480,20 @@ async fn every_page(look: Look, name: &str) {
     browser.click("Make the token");
     browser.sees("never again");
     check("token-made", &mut wrong);
+    browser.open("/account/new");
+    browser.fill("name", "owner");
+    browser.choose("role", "domain");
+    browser.fill("domains", "example.com");
+    browser.fill("password", PASSWORD);
+    browser.click("Add the account");
+    browser.sees("The account owner is made.");
     browser.click("Log out");
     browser.sees("Log in to Callahead");
     check("login", &mut wrong);
-    log_in(&browser, "admin");
+    log_in(&browser, "owner");
+    browser.open("/");
+    browser.sees("Your domains, the last 24 hours.");
+    check("overview-owner", &mut wrong);
     assert_eq!(wrong, "", "{wrong}");
 }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::dial::Dial;
 use crate::dialogue::{self, Broken, Found};
+use crate::exchangers::Exchangers;
 use crate::outcome::{Ask, BoxFuture, Failure, HostFailure, Outcome, Report, Request};
 use crate::pool::{DestinationStatus, HostPool, NoSession, Pooled, Slot};
 use crate::probe::{PersonProbe, Probe};
@@ -41,6 +42,7 @@ pub(crate) struct Inner {
     probe: Box<dyn Probe>,
     node: Arc<Semaphore>,
     hosts: Mutex<HashMap<Key, Arc<HostPool>>>,
+    pub(crate) exchangers: Exchangers,
     questions: AtomicU64,
     busy: AtomicU64,
 }
@@ -99,6 +101,7 @@ impl Callouts {
             probe: Box::new(probe),
             node,
             hosts: Mutex::default(),
+            exchangers: Exchangers::default(),
             questions: AtomicU64::new(0),
             busy: AtomicU64::new(0),
         };
@@ -116,6 +119,12 @@ impl Callouts {
         let mut all: Vec<_> = hosts.values().map(|pool| pool.status()).collect();
         all.sort_by(|a, b| a.host.cmp(&b.host));
         all
+    }
+
+    /// What is known of one host; `None` where it was not asked lately.
+    pub(crate) fn status_of(&self, key: &Key) -> Option<DestinationStatus> {
+        let hosts = self.inner.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.get(key).map(|pool| pool.status())
     }
 
     /// Counters over all.

@@ -1,27 +1,21 @@
-//! Testing a route: what a callout would do, step by step, at each of its hosts, in sessions of their own.
+//! Testing a route: what a callout would do, step by step, at each of its hosts, in sessions of their own; and what no callout asks:
+//! `postmaster` (which has to exist, RFC 5321 4.5.1), and whether the host would take mail for other people's domains.
 //!
-//! For each host: connect, greeting, TLS, the null sender, a random local part, `postmaster` (which has to exist, RFC 5321 4.5.1). Nothing
-//! of it is kept, and neither the pool nor its circuit breakers learn from it.
+//! Each step is told when it is taken, with its own time. Nothing of it is kept, and neither the pool nor its circuit breakers learn from it.
+
+mod host;
 
 use std::fmt;
-use std::sync::Arc;
+use std::time::Duration;
 
-use callahead_smtp::{Domain, Recipient};
-use tokio::sync::Semaphore;
+use callahead_smtp::Domain;
 use tokio::time::Instant;
 
 use crate::callouts::{Callouts, Key};
-use crate::dialogue;
-use crate::outcome::{Failure, HostFailure, Outcome, Step};
-use crate::pool::HostPool;
-use crate::probe::{PersonProbe, Probe as _};
+use crate::outcome::HostFailure;
 use crate::route::{Hop, HostPort, Route};
-use crate::session::Session;
-use crate::settings::Settings;
 use crate::transcript::Transcript;
-
-/// Hosts of a route that are tested.
-const MAX_HOSTS: usize = 8;
+use host::Tester;
 
 /// What a test found.
 #[derive(Clone, Debug)]
@@ -37,10 +31,12 @@ pub struct RouteTest {
 pub struct HostTest {
     /// `host:port`, or the name that could not be looked up.
     pub host: String,
-    /// The steps that were taken; it ends with the first that failed.
+    /// The steps that were taken, in the order in which they were. Where the session could not go on, the last is the one that failed.
     pub steps: Vec<TestedStep>,
     /// The host accepts every local part; absent where that was not found out.
     pub accept_all: Option<bool>,
+    /// The host accepts recipients in other people's domains from here; absent where that was not found out.
+    pub relays: Option<bool>,
     /// What was said.
     pub transcript: Transcript,
 }
@@ -48,18 +44,27 @@ pub struct HostTest {
 /// A step of a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TestStep {
-    /// Looking names up, and the connection.
+    /// Looking the MX and the host's addresses up; not there for an address.
+    Resolve,
+    /// The connection.
     Connect,
-    /// The greeting and EHLO.
+    /// The greeting.
     Greeting,
-    /// STARTTLS, by the route's policy.
+    /// EHLO, or HELO.
+    Ehlo,
+    /// STARTTLS, by the route's policy, and EHLO again.
     Tls,
     /// `MAIL FROM:<>`.
     NullSender,
     /// RCPT of a random local part.
     RandomProbe,
-    /// RCPT of `postmaster`.
+    /// RCPT of `postmaster`, in a transaction of its own.
     Postmaster,
+    /// RCPT of a random local part in a domain that can't be local anywhere (`.invalid`, RFC 6761 6.4), in a transaction of its own. Its sender
+    /// is the null one; where that is refused, `postmaster` of this node.
+    OpenRelay,
+    /// `QUIT`.
+    Quit,
 }
 
 /// A step that was taken.
@@ -69,20 +74,47 @@ pub struct TestedStep {
     pub step: TestStep,
     /// Whether it went as it should for callouts to work.
     pub ok: bool,
+    /// It is worth a look all the same: callouts work, and somebody should know.
+    pub warning: bool,
+    /// How long it took by itself.
+    pub took: Duration,
     /// What happened, in one sentence, with the host's words where it had any.
     pub detail: String,
+}
+
+/// What is told while a test goes on.
+#[derive(Clone, Copy, Debug)]
+pub enum TestEvent<'a> {
+    /// A host's turn has come.
+    Host(&'a str),
+    /// A step was taken there.
+    Step(&'a str, &'a TestedStep),
+}
+
+/// Who is told.
+type Tell<'a> = &'a mut (dyn FnMut(TestEvent<'_>) + Send);
+
+impl RouteTest {
+    /// Hosts of a route that are tested at most.
+    pub const MAX_HOSTS: usize = 8;
+    /// Events of a test at most: a host's turn and its steps, some of which can come for each of its addresses.
+    pub const MAX_EVENTS: usize = Self::MAX_HOSTS * 64;
 }
 
 impl TestStep {
     /// Its name in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Resolve => "resolve",
             Self::Connect => "connect",
             Self::Greeting => "greeting",
+            Self::Ehlo => "ehlo",
             Self::Tls => "tls",
             Self::NullSender => "null_sender",
             Self::RandomProbe => "random_probe",
             Self::Postmaster => "postmaster",
+            Self::OpenRelay => "open_relay",
+            Self::Quit => "quit",
         }
     }
 }
@@ -95,113 +127,42 @@ impl fmt::Display for TestStep {
 
 impl HostTest {
     fn begin(host: String, transcript: Transcript) -> Self {
-        Self { host, steps: Vec::new(), accept_all: None, transcript }
+        Self { host, steps: Vec::new(), accept_all: None, relays: None, transcript }
     }
 
-    fn failed_lookup(failure: &HostFailure) -> Self {
-        let mut test = Self::begin(failure.host.clone(), Transcript::start());
-        test.step(TestStep::Connect, false, failure.failure.to_string());
+    /// A name of the route that leads to no host.
+    fn failed_lookup(failure: &HostFailure, began: Instant, transcript: Transcript, tell: Tell<'_>) -> Self {
+        let mut test = Self::begin(failure.host.clone(), transcript);
+        let detail = failure.failure.to_string();
+        let step = TestedStep { step: TestStep::Resolve, ok: false, warning: false, took: began.elapsed(), detail };
+        tell(TestEvent::Host(&test.host));
+        tell(TestEvent::Step(&test.host, &step));
+        test.steps.push(step);
         test
-    }
-
-    fn step(&mut self, step: TestStep, ok: bool, detail: impl Into<String>) {
-        self.steps.push(TestedStep { step, ok, detail: detail.into() });
-    }
-
-    /// Writes the steps of a session's opening down.
-    fn opened(&mut self, route: &Route, opened: Result<bool, (Failure, Option<String>)>) {
-        let (failure, words) = match opened {
-            Ok(encrypted) => {
-                self.step(TestStep::Connect, true, "connected");
-                self.step(TestStep::Greeting, true, "it greets and takes EHLO");
-                let detail = if encrypted { "encrypted" } else { "in clear" };
-                self.step(TestStep::Tls, true, format!("{detail}; the route's policy is {}", route.tls));
-                return;
-            }
-            Err(failed) => failed,
-        };
-        let at = match &failure {
-            Failure::TlsRequired | Failure::TlsFailed(_) => TestStep::Tls,
-            Failure::Timeout(Step::StartTls) | Failure::Closed(Step::StartTls) | Failure::Ending(Step::StartTls) => {
-                TestStep::Tls
-            }
-            Failure::ConnectionRefused
-            | Failure::ConnectTimeout(_)
-            | Failure::ConnectFailed(_)
-            | Failure::Resolve(_)
-            | Failure::OnlyOwnNames
-            | Failure::CircuitOpen(_) => TestStep::Connect,
-            _ => TestStep::Greeting,
-        };
-        if at != TestStep::Connect {
-            self.step(TestStep::Connect, true, "connected");
-        }
-        if at == TestStep::Tls {
-            self.step(TestStep::Greeting, true, "it greets and takes EHLO");
-        }
-        let words = words.map(|words| format!(": {words}")).unwrap_or_default();
-        self.step(at, false, format!("{failure}{words}"));
-    }
-
-    /// Asks for a random local part and for `postmaster`, and writes the steps down.
-    async fn ask(&mut self, session: &mut Session, domain: &Domain, deadline: Instant) {
-        let Ok(postmaster) = Recipient::new("postmaster", domain.clone()) else { return };
-        let Ok(random) = Recipient::new(&PersonProbe.local_part(), domain.clone()) else { return };
-        let asked = dialogue::ask(session, &postmaster, Some(&random), false, deadline, &mut self.transcript).await;
-        let found = match asked {
-            Ok(found) => found,
-            Err(broken) => {
-                self.step(TestStep::NullSender, false, broken.trouble.failure.to_string());
-                return;
-            }
-        };
-        let words = found.outcome.reply().map(|reply| format!("{} {}", reply.code(), reply.text())).unwrap_or_default();
-        match found.outcome {
-            Outcome::NullSenderRefused(_) => {
-                self.step(
-                    TestStep::NullSender,
-                    false,
-                    format!("it refuses the null sender, so its recipients can't be verified: {words}"),
-                );
-                return;
-            }
-            Outcome::AcceptsAll(_) => {
-                self.step(TestStep::NullSender, true, "it takes the null sender");
-                self.accept_all = Some(true);
-                self.step(
-                    TestStep::RandomProbe,
-                    false,
-                    format!("it accepts every local part, so its recipients can't be told apart: {words}"),
-                );
-                return;
-            }
-            _ => self.step(TestStep::NullSender, true, "it takes the null sender"),
-        }
-        if found.not_accept_all {
-            self.accept_all = Some(false);
-            self.step(TestStep::RandomProbe, true, "it refuses a random local part");
-        } else {
-            self.step(
-                TestStep::RandomProbe,
-                false,
-                "a random local part was neither accepted nor refused (greylisting?)",
-            );
-        }
-        let accepted = matches!(found.outcome, Outcome::Accepted(_));
-        let detail = if accepted { "it accepts" } else { "it does not accept" };
-        self.step(TestStep::Postmaster, accepted, format!("{detail} postmaster: {words}"));
     }
 }
 
 impl Callouts {
-    /// Tests a route for a domain: what a callout would do at each of its hosts (8 at most), in sessions of their own, within the timeout.
+    /// Tests a route for a domain at each of its hosts ([`RouteTest::MAX_HOSTS`] at most), in sessions of their own, within the timeout. No
+    /// message is sent.
     pub async fn test_route(&self, route: &Route, domain: &Domain) -> RouteTest {
+        self.test_route_telling(route, domain, &mut |_| {}).await
+    }
+
+    /// Likewise, and tells each step when it is taken.
+    pub async fn test_route_telling(
+        &self,
+        route: &Route,
+        domain: &Domain,
+        tell: &mut (dyn FnMut(TestEvent<'_>) + Send),
+    ) -> RouteTest {
         let settings = self.inner.settings();
         let deadline = Instant::now() + settings.timeout;
         let mut found = RouteTest { hosts: Vec::new(), null_mx: false };
         for hop in &route.hops {
-            // What the MX is stands in each of its hosts' transcripts.
+            // What the MX is stands in each of its hosts' transcripts, and its time in the first one's.
             let mut before = Transcript::start();
+            let mut began = Instant::now();
             let hosts = match hop {
                 Hop::Host { host, port } => vec![(host.clone(), *port)],
                 Hop::Mx => match self.inner.exchangers(domain, &settings, deadline, &mut before).await {
@@ -211,13 +172,13 @@ impl Callouts {
                         Vec::new()
                     }
                     Err(failure) => {
-                        found.hosts.push(HostTest::failed_lookup(&failure));
+                        found.hosts.push(HostTest::failed_lookup(&failure, began, before.clone(), &mut *tell));
                         Vec::new()
                     }
                 },
             };
             for (host, port) in hosts {
-                if found.hosts.len() >= MAX_HOSTS || Instant::now() >= deadline {
+                if found.hosts.len() >= RouteTest::MAX_HOSTS || Instant::now() >= deadline {
                     return found;
                 }
                 let key = Key { host, port, tls: route.tls };
@@ -225,34 +186,22 @@ impl Callouts {
                 // Half of the time that is left, so that a host that hangs leaves some to the next.
                 let left = deadline.saturating_duration_since(Instant::now());
                 let within = Instant::now() + left / 2;
-                found.hosts.push(self.test_host(&key, route, domain, &settings, within, test).await);
+                tell(TestEvent::Host(&test.host));
+                let tester = Tester {
+                    inner: &self.inner,
+                    settings: &settings,
+                    key: &key,
+                    domain,
+                    deadline: within,
+                    is_mx: matches!(hop, Hop::Mx),
+                    began,
+                    test,
+                    tell: &mut *tell,
+                };
+                found.hosts.push(tester.run().await);
+                began = Instant::now();
             }
         }
         found
-    }
-
-    async fn test_host(
-        &self,
-        key: &Key,
-        route: &Route,
-        domain: &Domain,
-        settings: &Settings,
-        deadline: Instant,
-        mut test: HostTest,
-    ) -> HostTest {
-        // A pool of its own, which nobody else sees and nobody learns from.
-        let pool = HostPool::new(test.host.clone(), Arc::new(Semaphore::new(1)));
-        match self.inner.open(key, &pool, settings, deadline, &mut test.transcript).await {
-            Ok(mut session) => {
-                test.opened(route, Ok(session.encrypted));
-                test.ask(&mut session, domain, deadline).await;
-                session.quit(settings.quit_timeout, Some(&mut test.transcript)).await;
-            }
-            Err(trouble) => {
-                let words = trouble.reply.map(|reply| format!("{} {}", reply.code(), reply.text()));
-                test.opened(route, Err((trouble.failure, words)));
-            }
-        }
-        test
     }
 }

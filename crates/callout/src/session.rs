@@ -107,6 +107,18 @@ pub(crate) struct Opening<'a> {
 impl Opening<'_> {
     /// Connects, and brings the session to where MAIL may be said.
     pub(crate) async fn open(&self, address: SocketAddr, transcript: &mut Transcript) -> Result<Session, Trouble> {
+        let mut session = self.connect(address, transcript).await?;
+        match self.greet(&mut session, transcript).await {
+            Ok(starttls) => self.encrypt(session, starttls, transcript).await,
+            Err(trouble) => {
+                session.quit(self.settings.quit_timeout, Some(transcript)).await;
+                Err(trouble)
+            }
+        }
+    }
+
+    /// Connects; nothing is said yet.
+    pub(crate) async fn connect(&self, address: SocketAddr, transcript: &mut Transcript) -> Result<Session, Trouble> {
         let within = self.deadline.min(Instant::now() + self.settings.connect_timeout);
         let waited = within.saturating_duration_since(Instant::now());
         let stream = match timeout_at(within, self.dial.dial(address)).await {
@@ -125,18 +137,17 @@ impl Opening<'_> {
             }
         };
         transcript.note(format!("connected to {address}"));
-        let mut session = Session::new(stream, self.settings);
-        match self.greet(&mut session, transcript).await {
-            Ok(starttls) => self.encrypt(session, starttls, transcript).await,
-            Err(trouble) => {
-                session.quit(self.settings.quit_timeout, Some(transcript)).await;
-                Err(trouble)
-            }
-        }
+        Ok(Session::new(stream, self.settings))
     }
 
     /// Greeting and EHLO. Gives whether STARTTLS is offered.
     async fn greet(&self, session: &mut Session, transcript: &mut Transcript) -> Result<bool, Trouble> {
+        self.greeting(session, transcript).await?;
+        session.ehlo(self, transcript).await
+    }
+
+    /// Waits for the greeting.
+    pub(crate) async fn greeting(&self, session: &mut Session, transcript: &mut Transcript) -> Result<Reply, Trouble> {
         let greeting = session.reply(Step::Greeting, self.deadline, transcript).await?;
         if greeting.code() != 220 {
             return Err(Trouble { failure: Failure::GreetingRejected, reply: Some(greeting) });
@@ -144,10 +155,11 @@ impl Opening<'_> {
         if greeting.text().contains(" Exim ") {
             session.most_uses = EXIM_USES;
         }
-        session.ehlo(self, transcript).await
+        Ok(greeting)
     }
 
-    async fn encrypt(
+    /// STARTTLS where the policy wants it and it is `offered`; the session is ended where that fails.
+    pub(crate) async fn encrypt(
         &self,
         mut session: Session,
         offered: bool,
@@ -222,7 +234,8 @@ impl Session {
         }
     }
 
-    async fn ehlo(&mut self, opening: &Opening<'_>, transcript: &mut Transcript) -> Result<bool, Trouble> {
+    /// EHLO, or HELO where that is refused. Gives whether STARTTLS is offered.
+    pub(crate) async fn ehlo(&mut self, opening: &Opening<'_>, transcript: &mut Transcript) -> Result<bool, Trouble> {
         let node = &opening.settings.node;
         let reply = self.say(Step::Ehlo, &Command::Ehlo(node), opening.deadline, transcript).await?;
         if reply.code() == 250 {
@@ -365,8 +378,8 @@ impl Session {
         quiet.await && !self.reader.has_partial()
     }
 
-    /// Ends it: QUIT, and a bounded wait for the reply. Whatever happens here, the session is over.
-    pub(crate) async fn quit(mut self, patience: Duration, transcript: Option<&mut Transcript>) {
+    /// Ends it: QUIT, and a bounded wait for the reply. Whatever happens here, the session is over. Gives whether a 221 came.
+    pub(crate) async fn quit(mut self, patience: Duration, transcript: Option<&mut Transcript>) -> bool {
         let mut own = Transcript::start();
         let transcript = transcript.unwrap_or(&mut own);
         let deadline = Instant::now() + patience;
@@ -378,19 +391,23 @@ impl Session {
             self.stream.flush().await
         });
         if !matches!(said.await, Ok(Ok(()))) {
-            return;
+            return false;
         }
         // Replies that are still owed come first; the end of the stream is as good as a 221.
         let mut chunk = [0; 1024];
         let mut taken = 0;
         // How the line begins that is coming in; the whole of it may be anything, and long.
         let mut head = Vec::with_capacity(4);
+        let mut is_said = false;
         'replies: while let Ok(Ok(octets @ 1..)) = timeout_at(deadline, self.stream.read(&mut chunk)).await {
             transcript.said(Who::Them, &chunk[..octets]);
             taken += octets;
             for octet in &chunk[..octets] {
                 match octet {
-                    b'\n' if head == b"221 " => break 'replies,
+                    b'\n' if head == b"221 " => {
+                        is_said = true;
+                        break 'replies;
+                    }
                     b'\n' => head.clear(),
                     octet if head.len() < 4 => head.push(*octet),
                     _ => {}
@@ -401,5 +418,6 @@ impl Session {
             }
         }
         let _ = timeout_at(deadline, self.stream.shutdown()).await;
+        is_said
     }
 }

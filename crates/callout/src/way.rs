@@ -57,7 +57,10 @@ impl Inner {
         }
         let shown: Vec<&str> = hosts.iter().map(DomainName::as_str).collect();
         transcript.note(format!("MX of {name}: {}", shown.join(", ")));
-        Ok(Some(hosts.into_iter().take(settings.hosts_per_mx).map(|host| (Host::Name(host), port)).collect()))
+        let hosts: Vec<_> =
+            hosts.into_iter().take(settings.hosts_per_mx).map(|host| (Host::Name(host), port)).collect();
+        self.exchangers.found(name, &hosts);
+        Ok(Some(hosts))
     }
 
     /// Opens a session with one of the host's addresses.

@@ -1,6 +1,7 @@
 //! A domain as an administrator writes it: what it says itself; the rest comes from the configuration's defaults.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use callahead_callout::{Hop, Host, Route, TlsPolicy};
@@ -31,6 +32,9 @@ pub struct DomainSpec {
     pub owner: Option<String>,
     /// Where its destination is, tried in order: `mx`, `HOST`, `HOST:PORT`; 1 to [`MAX_ROUTE`].
     pub route: Vec<String>,
+    /// Where the gateway delivers its mail, in the same words; empty is the route.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relay: Vec<String>,
     /// `off`, `opportunistic`, `required` or `verified`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<String>,
@@ -95,7 +99,7 @@ impl DomainSpec {
         Ok(format!("{star}{domain}"))
     }
 
-    /// The keys that the domain says itself, besides name, owner, route and lists.
+    /// The keys that the domain says itself, besides name, owner, route, relay and lists.
     pub fn own_keys(&self) -> Vec<&'static str> {
         let given = [
             ("tls", self.tls.is_some()),
@@ -124,30 +128,36 @@ impl DomainSpec {
         if self.route.is_empty() || self.route.len() > MAX_ROUTE {
             return Err(format!("route: name 1 to {MAX_ROUTE} hosts, or \"mx\""));
         }
-        let hops: Result<Vec<Hop>, String> =
-            self.route.iter().map(|text| text.parse::<Hop>().map_err(|error| format!("route: {error}"))).collect();
+        if self.relay.len() > MAX_ROUTE {
+            return Err(format!("relay: name at most {MAX_ROUTE} hosts, or \"mx\""));
+        }
+        let hops = |key: &str, texts: &[String]| -> Result<Vec<Hop>, String> {
+            texts.iter().map(|text| text.parse::<Hop>().map_err(|error| format!("{key}: {error}"))).collect()
+        };
         let tls = match &self.tls {
             Some(text) => text.parse::<TlsPolicy>().map_err(|why| format!("tls: {why}"))?,
             None => tls,
         };
         let policy = self.policy(defaults)?;
         let (valid, invalid) = self.lists(policy.fold_local_part)?;
-        let route = Route { hops: hops?, tls };
-        Ok(DomainConfig { policy, valid, invalid, ..DomainConfig::new(&name, route) })
+        let route = Route { hops: hops("route", &self.route)?, tls };
+        let relay = Route { hops: hops("relay", &self.relay)?, tls };
+        let relay = (!relay.hops.is_empty()).then(|| Arc::new(relay));
+        Ok(DomainConfig { relay, policy, valid, invalid, ..DomainConfig::new(&name, route) })
     }
 
-    /// Whether a route stays within what those may write who are no administrators: only [`TENANT_PORTS`].
+    /// Whether a route or a relay stays within what those may write who are no administrators: only [`TENANT_PORTS`]. `key` is which of the two.
     ///
     /// # Errors
     /// A sentence that names the hop.
-    pub fn check_tenant_route(route: &Route) -> Result<(), String> {
+    pub fn check_tenant_route(key: &str, route: &Route) -> Result<(), String> {
         for hop in &route.hops {
             if let Hop::Host { port, .. } = hop
                 && !TENANT_PORTS.contains(port)
             {
                 let ports: Vec<String> = TENANT_PORTS.iter().map(ToString::to_string).collect();
                 return Err(format!(
-                    "route: {hop} has a port that only an administrator may set; take one of {}",
+                    "{key}: {hop} has a port that only an administrator may set; take one of {}",
                     ports.join(", ")
                 ));
             }

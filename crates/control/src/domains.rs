@@ -1,17 +1,26 @@
 //! The domains in force: those of the configuration file and those of the control database, put together for the engine.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use callahead_callout::TlsPolicy;
 use callahead_engine::{Directory, DomainConfig, Engine, Policy};
 
+use crate::audit::Actor;
+use crate::control::Control;
 use crate::local::Local;
+use crate::settled::{self, Moved, Routes, SettleError};
 
 /// Keeps the engine's directory up to date. The file's domains win by name.
 pub struct Domains {
     engine: Engine,
     state: Mutex<State>,
+    /// The routes under which the cache was filled; read when they are needed first.
+    settled: tokio::sync::Mutex<Option<Routes>>,
+    /// How often the directory was made anew, and which of these is settled.
+    made: AtomicU64,
+    made_settled: AtomicU64,
 }
 
 #[derive(Default)]
@@ -32,7 +41,13 @@ impl std::fmt::Debug for Domains {
 impl Domains {
     /// For this engine, with no domains yet.
     pub fn new(engine: Engine) -> Self {
-        Self { engine, state: Mutex::default() }
+        Self {
+            engine,
+            state: Mutex::default(),
+            settled: tokio::sync::Mutex::default(),
+            made: AtomicU64::new(0),
+            made_settled: AtomicU64::new(0),
+        }
     }
 
     /// What the configuration file says from now on; takes effect with the records at once.
@@ -41,13 +56,41 @@ impl Domains {
         state.file = domains.into_iter().map(|domain| (domain.name.clone(), Arc::new(domain))).collect();
         (state.defaults, state.tls) = (defaults, tls);
         state.made.clear();
-        self.publish(&mut state, local);
+        self.publish(&mut state, local, true);
     }
 
     /// Takes the records' changes over; questions under way keep what they began with.
     pub fn follow(&self, local: &Local) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        self.publish(&mut state, local);
+        self.publish(&mut state, local, false);
+    }
+
+    /// Clears what the cache holds of domains that lead elsewhere since it was learned; those that were removed among them. When this resolves, no
+    /// answer of another destination than that of the directory is served any more. Gives what was cleared. `actor` is who the audit log says did it.
+    ///
+    /// To be called at the start before anything is served, and after every change before it is acknowledged.
+    ///
+    /// # Errors
+    /// When the cache or the control database can't be written or read. Then [`Domains::is_unsettled`], and it may be tried again.
+    pub async fn settle(&self, control: &Control, actor: &Actor) -> Result<Vec<Moved>, SettleError> {
+        let mut settled = self.settled.lock().await;
+        // Before the look, so that a change that comes meanwhile is not missed.
+        let made = self.made.load(Ordering::Acquire);
+        let mut routes = match settled.take() {
+            Some(routes) => routes,
+            None => Routes::new(control.kept_routes()?),
+        };
+        let moved = settled::settle(&self.engine, control, &mut routes, actor).await;
+        *settled = Some(routes);
+        if moved.is_ok() {
+            self.made_settled.store(made, Ordering::Release);
+        }
+        moved
+    }
+
+    /// Whether [`Domains::settle`] has something to look at.
+    pub fn is_unsettled(&self) -> bool {
+        self.made.load(Ordering::Acquire) != self.made_settled.load(Ordering::Acquire)
     }
 
     /// Whether the configuration file has a domain of this name.
@@ -71,7 +114,8 @@ impl Domains {
         (state.defaults.clone(), state.tls)
     }
 
-    fn publish(&self, state: &mut State, local: &Local) {
+    /// `is_other`: the file's domains are others. Where nothing is, such as with the record of a session, the directory stays.
+    fn publish(&self, state: &mut State, local: &Local, mut is_other: bool) {
         let State { file, defaults, tls, made } = state;
         for (name, record) in local.domains() {
             if made.get(name).is_some_and(|(revision, _)| *revision == record.revision) {
@@ -86,11 +130,18 @@ impl Domains {
                 }
             };
             made.insert(name.clone(), (record.revision, config));
+            is_other = true;
         }
         let known: HashSet<&String> = local.domains().keys().collect();
+        let before = made.len();
         made.retain(|name, _| known.contains(name));
+        if !is_other && made.len() == before {
+            return;
+        }
         let of_records =
             made.iter().filter(|(name, _)| !file.contains_key(*name)).filter_map(|(_, (_, made))| made.clone());
         self.engine.set_directory(Directory::from_shared(file.values().cloned().chain(of_records)));
+        // Behind it, so that whoever sees the count sees the directory.
+        self.made.fetch_add(1, Ordering::AcqRel);
     }
 }

@@ -31,6 +31,8 @@ mod retention;
 mod search;
 mod secret;
 mod session;
+mod settled;
+mod tally;
 mod token;
 mod units;
 
@@ -47,5 +49,7 @@ pub use record::{Kind, Record};
 pub use search::{LogFilter, LogPage, LogRow};
 pub use secret::{Digest, Secret};
 pub use session::Session;
+pub use settled::{Moved, SettleError};
+pub use tally::Tally;
 pub use token::Token;
 pub use units::{format_duration, parse_duration};

@@ -49,6 +49,23 @@ fn principal(account: &Account, scopes: &[Permission]) -> Principal {
 }
 
 #[tokio::test]
+async fn a_change_that_cannot_be_written_is_refused_and_told_of_until_one_can() {
+    let dir = TempDir::new().unwrap();
+    let control = open(&dir);
+    let file = rusqlite::Connection::open(dir.path().join("control.db")).unwrap();
+    file.execute_batch("ALTER TABLE audit RENAME TO elsewhere").unwrap();
+    let apply =
+        async || control.apply(vec![put("a.example", Expected::Anything)], vec![entry("domain.create")], NOW).await;
+    assert_eq!(control.write_error(), None);
+    assert!(matches!(apply().await, Err(ControlError::Write(_))));
+    assert!(control.write_error().unwrap().contains("no such table"), "{:?}", control.write_error());
+    assert_eq!(control.local().domains().len(), 0, "all of it or nothing");
+    file.execute_batch("ALTER TABLE elsewhere RENAME TO audit").unwrap();
+    apply().await.unwrap();
+    assert_eq!(control.write_error(), None);
+}
+
+#[tokio::test]
 async fn what_was_acknowledged_is_there_after_a_restart_and_revisions_only_rise() {
     let dir = TempDir::new().unwrap();
     let control = open(&dir);

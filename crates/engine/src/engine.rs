@@ -3,7 +3,7 @@
 mod case;
 mod flying;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::decision::{Decision, Listener, Question};
 use crate::directory::{Directory, DomainConfig};
 use crate::flights::{Boarding, Flights};
+use crate::greylisting::Answers;
 use crate::observer::{AlertKind, Observer};
 use crate::protection::{Clients, Harvest, HoldDowns};
 use crate::table::{Facts, Kept, Learned, Step, decide};
@@ -131,6 +132,8 @@ struct Inner {
     clients: Clients,
     counters: Counters,
     alerts: Mutex<HashMap<(String, AlertKind), Timestamp>>,
+    /// Whether destinations greylist.
+    answers: Answers,
     refreshes: Mutex<HashMap<Recipient, Timestamp>>,
 }
 
@@ -168,6 +171,7 @@ impl Engine {
             clients: Clients::new(settings.clients),
             counters: Counters::default(),
             alerts: Mutex::default(),
+            answers: Answers::default(),
             refreshes: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -234,6 +238,13 @@ impl Engine {
         }
     }
 
+    /// The domains whose destinations are being asked, or said a moment ago that they can't tell: what was learned there need not be in the cache.
+    pub fn domains_in_memory(&self) -> HashSet<Domain> {
+        let mut domains = self.inner.flights.domains();
+        domains.extend(self.inner.held.domains());
+        domains
+    }
+
     /// Counters.
     pub fn stats(&self) -> Stats {
         let counters = &self.inner.counters;
@@ -267,12 +278,23 @@ impl Engine {
         self.told(&question, &case, decision)
     }
 
+    /// A route that changes is in the directory first, and then its domain is cleared. So an epoch that was read while the directory was still the
+    /// one before is from before that clear, and nothing that the old route brings is kept; with another directory it is read again.
     fn case(&self, question: &Question<'_>) -> Case {
         let started = Instant::now();
+        loop {
+            let directory = self.inner.directory.load();
+            let case = self.case_in(&directory, question, started);
+            if Arc::ptr_eq(&directory, &self.inner.directory.load()) {
+                return case;
+            }
+        }
+    }
+
+    fn case_in(&self, directory: &Directory, question: &Question<'_>, started: Instant) -> Case {
         let parsed = Recipient::parse(question.recipient);
         let is_mailbox = parsed.is_ok() || is_bare_local_part(question.recipient);
         let mut recipient = parsed.ok();
-        let directory = self.inner.directory.load();
         let domain = recipient.as_ref().and_then(|recipient| directory.find(recipient.domain())).cloned();
         if domain.as_ref().is_some_and(|domain| domain.policy.fold_local_part) {
             recipient = recipient.map(|recipient| recipient.fold_local_part());

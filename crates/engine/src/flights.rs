@@ -3,7 +3,7 @@
 //! A flight carries the epoch of the lookup that started it. A question joins it only while no clear of its recipient is newer,
 //! so an answer from before a clear goes to those who asked before the clear, and to nobody else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use callahead_cache::{Epoch, Timestamp};
 use callahead_callout::{Outcome, Report};
+use callahead_smtp::{Domain, Recipient};
 use tokio::sync::Notify;
 
 /// How long after its landing a flight is still joined, while its answer is not on disk.
@@ -208,5 +209,12 @@ impl<K: Clone + Eq + Hash> Flights<K> {
 
     pub(crate) fn under_way(&self) -> usize {
         self.all().under_way
+    }
+}
+
+impl Flights<Recipient> {
+    /// Of those under way, and those whose answer is not on disk yet.
+    pub(crate) fn domains(&self) -> HashSet<Domain> {
+        self.all().flights.keys().map(|recipient| recipient.domain().clone()).collect()
     }
 }

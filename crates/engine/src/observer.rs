@@ -10,6 +10,8 @@ pub trait Observer: Send + Sync + 'static {
     fn decided(&self, question: &Question<'_>, decision: &Decision);
     /// Something is wrong with a domain's destination. The same is told at most every 10 min.
     fn alert(&self, alert: &Alert);
+    /// It is so no more. Told of [`AlertKind::Greylists`], which no single decision disproves; of the others decisions tell.
+    fn alert_is_over(&self, _domain: &str, _kind: AlertKind) {}
 }
 
 /// Something that an administrator should know.
@@ -34,9 +36,15 @@ pub enum AlertKind {
     AcceptAll,
     /// No host could be asked (row 14).
     Unreachable,
+    /// It defers recipients as greylisting does: 3 of its last 10 answers at least (row 12).
+    Greylists,
 }
 
 impl AlertKind {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::RefusesNullSender, Self::TalksOfFilter, Self::AcceptAll, Self::Unreachable, Self::Greylists];
+
     /// Its name in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -44,6 +52,7 @@ impl AlertKind {
             Self::TalksOfFilter => "talks_of_filter",
             Self::AcceptAll => "accept_all",
             Self::Unreachable => "unreachable",
+            Self::Greylists => "greylists",
         }
     }
 
@@ -55,6 +64,9 @@ impl AlertKind {
             }
             Self::AcceptAll => "the destination accepts every local part: its recipients can't be told apart",
             Self::Unreachable => "no host of the destination could be asked",
+            Self::Greylists => {
+                "the destination greylists this node: new recipients can't be verified until it lets them pass"
+            }
         }
     }
 }
@@ -100,6 +112,10 @@ impl Observer for LogObserver {
             alert.kind.sentence()
         );
     }
+
+    fn alert_is_over(&self, domain: &str, kind: AlertKind) {
+        tracing::info!(target: "callahead::alert", domain, kind = kind.as_str(), "this is over");
+    }
 }
 
 impl<O: Observer> Observer for Arc<O> {
@@ -108,6 +124,9 @@ impl<O: Observer> Observer for Arc<O> {
     }
     fn alert(&self, alert: &Alert) {
         self.as_ref().alert(alert);
+    }
+    fn alert_is_over(&self, domain: &str, kind: AlertKind) {
+        self.as_ref().alert_is_over(domain, kind);
     }
 }
 
@@ -120,5 +139,9 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
     fn alert(&self, alert: &Alert) {
         self.0.alert(alert);
         self.1.alert(alert);
+    }
+    fn alert_is_over(&self, domain: &str, kind: AlertKind) {
+        self.0.alert_is_over(domain, kind);
+        self.1.alert_is_over(domain, kind);
     }
 }

@@ -1,13 +1,13 @@
 //! What keeps destinations from being asked too much: hold-downs, and clients that guess addresses.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use callahead_cache::{Epoch, Timestamp};
-use callahead_smtp::Recipient;
+use callahead_smtp::{Domain, Recipient};
 
 use crate::flights::Flown;
 
@@ -110,6 +110,10 @@ impl HoldDowns {
 
     fn held(&self) -> MutexGuard<'_, HashMap<Recipient, Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn domains(&self) -> HashSet<Domain> {
+        self.held().keys().map(|recipient| recipient.domain().clone()).collect()
     }
 
     pub(crate) fn hold(&self, recipient: Recipient, held: Held, now: Timestamp) {

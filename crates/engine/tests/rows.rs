@@ -266,6 +266,43 @@ async fn rows_12_14_16_a_stale_valid_is_accepted_while_the_destination_cannot_be
 }
 
 #[tokio::test(start_paused = true)]
+async fn row_12_three_answers_of_ten_that_look_like_greylisting_raise_an_alert_until_it_is_less() {
+    let bench = Bench::new();
+    let greylists = || bench.alerts.0.lock().unwrap().iter().filter(|a| a.kind == AlertKind::Greylists).count();
+    let mut asked = 0;
+    let mut ask = async |outcome| {
+        bench.says(outcome);
+        asked += 1;
+        bench.ask(&format!("new{asked}@one.example")).await;
+    };
+    for busy in 0..10 {
+        ask(Outcome::Deferred(reply(451, (4, 3, 0), "try again later"))).await;
+        assert_eq!(greylists(), 0, "{busy}: a 4xx by itself is no greylisting");
+    }
+    ask(deferred()).await;
+    ask(accepted()).await;
+    ask(deferred()).await;
+    assert_eq!(greylists(), 0, "two are not enough");
+    ask(deferred()).await;
+    assert_eq!(greylists(), 1);
+    assert_eq!(bench.alerts.0.lock().unwrap()[0].detail, format!("{DESTINATION}: 450 4.2.0 Greylisted"));
+    ask(deferred()).await;
+    assert_eq!(greylists(), 1, "the same is not told again at once");
+
+    // Four of ten, and the oldest of them goes with the seventh answer that is none.
+    for settled in 0..7 {
+        assert_eq!(greylists(), 1, "{settled}");
+        ask(if settled % 2 == 0 { accepted() } else { rejected() }).await;
+    }
+    ask(accepted()).await;
+    assert_eq!(greylists(), 0, "two of ten");
+    for _ in 0..3 {
+        ask(deferred()).await;
+    }
+    assert_eq!(greylists(), 1, "it is told anew, without the ten minutes that the same alert waits");
+}
+
+#[tokio::test(start_paused = true)]
 async fn row_13_a_refused_null_sender_says_nothing_of_the_recipient() {
     let bench = Bench::new();
     bench.says(null_sender_refused());

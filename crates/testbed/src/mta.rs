@@ -16,6 +16,7 @@
 
 mod config;
 mod root;
+mod service;
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader};
@@ -25,6 +26,8 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+pub use service::Service;
 
 /// How long a server may take until it greets.
 const START_WITHIN: Duration = Duration::from_secs(30);

@@ -77,8 +77,10 @@ pub enum Tls {
 pub struct Script {
     /// Addresses that exist, compared without regard to case.
     pub mailboxes: HashSet<String>,
-    /// Every recipient is accepted.
+    /// Every recipient is accepted, but those of others' domains.
     pub accept_all: bool,
+    /// Recipients of others' domains are accepted, for which `.invalid` stands (RFC 6761 6.4).
+    pub relays: bool,
     /// Replies to certain recipients, by address in lower case.
     pub rcpt_replies: HashMap<String, String>,
     /// A recipient that is asked for the first time is deferred until so much time has passed.
@@ -103,7 +105,8 @@ pub struct Script {
     pub max_connections: Option<u32>,
     /// Waited before every reply, the greeting included: a round trip.
     pub reply_delay: Duration,
-    /// Messages are taken. Else DATA and BDAT are offences, as is any sender but the null one: callouts say neither.
+    /// Messages are taken. Else DATA and BDAT are offences, as is any sender but the null one where the
+    /// recipient is not of an `.invalid` domain: callouts say neither.
     pub takes_messages: bool,
     /// The connection is closed once so many octets of a message have come.
     pub close_within_message: Option<usize>,
@@ -118,6 +121,7 @@ impl Default for Script {
         Self {
             mailboxes: HashSet::new(),
             accept_all: false,
+            relays: false,
             rcpt_replies: HashMap::new(),
             greylist: None,
             null_sender_reply: None,

@@ -74,6 +74,8 @@ pub(crate) struct Session {
     output: Vec<u8>,
     pub(crate) mail: bool,
     mails: u32,
+    /// A MAIL with another sender than the null one: fit only to ask whether others' mail is relayed.
+    foreign_sender: Option<String>,
     refused: u32,
     greeted: bool,
     tls: bool,
@@ -209,6 +211,7 @@ impl Destination {
             output: Vec::new(),
             mail: false,
             mails: 0,
+            foreign_sender: None,
             refused: 0,
             greeted: false,
             tls: false,
@@ -425,9 +428,7 @@ impl Session {
         }
         let takes = self.destination.script().takes_messages;
         self.taking = Taking::new(line.get(10..).unwrap_or_default());
-        if !takes && !line.starts_with("MAIL FROM:<>") {
-            self.offence(format!("{line:?} is no null sender"));
-        }
+        self.foreign_sender = (!takes && !line.starts_with("MAIL FROM:<>")).then(|| line.to_owned());
         if let Some(reply) = null.filter(|_| line.starts_with("MAIL FROM:<>")) {
             if let Some(watcher) = self.destination.watcher() {
                 self.unsent.push(watcher.decided("", &reply));
@@ -459,6 +460,10 @@ impl Session {
             self.offence(format!("{line:?} is malformed"));
             return self.say("501 5.1.3 Bad recipient address syntax");
         };
+        let is_others = address.ends_with(".invalid");
+        if let Some(line) = self.foreign_sender.take().filter(|_| !is_others) {
+            self.offence(format!("{line:?} is no null sender"));
+        }
         if let Some((reply, mark)) = self.remembered.get(address).cloned() {
             self.unsent.extend(mark);
             self.refused += u32::from(!reply.starts_with('2'));
@@ -471,7 +476,9 @@ impl Session {
                 reply.clone()
             } else if script.greylist.is_some_and(|wait| self.is_greylisted(address, wait)) {
                 format!("450 4.2.0 <{address}>: Recipient address rejected: Greylisted")
-            } else if known {
+            } else if is_others && !script.relays {
+                format!("550 5.7.1 <{address}>: Relaying denied")
+            } else if known || is_others {
                 "250 2.1.5 Ok".to_owned()
             } else {
                 format!("550 5.1.1 <{address}>: Recipient address rejected: User unknown in local recipient table")

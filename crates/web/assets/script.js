@@ -58,9 +58,19 @@ function follow(element) {
   show();
 }
 
-// A form with data-replace is sent in the background, and the element that it names is replaced by the same one in the
-// answer's page, with the time it takes shown. Whatever goes wrong, the form is sent as it would be without a script.
-function inPlace(form) {
+// Puts an element of a page that was answered in place of the same one here.
+function replace(selector, html) {
+  const fresh = new DOMParser().parseFromString(html, "text/html").querySelector(selector);
+  const old = document.querySelector(selector);
+  if (!fresh || !old) throw new Error("the answer has nothing to show in place");
+  localTimes(fresh);
+  old.replaceWith(fresh);
+  fresh.querySelectorAll("form[data-replace]").forEach(inPlace);
+  return fresh;
+}
+
+// Sends a form in the background, with the time it takes shown. Whatever goes wrong, it is sent as it would be without a script.
+function inBackground(form, accept, show) {
   form.addEventListener("submit", async (event) => {
     const button = event.submitter;
     event.preventDefault();
@@ -71,16 +81,9 @@ function inPlace(form) {
       button.textContent = "Asking…";
     }
     try {
-      const answer = await fetch(form.action, { method: "POST", body, headers: { Accept: "text/html" } });
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      const fresh = page.querySelector(form.dataset.replace);
-      const old = document.querySelector(form.dataset.replace);
-      if (!fresh || !old) throw new Error("the answer has nothing to show in place");
-      localTimes(fresh);
-      old.replaceWith(fresh);
+      const fresh = await show(await fetch(form.action, { method: "POST", body, headers: { Accept: accept } }));
       fresh.tabIndex = -1;
       fresh.focus();
-      fresh.querySelectorAll("form[data-replace]").forEach(inPlace);
     } catch {
       form.submit();
       return;
@@ -92,8 +95,35 @@ function inPlace(form) {
   });
 }
 
+// The element that a form's data-replace names is replaced by the same one in the answer's page.
+function inPlace(form) {
+  inBackground(form, "text/html", async (answer) => replace(form.dataset.replace, await answer.text()));
+}
+
+// The element that a form's data-stream names is replaced again and again, by each event of the answer's stream, until that ends.
+function inSteps(form) {
+  inBackground(form, "text/event-stream", async (answer) => {
+    if (!answer.ok) throw new Error("there is no stream");
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    let [rest, fresh] = ["", null];
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      const events = (rest + value).split("\n\n");
+      rest = events.pop();
+      for (const lines of events.map((event) => event.split("\n"))) {
+        const data = lines.filter((line) => line.startsWith("data: ")).map((line) => line.slice(6));
+        if (data.length > 0) fresh = replace(form.dataset.stream, data.join("\n"));
+      }
+    }
+    if (!fresh || fresh.ariaBusy === "true") throw new Error("the stream ended too early");
+    return fresh;
+  });
+}
+
 localTimes(document);
 document.querySelectorAll("[data-events]").forEach(follow);
 document.querySelectorAll("form[data-replace]").forEach(inPlace);
+document.querySelectorAll("form[data-stream]").forEach(inSteps);
 // A panel's one-time link: without a script its button is pressed by hand.
 document.querySelector("form[data-submit-at-once]")?.submit();

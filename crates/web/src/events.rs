@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use callahead_cache::Timestamp;
-use callahead_engine::{Alert, Clock, Decision, Observer, Question, rfc3339};
+use callahead_engine::{Alert, AlertKind, Clock, Decision, Observer, Question, rfc3339};
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
@@ -24,7 +24,7 @@ pub struct Events {
 /// One thing that happened.
 #[derive(Debug)]
 pub(crate) struct Event {
-    /// `decision`, `alert`, `clear`.
+    /// `decision`, `alert`, `alert_over`, `clear`.
     pub(crate) kind: &'static str,
     /// The recipient's domain, by which it is seen or not; `None` is for administrators.
     pub(crate) domain: Option<String>,
@@ -85,6 +85,13 @@ impl Observer for Events {
                 "at": rfc3339(now), "domain": alert.domain, "kind": alert.kind.as_str(), "detail": alert.detail,
             });
             Event { kind: "alert", domain: Some(alert.domain.clone()), data: data.to_string() }
+        });
+    }
+
+    fn alert_is_over(&self, domain: &str, kind: AlertKind) {
+        self.tell(|now| {
+            let data = json!({"at": rfc3339(now), "domain": domain, "kind": kind.as_str()});
+            Event { kind: "alert_over", domain: Some(domain.to_owned()), data: data.to_string() }
         });
     }
 }

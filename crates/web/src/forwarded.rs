@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::HeaderMap;
@@ -12,13 +13,11 @@ use ipnet::IpNet;
 
 use crate::serve::Peer;
 
-/// How clients reach the http listener.
+/// How clients reach the http listener. Clones share the proxies.
 #[derive(Clone, Debug, Default)]
 pub struct Reach {
-    /// The listener itself speaks TLS.
-    pub tls: bool,
-    /// Proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed; of anybody else these headers mean nothing.
-    pub trusted_proxies: Vec<IpNet>,
+    tls: bool,
+    trusted_proxies: Arc<ArcSwap<Vec<IpNet>>>,
 }
 
 /// Whether the client's connection is encrypted.
@@ -27,9 +26,8 @@ pub(crate) struct Https(pub(crate) bool);
 
 /// A router whose requests come from the clients themselves, whatever proxies they came through.
 pub fn reached(router: Router, reach: Reach) -> Router {
-    let reach = Arc::new(reach);
     router.layer(middleware::from_fn(move |mut request: Request, next: Next| {
-        let reach = Arc::clone(&reach);
+        let reach = reach.clone();
         async move {
             let peer = request.extensions().get::<Peer>().map(|Peer(peer)| peer.clone()).unwrap_or_default();
             let (client, https) = reach.client(&peer, request.headers());
@@ -44,8 +42,19 @@ pub fn reached(router: Router, reach: Reach) -> Router {
 }
 
 impl Reach {
+    /// `tls`: the listener itself speaks it. Of `trusted_proxies` `X-Forwarded-For` and `X-Forwarded-Proto` are believed; of anybody else these
+    /// headers mean nothing.
+    pub fn new(tls: bool, trusted_proxies: Vec<IpNet>) -> Self {
+        Self { tls, trusted_proxies: Arc::new(ArcSwap::from_pointee(trusted_proxies)) }
+    }
+
+    /// Believes these from now on.
+    pub fn set_trusted_proxies(&self, trusted_proxies: Vec<IpNet>) {
+        self.trusted_proxies.store(Arc::new(trusted_proxies));
+    }
+
     fn is_trusted(&self, address: IpAddr) -> bool {
-        self.trusted_proxies.iter().any(|network| network.contains(&address.to_canonical()))
+        self.trusted_proxies.load().iter().any(|network| network.contains(&address.to_canonical()))
     }
 
     /// The client, where a trusted proxy tells of one, and whether it came by TLS. `peer` is who connected, with its port.
@@ -80,7 +89,7 @@ mod tests {
         for value in forwarded {
             headers.append("x-forwarded-for", HeaderValue::from_static(value));
         }
-        Reach { tls: false, trusted_proxies }.client(peer, &headers).0.map(|client| client.to_string())
+        Reach::new(false, trusted_proxies).client(peer, &headers).0.map(|client| client.to_string())
     }
 
     #[test]

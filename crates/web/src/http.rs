@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::api::{self, Door};
 use crate::problem::Problem;
-use crate::{State, scrape};
+use crate::{State, health, scrape};
 
 /// The content type of `/metrics`.
 pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -55,15 +55,8 @@ async fn metrics(axum::extract::State(state): axum::extract::State<State>) -> Re
 }
 
 async fn readyz(axum::extract::State(state): axum::extract::State<State>) -> Response {
-    let mut reasons = state.readiness.reasons();
-    let health = state.engine.cache().health();
-    if let Some(error) = health.write_error {
-        reasons.push(format!("the cache can't be written: {error}"));
-    }
-    reasons.extend(health.read_error);
-    if let Err(error) = state.engine.cache().stats(None) {
-        reasons.push(error.to_string());
-    }
+    let troubles = health::troubles(&state).into_iter().filter(|trouble| trouble.is_unready);
+    let reasons: Vec<String> = troubles.map(|trouble| trouble.what).collect();
     if reasons.is_empty() {
         return Json(json!({"status": "ready"})).into_response();
     }

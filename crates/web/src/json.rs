@@ -5,7 +5,7 @@ use std::time::Duration;
 use callahead_cache::{
     DomainState, Entry, EntryState, RecipientState, Record, STALE_FOR, State, StoredReply, Timestamp,
 };
-use callahead_callout::{DestinationStatus, HostTest, TlsPolicy, Who};
+use callahead_callout::{DestinationStatus, HostTest, Route, TestedStep, TlsPolicy, Who};
 use callahead_engine::{AcceptOrDefer, Callouts, Directory, DomainConfig, Policy, RejectOrDefer, rfc3339};
 use callahead_smtp::Domain;
 use serde_json::{Map, Value, json};
@@ -106,11 +106,7 @@ pub(crate) fn destination(status: &DestinationStatus) -> Value {
 
 /// A host that was tested.
 pub(crate) fn tested_host(host: &HostTest) -> Value {
-    let steps: Vec<Value> = host
-        .steps
-        .iter()
-        .map(|step| json!({"step": step.step.as_str(), "ok": step.ok, "detail": step.detail}))
-        .collect();
+    let steps: Vec<Value> = host.steps.iter().map(tested_step).collect();
     let transcript: Vec<Value> = host
         .transcript
         .lines()
@@ -129,7 +125,16 @@ pub(crate) fn tested_host(host: &HostTest) -> Value {
     if let Some(accept_all) = host.accept_all {
         json["accept_all"] = json!(accept_all);
     }
+    if let Some(relays) = host.relays {
+        json["relays"] = json!(relays);
+    }
     json
+}
+
+/// A step of a test.
+pub(crate) fn tested_step(step: &TestedStep) -> Value {
+    let ms = (step.took.as_secs_f64() * 1e6).round() / 1e3;
+    json!({"step": step.step.as_str(), "ok": step.ok, "warning": step.warning, "ms": ms, "detail": step.detail})
 }
 
 /// A configured domain, with the keys and values of the configuration file.
@@ -141,9 +146,10 @@ pub(crate) fn domain(config: &DomainConfig) -> Value {
         names.sort_unstable();
         names
     };
-    json!({
+    let hops = |route: &Route| route.hops.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut json = json!({
         "name": config.name,
-        "route": config.route.hops.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "route": hops(&config.route),
         "tls": match config.route.tls {
             TlsPolicy::Off => "off",
             TlsPolicy::Opportunistic => "opportunistic",
@@ -169,7 +175,11 @@ pub(crate) fn domain(config: &DomainConfig) -> Value {
         "valid": sorted(&config.valid),
         "invalid": sorted(&config.invalid),
         "read_only": true,
-    })
+    });
+    if let Some(relay) = &config.relay {
+        json["relay"] = json!(hops(relay));
+    }
+    json
 }
 
 /// As the configuration writes it, in the largest unit that divides it: `96h`, `30m`, `1500ms`.

@@ -13,6 +13,7 @@ mod administration;
 mod api;
 mod events;
 mod forwarded;
+mod health;
 mod histogram;
 mod http;
 mod json;

@@ -19,8 +19,7 @@ pub(crate) const LISTENERS: [Listener; 7] = [
 pub(crate) const VERDICTS: [Option<Verdict>; 5] =
     [Some(Verdict::Valid), Some(Verdict::Invalid), Some(Verdict::Unknown), Some(Verdict::NotOurs), None];
 pub(crate) const SOURCES: [Source; 4] = [Source::Cache, Source::Callout, Source::List, Source::Policy];
-pub(crate) const ALERTS: [AlertKind; 4] =
-    [AlertKind::RefusesNullSender, AlertKind::TalksOfFilter, AlertKind::AcceptAll, AlertKind::Unreachable];
+pub(crate) const ALERTS: [AlertKind; AlertKind::ALL.len()] = AlertKind::ALL;
 /// Rows of the decision table; row 0 is none of them.
 const ROWS: usize = 17;
 

@@ -1,7 +1,8 @@
 //! TLS on the http listener: certificate and key from files, read again when they are renewed.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
@@ -11,10 +12,20 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 /// What an http listener with TLS shows. Clones share it.
 #[derive(Clone, Debug)]
 pub struct HttpTls {
-    inner: Arc<ArcSwap<ServerConfig>>,
+    inner: Arc<ArcSwap<Shown>>,
+    /// How the files looked when they were read last, with or without success.
+    seen: Arc<Mutex<Stamps>>,
+}
+
+#[derive(Debug)]
+struct Shown {
+    config: Arc<ServerConfig>,
     certificate: PathBuf,
     key: PathBuf,
 }
+
+/// When the certificate and the key were changed, and their sizes.
+type Stamps = [Option<(SystemTime, u64)>; 2];
 
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
@@ -53,9 +64,11 @@ impl HttpTls {
     /// # Errors
     /// Which file can't be used, and why.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsFilesError> {
-        let config = read(certificate, key)?;
-        let inner = Arc::new(ArcSwap::from_pointee(config));
-        Ok(Self { inner, certificate: certificate.to_owned(), key: key.to_owned() })
+        // Before they are read: a change in between is found the next time.
+        let seen = Arc::new(Mutex::new(stamps(certificate, key)));
+        let config = Arc::new(read(certificate, key)?);
+        let shown = Shown { config, certificate: certificate.to_owned(), key: key.to_owned() };
+        Ok(Self { inner: Arc::new(ArcSwap::from_pointee(shown)), seen })
     }
 
     /// Reads the files again; connections from now on get what is in them.
@@ -63,13 +76,47 @@ impl HttpTls {
     /// # Errors
     /// Which file can't be used, and why; then the old ones stay in force.
     pub fn reload(&self) -> Result<(), TlsFilesError> {
-        self.inner.store(Arc::new(read(&self.certificate, &self.key)?));
+        let shown = self.inner.load();
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = stamps(&shown.certificate, &shown.key);
+        self.replace(&Self::load(&shown.certificate, &shown.key)?);
         Ok(())
     }
 
-    pub(crate) fn acceptor(&self) -> tokio_rustls::TlsAcceptor {
-        self.inner.load_full().into()
+    /// Reads the files again where they have changed since they were read last; says whether they had. Files that can't be used are told of once.
+    ///
+    /// # Errors
+    /// As [`reload`](Self::reload).
+    pub fn refresh(&self) -> Result<bool, TlsFilesError> {
+        let shown = self.inner.load();
+        if *self.seen.lock().unwrap_or_else(PoisonError::into_inner) == stamps(&shown.certificate, &shown.key) {
+            return Ok(false);
+        }
+        self.reload().map(|()| true)
     }
+
+    /// Shows from now on what `other` shows, of its files.
+    pub fn replace(&self, other: &Self) {
+        let seen = *other.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+        self.inner.store(other.inner.load_full());
+    }
+
+    /// Where the certificate and the key are.
+    pub fn files(&self) -> (PathBuf, PathBuf) {
+        let shown = self.inner.load();
+        (shown.certificate.clone(), shown.key.clone())
+    }
+
+    pub(crate) fn acceptor(&self) -> tokio_rustls::TlsAcceptor {
+        Arc::clone(&self.inner.load().config).into()
+    }
+}
+
+fn stamps(certificate: &Path, key: &Path) -> Stamps {
+    [certificate, key].map(|path| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
+    })
 }
 
 fn read(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsFilesError> {

@@ -5,7 +5,9 @@ mod common;
 mod visitor;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use callahead_engine::{Listener, Question};
 use callahead_web::PAGES;
 use visitor::World;
 
@@ -234,4 +236,40 @@ async fn a_search_of_the_log_finds_nothing_of_anothers_domain() {
         let page = world.send(&cookie, "GET", "/log?recipient=kept", "").await;
         assert!(page.body.contains("kept@r.example</a>"), "{account} finds its own: {}", page.body);
     }
+}
+
+#[tokio::test]
+async fn an_owners_overview_has_the_numbers_of_its_own_domains_and_of_no_others() {
+    let world = World::new(false).await;
+    let ask = async |domain: &str, recipients: &[&str]| {
+        for local in recipients {
+            let address = format!("{local}@{domain}");
+            world.bench.engine.decide(Question::new(address.as_bytes(), Listener::Policy)).await;
+            world.bench.engine.shutdown(Duration::from_secs(5)).await;
+        }
+        while world.bench.administration.log.counters().waiting > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    // Besides the one that each has from the start.
+    ask("r.example", &["kept", "kept", "bad"]).await;
+    ask("o.example", &["bad1", "bad2", "bad3", "bad4", "bad5"]).await;
+    let numbers = async |account: &str| {
+        let page = world.send(&world.session(account).await, "GET", "/", "").await;
+        let tiles = page.body.split("<div class=\"tile\"><dt>").skip(1);
+        let tile = |part: &str| {
+            let (name, rest) = part.split_once("</dt><dd>").unwrap();
+            format!("{name} {}", rest.split('<').next().unwrap().trim())
+        };
+        tiles.map(tile).collect::<Vec<_>>()
+    };
+    let own = ["Decisions 4", "From the cache 50 %", "Do not exist 25 %", "Callouts 2", "Kept 2"];
+    assert_eq!(numbers("r").await, own);
+    assert_eq!(numbers("d").await, own, "an owner of one domain has what its reseller has");
+    assert_eq!(numbers("o").await[0], "Decisions 6");
+    ask("r.example", &["kept"]).await;
+    assert_eq!(numbers("r").await, own, "they are counted once a minute");
+    world.bench.clock.advance(Duration::from_secs(60));
+    assert_eq!(numbers("r").await[0], "Decisions 5");
+    assert_eq!(numbers("root").await.len(), 6, "an administrator has the whole node's");
 }

@@ -155,8 +155,35 @@ impl Daemon {
     }
 
     pub fn get(&self, path: &str) -> String {
+        self.http("GET", path, "", "")
+    }
+
+    /// Makes the first account by the link in the log, as a browser without scripts does; gives its cookie.
+    pub fn set_up(&mut self) -> String {
+        let told = self.until("there is no account yet");
+        let key = told["message"].as_str().unwrap().split_once("/setup?key=").unwrap().1;
+        let key = key.split_whitespace().next().unwrap();
+        let password = "correct+horse+battery+staple";
+        let form = format!("key={key}&account=admin&password={password}&again={password}");
+        let answer = self.http("POST", "/setup", "Content-Type: application/x-www-form-urlencoded\r\n", &form);
+        let cookie =
+            answer.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap_or_else(|| panic!("{answer}"));
+        cookie.split(';').next().unwrap().to_owned()
+    }
+
+    /// A page as the one with this cookie sees it.
+    pub fn page(&self, cookie: &str, path: &str) -> String {
+        self.http("GET", path, &format!("Cookie: {cookie}\r\n"), "")
+    }
+
+    fn http(&self, method: &str, path: &str, headers: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(self.http).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer

@@ -13,6 +13,7 @@ use super::case::{is_deferred_reject, records, speaks_of_domain, talks_of_filter
 use super::{ALERT_EVERY, Case, Engine, MAX_ALERTS, MAX_REFRESHES, PROBE_WAIT, REFRESH_EVERY};
 use crate::directory::{Callouts, DomainConfig, Policy};
 use crate::flights::{Arrival, Boarding, Flights, Flown, Start};
+use crate::greylisting::Greylisting;
 use crate::observer::{Alert, AlertKind};
 use crate::protection::Held;
 use crate::table::Ruling;
@@ -32,6 +33,7 @@ impl Engine {
         let (recipient, domain) = (recipient.clone(), Arc::clone(domain));
         let (mut epoch, floor, probe) = (case.lookup.epoch, case.lookup.floor, case.wants_probe());
         let asked_at = case.now;
+        let case_epoch = epoch;
         tokio::spawn(async move {
             // Ends the flight on every way out, a panic's included, so that nobody joins one that will not arrive.
             let _ending = Ending { flights: &engine.inner.flights, whose: recipient.clone(), id };
@@ -51,6 +53,12 @@ impl Engine {
                     let anew = told.as_deref().is_none_or(|flown| !speaks_of_domain(&flown.report.outcome));
                     if anew && let Ok(lookup) = engine.inner.cache.lookup(&recipient) {
                         epoch = lookup.epoch;
+                        // The route may have changed meanwhile, and only then been cleared: it is read after the epoch, as in `case`. Where
+                        // there is none any more, whoever waits is told what the old one says, and that is not kept.
+                        match engine.inner.directory.load().find(recipient.domain()) {
+                            Some(now) => request.route = Arc::clone(&now.route),
+                            None => epoch = case_epoch,
+                        }
                         let newer = engine.inner.flights.renew(&recipient, id, epoch, engine.now());
                         // Whoever asked after that clear has a flight of their own, which is as good for those who wait here.
                         if let Some(newer) = newer
@@ -146,7 +154,14 @@ impl Engine {
 
     pub(super) fn alert(&self, recipient: &Recipient, policy: &Policy, flown: &Flown) {
         let outcome = &flown.report.outcome;
+        let greylisting = self.inner.answers.take(recipient.domain(), outcome);
+        if greylisting == Greylisting::Over {
+            let domain = recipient.domain().to_string();
+            self.inner.observer.alert_is_over(&domain, AlertKind::Greylists);
+            self.inner.alerts.lock().unwrap_or_else(PoisonError::into_inner).remove(&(domain, AlertKind::Greylists));
+        }
         let kind = match outcome {
+            Outcome::Deferred(_) if greylisting == Greylisting::Seen => AlertKind::Greylists,
             Outcome::NullSenderRefused(_) => AlertKind::RefusesNullSender,
             Outcome::Rejected(reply) if talks_of_filter(reply.enhanced()) => AlertKind::TalksOfFilter,
             Outcome::AcceptsAll(_) => AlertKind::AcceptAll,

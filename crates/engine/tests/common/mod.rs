@@ -10,7 +10,8 @@ use callahead_callout::{
     Ask, BoxFuture, Failure, Hop, HostFailure, Outcome, Report, Request, Route, TlsPolicy, Transcript,
 };
 use callahead_engine::{
-    Alert, Decision, Directory, DomainConfig, Engine, Listener, Observer, Parts, Policy, Question, Settings, TestClock,
+    Alert, AlertKind, Decision, Directory, DomainConfig, Engine, Listener, Observer, Parts, Policy, Question, Settings,
+    TestClock,
 };
 use callahead_smtp::{EnhancedCode, Reply};
 use tokio::sync::Notify;
@@ -70,6 +71,9 @@ impl Observer for Alerts {
     fn decided(&self, _: &Question<'_>, _: &Decision) {}
     fn alert(&self, alert: &Alert) {
         self.0.lock().unwrap().push(alert.clone());
+    }
+    fn alert_is_over(&self, domain: &str, kind: AlertKind) {
+        self.0.lock().unwrap().retain(|alert| alert.domain != domain || alert.kind != kind);
     }
 }
 

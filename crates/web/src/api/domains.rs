@@ -13,9 +13,9 @@ use serde_json::{Map, Value, json};
 
 use super::request::{Answer, Asker, Body, Condition, MAX_PAGE, PAGE, Segment, tagged, with_next};
 use super::schema;
+use crate::events::Event;
 use crate::problem::Problem;
 use crate::query::Parameters;
-use crate::throttle::Key;
 use crate::{State, json};
 
 /// Domains in the control database at most.
@@ -119,7 +119,8 @@ pub(crate) async fn create(
 
 /// Replace a domain
 ///
-/// With all that it says itself; what is left out is as in the defaults. Only its owner stays where it is left out.
+/// With all that it says itself; what is left out is as in the defaults. Only its owner stays where it is left out. With another route, what the
+/// cache holds of it is cleared.
 #[utoipa::path(
     put, path = "/api/v1/domains/{name}", tag = "domains", operation_id = "domain_replace",
     params(
@@ -158,7 +159,7 @@ pub(crate) async fn replace(
 
 /// Change a domain
 ///
-/// A merge patch (RFC 7396): what is left out stays, `null` goes back to the default. Accounts with the role `domain` may change
+/// A merge patch (RFC 7396): what is left out stays, `null` goes back to the default. With another route, what the cache holds of it is cleared. Accounts with the role `domain` may change
 /// `valid` and `invalid` only.
 #[utoipa::path(
     patch, path = "/api/v1/domains/{name}", tag = "domains", operation_id = "domain_change",
@@ -208,7 +209,7 @@ pub(crate) async fn change(
 
 /// Delete a domain
 ///
-/// One that is not there is deleted already. What the cache holds of it is not cleared.
+/// One that is not there is deleted already. What the cache holds of it is cleared.
 #[utoipa::path(
     delete, path = "/api/v1/domains/{name}", tag = "domains", operation_id = "domain_delete",
     params(
@@ -232,59 +233,9 @@ pub(crate) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Test a domain's route
-///
-/// Connects to each of its hosts as a callout does: connection, greeting, TLS, null sender, a random local part, `postmaster`. Nothing of it
-/// is kept, and no message is sent. Addresses in `deny_destinations` are not connected to, unless the configuration file names them.
-#[utoipa::path(
-    post, path = "/api/v1/domains/{name}/test", tag = "domains", operation_id = "domain_test",
-    params(("name" = String, Path, description = "The name under which it is configured")),
-    responses((status = 200, description = "What was found", body = schema::RouteTest))
-)]
-pub(crate) async fn test(
-    Given(state): Given<State>,
-    asker: Asker,
-    Segment(name): Segment,
-    query: Parameters,
-) -> Answer<Response> {
-    query.end(&[])?;
-    let name = canonical(&name)?;
-    let route = match of_file(&state, &name) {
-        Some(config) => Arc::clone(&config.route),
-        None => {
-            let (defaults, tls) = state.administration.domains.defaults();
-            let config = record(&state, &name)?.value.to_config(&defaults, tls).map_err(|_| unusable(&name))?;
-            config.route
-        }
-    };
-    let Some(callouts) = &state.callouts else {
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "this node asks no destinations"));
-    };
-    // Each test opens connections that no cache spares: not more of them than a person makes.
-    if !asker.principal.is_socket() {
-        let key = Key::Account(format!("test {}", asker.principal.name().unwrap_or_default()));
-        if let Some(wait) = state.administration.throttle.wait(&key) {
-            return Err(super::access::too_many(wait));
-        }
-        state.administration.throttle.failed(key);
-    }
-    // For a wildcard a name that it covers, which nobody has.
-    let domain = match name.strip_prefix("*.") {
-        Some(parent) => super::request::parse_domain(&format!("callahead-test.{parent}"))?,
-        None => super::request::parse_domain(&name)?,
-    };
-    let tested = callouts.test_route(&route, &domain).await;
-    let hosts: Vec<Value> = tested.hosts.iter().map(json::tested_host).collect();
-    let ok = !tested.null_mx
-        && !tested.hosts.is_empty()
-        && tested.hosts.iter().all(|host| host.steps.iter().all(|step| step.ok));
-    let body = json!({"domain": name, "ok": ok, "null_mx": tested.null_mx, "hosts": hosts});
-    Ok(Json(body).into_response())
-}
-
 // === what they share ===
 
-fn canonical(name: &str) -> Answer<String> {
+pub(super) fn canonical(name: &str) -> Answer<String> {
     DomainSpec::canonical_name(name).map_err(Problem::bad_request)
 }
 
@@ -299,11 +250,11 @@ fn counted(mut domain: Value) -> Value {
     domain
 }
 
-fn of_file(state: &State, name: &str) -> Option<Arc<DomainConfig>> {
+pub(super) fn of_file(state: &State, name: &str) -> Option<Arc<DomainConfig>> {
     state.administration.domains.find_in_file(name)
 }
 
-fn record(state: &State, name: &str) -> Answer<Record<DomainSpec>> {
+pub(super) fn record(state: &State, name: &str) -> Answer<Record<DomainSpec>> {
     let found = state.administration.control.local().domains().get(name).cloned();
     found.ok_or_else(|| Problem::not_found(format!("there is no domain {name:?} here; see GET /api/v1/domains")))
 }
@@ -330,7 +281,7 @@ fn taken(asker: &Asker, name: &str) -> Problem {
     Problem::conflict(format!("the domain {name:?} can't be added by this account; ask the administrator"))
 }
 
-fn unusable(name: &str) -> Problem {
+pub(super) fn unusable(name: &str) -> Problem {
     Problem::conflict(format!(
         "the domain {name:?} was written by another version and can't be used; replace it with PUT"
     ))
@@ -381,15 +332,18 @@ fn settle_owner(state: &State, asker: &Asker, spec: &mut DomainSpec, old: Option
 fn check(state: &State, asker: &Asker, spec: &DomainSpec) -> Answer<()> {
     let (defaults, tls) = state.administration.domains.defaults();
     let config = spec.to_config(&defaults, tls).map_err(Problem::invalid)?;
-    if !asker.principal.is_admin() && asker.principal.may(Permission::Domains) {
-        DomainSpec::check_tenant_route(&config.route).map_err(Problem::invalid)?;
-    }
-    for (ip, port) in DomainSpec::literal_addresses(&config.route) {
-        let address = std::net::SocketAddr::new(ip, port);
-        if !state.administration.guard.allows(address) {
-            return Err(Problem::invalid(format!(
-                "route: {address} lies in deny_destinations; only the configuration file may name it"
-            )));
+    let routes = [("route", Some(&config.route)), ("relay", config.relay.as_ref())];
+    for (key, route) in routes.into_iter().filter_map(|(key, route)| Some((key, route?))) {
+        if !asker.principal.is_admin() && asker.principal.may(Permission::Domains) {
+            DomainSpec::check_tenant_route(key, route).map_err(Problem::invalid)?;
+        }
+        for (ip, port) in DomainSpec::literal_addresses(route) {
+            let address = std::net::SocketAddr::new(ip, port);
+            if !state.administration.guard.allows(address) {
+                return Err(Problem::invalid(format!(
+                    "{key}: {address} lies in deny_destinations; only the configuration file may name it"
+                )));
+            }
         }
     }
     Ok(())
@@ -443,5 +397,36 @@ async fn write(
         from = asker.from,
         "a domain was changed through the API"
     );
-    Ok(())
+    forget_other_destinations(state, asker).await
+}
+
+/// What is known of a destination is forgotten where the domain leads elsewhere now, before the change is acknowledged.
+async fn forget_other_destinations(state: &State, asker: &Asker) -> Answer<()> {
+    let (domains, control, actor) =
+        (Arc::clone(&state.administration.domains), state.administration.control.clone(), asker.actor());
+    // As a task of its own, so that it is done though whoever asked goes away.
+    let settled = tokio::spawn(async move { domains.settle(&control, &actor).await }).await;
+    let why = match settled {
+        Ok(Ok(moved)) => {
+            for (domain, name) in
+                moved.iter().flat_map(|moved| moved.domains.iter().map(|domain| (domain, &moved.name)))
+            {
+                state.administration.events.tell(|_| Event {
+                    kind: "clear",
+                    domain: Some(domain.to_string()),
+                    data: json!({"scope": "domain", "domain": domain.to_string(), "because_of": name}).to_string(),
+                });
+            }
+            return Ok(());
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    tracing::error!(why, "what is known of another destination can't be cleared yet");
+    Err(Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!(
+            "the change is in force, and what the cache holds of the destination before is not cleared yet: {why}; that is tried every minute"
+        ),
+    ))
 }

@@ -27,7 +27,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Watch what happens
 ///
-/// `decision` (a verdict with `at`, `listener`, `client`, `sender`), `alert`, `clear`, and `missed` with a count where the watcher was too slow.
+/// `decision` (a verdict with `at`, `listener`, `client`, `sender`), `alert`, `alert_over`, `clear`, and `missed` with a count where the watcher was too slow.
 /// The stream ends when the token does, and after 10 minutes in any case; clients come again by themselves.
 #[utoipa::path(
     get, path = "/api/v1/events", tag = "log", operation_id = "events",

@@ -14,6 +14,7 @@ mod events;
 mod log;
 mod recipients;
 pub(crate) mod request;
+mod route_test;
 mod schema;
 mod session;
 mod stats;
@@ -56,7 +57,7 @@ fn endpoints() -> OpenApiRouter<State> {
         .routes(routes!(cache::show, cache::clear_address))
         .routes(routes!(domains::list, domains::create))
         .routes(routes!(domains::show, domains::replace, domains::change, domains::delete))
-        .routes(routes!(domains::test))
+        .routes(routes!(route_test::test))
         .routes(routes!(stats::destinations))
         .routes(routes!(log::search))
         .routes(routes!(events::watch))

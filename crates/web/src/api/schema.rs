@@ -230,6 +230,9 @@ pub(crate) struct DomainBody {
     /// Tried in order: `mx`, `HOST`, `HOST:PORT`.
     #[schema(min_items = 1, max_items = 20)]
     route: Vec<String>,
+    /// Where the gateway delivers its mail, in the same words; left out, the route.
+    #[schema(required = false, nullable = false, max_items = 20)]
+    relay: Option<Vec<String>>,
     #[schema(required = false)]
     tls: Option<Tls>,
     #[schema(required = false)]
@@ -274,6 +277,8 @@ pub(crate) struct DomainPatch {
     owner: Option<String>,
     #[schema(required = false, nullable = false, min_items = 1, max_items = 20)]
     route: Option<Vec<String>>,
+    #[schema(required = false, max_items = 20)]
+    relay: Option<Vec<String>>,
     #[schema(required = false)]
     tls: Option<Tls>,
     #[schema(required = false)]
@@ -313,6 +318,9 @@ pub(crate) struct Domain {
     #[schema(required = false, nullable = false)]
     owner: Option<String>,
     route: Vec<String>,
+    /// Where the gateway delivers its mail; absent where that is the route.
+    #[schema(required = false, nullable = false)]
+    relay: Option<Vec<String>>,
     tls: Tls,
     callouts: CalloutsMode,
     reject_code: u16,
@@ -357,28 +365,40 @@ pub(crate) struct DomainPage {
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 pub(crate) enum TestStepName {
+    Resolve,
     Connect,
     Greeting,
+    Ehlo,
     Tls,
     NullSender,
     RandomProbe,
     Postmaster,
+    OpenRelay,
+    Quit,
 }
 
 #[derive(ToSchema)]
 pub(crate) struct TestStep {
     step: TestStepName,
+    /// It went as it should for callouts to work.
     ok: bool,
+    /// Callouts work, and somebody should know of it all the same.
+    warning: bool,
+    /// How long this step took.
+    ms: f64,
     detail: String,
 }
 
 #[derive(ToSchema)]
 pub(crate) struct TestedHost {
     host: String,
-    /// The steps that were taken; it ends with the first that failed.
+    /// The steps that were taken; where the session could not go on, the last is the one that failed.
     steps: Vec<TestStep>,
     #[schema(required = false, nullable = false)]
     accept_all: Option<bool>,
+    /// It accepts recipients in other people's domains from this node; absent where that was not found out.
+    #[schema(required = false, nullable = false)]
+    relays: Option<bool>,
     transcript: Vec<Line>,
 }
 
@@ -386,7 +406,7 @@ pub(crate) struct TestedHost {
 #[derive(ToSchema)]
 pub(crate) struct RouteTest {
     domain: String,
-    /// Every host passed every step.
+    /// Every host passed every step, warnings aside.
     ok: bool,
     null_mx: bool,
     hosts: Vec<TestedHost>,

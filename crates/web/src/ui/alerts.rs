@@ -1,15 +1,22 @@
-//! What is wrong with destinations now: alerts as the engine tells of them, until the destination shows otherwise.
+//! What is wrong with destinations now: alerts as the engine tells of them, until the destination shows otherwise. They are kept in a small file,
+//! so that a restart forgets none: what is told of a destination is told again only when it is asked again.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use callahead_cache::Timestamp;
 use callahead_engine::{Alert, AlertKind, Clock, Decision, Observer, Question, Source};
+use serde::{Deserialize, Serialize};
 
 /// Alerts that are kept; further ones push the oldest out.
 const KEPT: usize = 2_000;
+/// Octets of the file that are read at most.
+const MAX_FILE: u64 = 16 << 20;
 /// An alert that was not told again is forgotten after this.
 const FOR: Duration = Duration::from_secs(24 * 3600);
 
@@ -19,6 +26,20 @@ pub struct AlertBoard {
     alerts: Mutex<HashMap<(String, AlertKind), Standing>>,
     /// How many there are, so that decisions need no lock while all is well.
     count: AtomicUsize,
+    file: Option<PathBuf>,
+    /// The file is not as the alerts are.
+    changed: AtomicBool,
+}
+
+/// An alert in the file.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    domain: String,
+    kind: String,
+    /// Milliseconds since 1970.
+    since: u64,
+    last: u64,
+    detail: String,
 }
 
 #[derive(Clone, Debug)]
@@ -47,7 +68,67 @@ impl std::fmt::Debug for AlertBoard {
 impl AlertBoard {
     /// An empty one.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, alerts: Mutex::default(), count: AtomicUsize::new(0) }
+        Self {
+            clock,
+            alerts: Mutex::default(),
+            count: AtomicUsize::new(0),
+            file: None,
+            changed: AtomicBool::new(false),
+        }
+    }
+
+    /// With the alerts that stood when the file was written. A file that is missing, or damaged, is an empty one: alerts are told again.
+    pub fn kept(clock: Arc<dyn Clock>, file: &Path) -> Self {
+        let board = Self { file: Some(file.to_owned()), ..Self::new(clock) };
+        let kept = match read(file) {
+            Ok(kept) => kept,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => {
+                tracing::warn!(file = %file.display(), %error, "the alerts from before can't be read, and are told anew");
+                Vec::new()
+            }
+        };
+        let now = board.clock.now();
+        let standing = kept.into_iter().filter_map(|kept| {
+            let kind = AlertKind::ALL.into_iter().find(|kind| kind.as_str() == kept.kind)?;
+            let (since, last) = (Timestamp(kept.since), Timestamp(kept.last));
+            // What is from the future is from a clock that was wrong.
+            let counts = last <= now && now.since(last) < FOR;
+            counts.then_some(((kept.domain, kind), Standing { since, last, detail: kept.detail }))
+        });
+        let alerts: HashMap<_, _> = standing.take(KEPT).collect();
+        board.count.store(alerts.len(), Ordering::Relaxed);
+        *board.alerts.lock().unwrap_or_else(PoisonError::into_inner) = alerts;
+        board
+    }
+
+    /// Writes them into the file, where they have changed since.
+    ///
+    /// # Errors
+    /// When it can't be written; the one from before stays then.
+    pub fn keep(&self) -> io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        if !self.changed.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let kept: Vec<Kept> = {
+            let alerts = self.alerts.lock().unwrap_or_else(PoisonError::into_inner);
+            // Whether a destination greylists is counted anew from a start on, and so it would not be found out that it is over.
+            let lasting = alerts.iter().filter(|((_, kind), _)| *kind != AlertKind::Greylists);
+            let each = lasting.map(|((domain, kind), standing)| Kept {
+                domain: domain.clone(),
+                kind: kind.as_str().to_owned(),
+                since: standing.since.0,
+                last: standing.last.0,
+                detail: standing.detail.clone(),
+            });
+            each.collect()
+        };
+        let written = write(file, &kept);
+        if written.is_err() {
+            self.changed.store(true, Ordering::Release);
+        }
+        written
     }
 
     /// Those of domains that may be seen, the latest first.
@@ -65,9 +146,29 @@ impl AlertBoard {
                 last: standing.last,
             })
             .collect();
-        shown.sort_by(|a, b| b.last.cmp(&a.last).then_with(|| a.domain.cmp(&b.domain)));
+        shown.sort_by(|a, b| {
+            let of_one_time = || (&a.domain, a.kind.as_str()).cmp(&(&b.domain, b.kind.as_str()));
+            b.last.cmp(&a.last).then_with(of_one_time)
+        });
         shown
     }
+}
+
+fn read(file: &Path) -> io::Result<Vec<Kept>> {
+    let octets = fs::metadata(file)?.len();
+    if octets > MAX_FILE {
+        return Err(io::Error::other(format!("it has {octets} octets, and {MAX_FILE} are read at most")));
+    }
+    Ok(serde_json::from_slice(&fs::read(file)?)?)
+}
+
+/// Beside the old one first, so that a kill leaves one or the other.
+fn write(file: &Path, kept: &[Kept]) -> io::Result<()> {
+    let beside = file.with_extension("new");
+    let mut new = fs::File::create(&beside)?;
+    new.write_all(&serde_json::to_vec(kept)?)?;
+    new.sync_all()?;
+    fs::rename(&beside, file)
 }
 
 impl Observer for AlertBoard {
@@ -88,7 +189,9 @@ impl Observer for AlertBoard {
         let Some((_, domain)) = decision.recipient.rsplit_once('@') else { return };
         let mut alerts = self.alerts.lock().unwrap_or_else(PoisonError::into_inner);
         for kind in disproved {
-            alerts.remove(&(domain.to_owned(), *kind));
+            if alerts.remove(&(domain.to_owned(), *kind)).is_some() {
+                self.changed.store(true, Ordering::Release);
+            }
         }
         self.count.store(alerts.len(), Ordering::Relaxed);
     }
@@ -108,6 +211,14 @@ impl Observer for AlertBoard {
         standing.last = now;
         standing.detail.clone_from(&alert.detail);
         self.count.store(alerts.len(), Ordering::Relaxed);
+        self.changed.store(true, Ordering::Release);
+    }
+
+    fn alert_is_over(&self, domain: &str, kind: AlertKind) {
+        let mut alerts = self.alerts.lock().unwrap_or_else(PoisonError::into_inner);
+        alerts.remove(&(domain.to_owned(), kind));
+        self.count.store(alerts.len(), Ordering::Relaxed);
+        self.changed.store(true, Ordering::Release);
     }
 }
 
@@ -132,6 +243,11 @@ pub(super) fn words(kind: AlertKind) -> (&'static str, &'static str, &'static st
         AlertKind::Unreachable => {
             ("unreachable", "bad", "No host of the route could be asked. Check the route, then test it.")
         }
+        AlertKind::Greylists => (
+            "greylists us",
+            "wait",
+            "The destination defers recipients as greylisting does, so mail for new ones is held up until it lets this server pass. Have this server's address exempted from greylisting there.",
+        ),
     }
 }
 
@@ -170,5 +286,34 @@ mod tests {
         let shown = board.standing(|_| true);
         assert_eq!(shown.len(), KEPT);
         assert!(shown.iter().all(|shown| shown.domain != "d0.example"));
+    }
+
+    #[test]
+    fn alerts_are_found_again_after_a_restart_while_they_stand_and_a_damaged_file_is_an_empty_one() {
+        let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+        let file = folder.path().join("alerts.json");
+        let clock = Arc::new(TestClock::at(Timestamp(1_800_000_000_000)));
+        let open = || AlertBoard::kept(clock.clone(), &file);
+        let keep = |board: &AlertBoard| board.keep().unwrap_or_else(|error| panic!("{error}"));
+        let board = open();
+        keep(&board);
+        assert!(!file.exists(), "nothing has changed");
+        for kind in AlertKind::ALL {
+            board.alert(&alert("a.example", kind));
+        }
+        clock.advance(FOR / 2);
+        board.alert(&alert("b.example", AlertKind::AcceptAll));
+        keep(&board);
+        let mut lasting = board.standing(|_| true);
+        lasting.retain(|shown| shown.kind != AlertKind::Greylists);
+        assert_eq!(lasting.len(), AlertKind::ALL.len());
+        assert_eq!(open().standing(|_| true), lasting);
+        board.alert_is_over("a.example", AlertKind::Unreachable);
+        keep(&board);
+        assert_eq!(open().standing(|_| true).len(), lasting.len() - 1);
+        clock.advance(FOR / 2);
+        assert_eq!(open().standing(|_| true).len(), 1, "those of a day ago are no news");
+        fs::write(&file, b"[{\"domain\":").unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(open().standing(|_| true), []);
     }
 }

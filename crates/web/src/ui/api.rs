@@ -3,7 +3,8 @@
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::http::header::{CONTENT_TYPE, IF_MATCH};
+use axum::http::header::{ACCEPT, CONTENT_TYPE, IF_MATCH};
+use axum::http::request::Builder;
 use axum::http::{Request, StatusCode};
 use axum::response::Response;
 use serde_json::Value;
@@ -71,11 +72,7 @@ impl Api {
         body: Option<&Value>,
         revision: Option<&str>,
     ) -> Result<Response, Refused> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .extension(visitor.principal.clone())
-            .extension(Peer(visitor.from.clone()));
+        let mut request = by(visitor, method, path);
         if let Some(revision) = revision.filter(|revision| !revision.is_empty()) {
             request = request.header(IF_MATCH, format!("\"{revision}\""));
         }
@@ -86,7 +83,16 @@ impl Api {
             }
             None => Body::empty(),
         };
-        let request = request.body(body).map_err(|error| Refused::broken(&error))?;
+        self.answer(request.body(body).map_err(|error| Refused::broken(&error))?).await
+    }
+
+    /// A POST whose answer is a stream of events.
+    pub(super) async fn stream(&self, visitor: &Visitor, path: &str) -> Result<Response, Refused> {
+        let request = by(visitor, "POST", path).header(ACCEPT, "text/event-stream").body(Body::empty());
+        self.answer(request.map_err(|error| Refused::broken(&error))?).await
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Result<Response, Refused> {
         let response = self.0.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
         let status = response.status();
         if status.is_success() {
@@ -103,6 +109,11 @@ impl Api {
         }
         Err(Refused { status, sentence: sentence(detail) })
     }
+}
+
+fn by(visitor: &Visitor, method: &str, path: &str) -> Builder {
+    let request = Request::builder().method(method).uri(path);
+    request.extension(visitor.principal.clone()).extension(Peer(visitor.from.clone()))
 }
 
 impl Refused {

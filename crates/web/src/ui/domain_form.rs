@@ -56,7 +56,7 @@ const AGES: [(&str, &str); 4] = [
 ];
 
 /// The keys whose form fields are lists, one a line.
-const LISTS: [&str; 3] = ["route", "valid", "invalid"];
+const LISTS: [&str; 4] = ["route", "relay", "valid", "invalid"];
 
 #[derive(Template)]
 #[template(path = "domain_form.html")]
@@ -79,6 +79,7 @@ struct Fields {
     name: String,
     revision: String,
     route: String,
+    relay: String,
     owner: String,
     valid: String,
     invalid: String,
@@ -161,6 +162,7 @@ impl DomainForm {
                 name: of("name"),
                 revision: of("revision"),
                 route: of("route"),
+                relay: of("relay"),
                 owner: of("owner"),
                 valid: of("valid"),
                 invalid: of("invalid"),

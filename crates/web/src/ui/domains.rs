@@ -3,10 +3,10 @@
 use askama::Template;
 use axum::extract::{Path, Query};
 use axum::http::StatusCode;
-use callahead_callout::{DestinationStatus, Host, Route};
+use callahead_callout::{DestinationStatus, Route};
 use callahead_control::{DomainSpec, Permission};
 use callahead_engine::DomainConfig;
-use callahead_smtp::Domain;
+use callahead_smtp::{Domain, DomainName};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -15,7 +15,8 @@ use super::confirm::Confirm;
 use super::domain_form;
 use super::frame::{Answer, Page, Refusal, Visitor, go, show};
 use super::overview::{AlertView, alerts_for};
-use super::view::{self, EntryView, LineView, LogView, each, encode, milliseconds, query};
+use super::route_test::Tested;
+use super::view::{self, EntryView, LogView, each, encode, milliseconds, query};
 
 /// Domains on a page.
 const PAGE: usize = 50;
@@ -74,6 +75,7 @@ struct DomainPage {
     tested: Option<Tested>,
     may_test: bool,
     route: Vec<String>,
+    relay: Vec<String>,
     tls: String,
     hosts: Vec<HostView>,
     valid: String,
@@ -95,33 +97,19 @@ struct PolicyView {
 }
 
 /// A host's health.
+#[derive(Default)]
 pub(super) struct HostView {
     pub(super) host: String,
+    /// For one that was found by the MX: of which domain, and how long ago.
+    pub(super) found: String,
+    /// It was not asked lately.
+    pub(super) unknown: bool,
     pub(super) open: bool,
     pub(super) retry: String,
     pub(super) sessions: usize,
     pub(super) callouts: String,
     pub(super) failures: String,
     pub(super) last_failure: String,
-}
-
-struct Tested {
-    ok: bool,
-    null_mx: bool,
-    hosts: Vec<TestedHost>,
-}
-
-struct TestedHost {
-    host: String,
-    accept_all: Option<bool>,
-    steps: Vec<TestedStep>,
-    lines: Vec<LineView>,
-}
-
-struct TestedStep {
-    name: &'static str,
-    ok: bool,
-    detail: String,
 }
 
 #[derive(Template)]
@@ -287,35 +275,8 @@ pub(super) async fn domain(visitor: Visitor, Path(name): Path<String>) -> Answer
     page(&visitor, &name, None).await
 }
 
-/// Tests the route, and shows what was found on the domain's page.
-pub(super) async fn test(visitor: Visitor, Path(name): Path<String>) -> Answer {
-    let found = visitor.ui.api.post(&visitor, &format!("/api/v1/domains/{}/test", encode(&name)), None).await?;
-    let tested = Tested {
-        ok: found["ok"].as_bool().unwrap_or_default(),
-        null_mx: found["null_mx"].as_bool().unwrap_or_default(),
-        hosts: each(&found, "hosts", |host| TestedHost {
-            host: host["host"].as_str().unwrap_or_default().to_owned(),
-            accept_all: host["accept_all"].as_bool(),
-            steps: each(host, "steps", |step| TestedStep {
-                name: match step["step"].as_str().unwrap_or_default() {
-                    "connect" => "Connection",
-                    "greeting" => "Greeting",
-                    "tls" => "TLS",
-                    "null_sender" => "Null sender",
-                    "random_probe" => "Random name",
-                    "postmaster" => "postmaster",
-                    _ => "Step",
-                },
-                ok: step["ok"].as_bool().unwrap_or_default(),
-                detail: super::frame::sentence(step["detail"].as_str().unwrap_or_default()),
-            }),
-            lines: each(host, "transcript", LineView::of),
-        }),
-    };
-    page(&visitor, &name, Some(tested)).await
-}
-
-async fn page(visitor: &Visitor, name: &str, tested: Option<Tested>) -> Answer {
+/// The page, with what a test of the route found.
+pub(super) async fn page(visitor: &Visitor, name: &str, tested: Option<Tested>) -> Answer {
     let config = configured(visitor, name)?;
     let state = &visitor.ui.state;
     let head = Head::of(visitor, &config, "domain");
@@ -357,8 +318,9 @@ async fn page(visitor: &Visitor, name: &str, tested: Option<Tested>) -> Answer {
         tested,
         may_test: visitor.may(Permission::Check),
         route: config.route.hops.iter().map(ToString::to_string).collect(),
+        relay: view::texts(&shown, "relay"),
         tls: domain_form::value_words(&shown["tls"]),
-        hosts: hosts_of(visitor, &config.route),
+        hosts: hosts_of(visitor, &config),
         head,
         valid,
         invalid,
@@ -379,22 +341,24 @@ fn some_of(shown: &Value, key: &str) -> (Vec<String>, usize) {
     (all, more)
 }
 
-/// Health of the hosts that stand in the route. Those of an MX are not told apart from other domains' hosts here, so they are left out.
-fn hosts_of(visitor: &Visitor, route: &Route) -> Vec<HostView> {
+/// Health of the route's hosts; of an MX those that it named when it was looked up last.
+fn hosts_of(visitor: &Visitor, config: &DomainConfig) -> Vec<HostView> {
     let Some(callouts) = &visitor.ui.state.callouts else { return Vec::new() };
-    let named: Vec<String> = route.hops.iter().map(ToString::to_string).collect();
-    let name_only: Vec<String> = route
-        .hops
-        .iter()
-        .filter_map(|hop| match hop {
-            callahead_callout::Hop::Host { host: Host::Name(name), .. } => Some(name.to_string()),
-            _ => None,
+    let directory = visitor.ui.state.engine.directory();
+    let is_meant = |name: &DomainName| {
+        let domain = Domain::Name(name.clone());
+        directory.find(&domain).is_some_and(|found| found.name == config.name)
+    };
+    let hosts = callouts.route_hosts(&config.route, is_meant).into_iter();
+    hosts
+        .map(|host| {
+            let found = host.mx.map(|(domain, age)| format!("from the MX of {domain}, looked up {}", view::ago(age)));
+            let view = match &host.status {
+                Some(status) => HostView::of(status),
+                None => HostView { host: host.host, unknown: true, ..HostView::default() },
+            };
+            HostView { found: found.unwrap_or_default(), ..view }
         })
-        .collect();
-    let destinations = callouts.destinations().into_iter();
-    destinations
-        .filter(|host| named.contains(&host.host) || name_only.contains(&host.host))
-        .map(|host| HostView::of(&host))
         .collect()
 }
 
@@ -402,6 +366,8 @@ impl HostView {
     pub(super) fn of(host: &DestinationStatus) -> Self {
         Self {
             host: host.host.clone(),
+            found: String::new(),
+            unknown: false,
             open: host.open_for.is_some(),
             retry: host.open_for.map(|left| milliseconds(left.as_secs_f64() * 1e3)).unwrap_or_default(),
             sessions: host.sessions,
@@ -532,6 +498,7 @@ pub(super) async fn confirm_delete(visitor: Visitor, Path(name): Path<String>) -
     let link = encode(&config.name);
     Confirm::new(&visitor, "/domains", format!("Remove {}?", config.name))
         .sentence("From then on Callahead has no opinion on its recipients: what happens to mail for them is up to the mail server.")
+        .sentence("What the cache holds of it is forgotten.")
         .button("Remove the domain")
         .paths(format!("/domains/{link}/delete"), format!("/domains/{link}"))
         .show()

@@ -6,7 +6,7 @@
 //! not do. What they show is an askama template, which escapes everything.
 //!
 //! Everything that matters works without a script: forms are forms, results are pages. `assets/script.js` shows times in the reader's
-//! zone, keeps the overview up to date, and asks destinations without a new page. The Content-Security-Policy lets in nothing else.
+//! zone, keeps the overview up to date, asks destinations without a new page, and shows tests of routes step by step. The Content-Security-Policy lets in nothing else.
 
 mod accounts;
 mod alerts;
@@ -26,6 +26,7 @@ mod observed;
 mod overview;
 mod pages;
 mod recipients;
+mod route_test;
 mod series;
 mod session;
 mod tokens;
@@ -73,6 +74,7 @@ struct Inner {
     alerts: Arc<AlertBoard>,
     node: Mutex<NodeFacts>,
     series: series::Series,
+    tallies: overview::Tallies,
     setup: Mutex<Option<Secret>>,
     /// When each session was used last, by its id.
     seen: Mutex<HashMap<String, Timestamp>>,
@@ -95,6 +97,7 @@ impl Web {
             alerts,
             node: Mutex::new(node),
             series: series::Series::default(),
+            tallies: overview::Tallies::default(),
             setup: Mutex::default(),
             seen: Mutex::default(),
             flashes: Mutex::default(),

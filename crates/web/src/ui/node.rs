@@ -12,7 +12,8 @@ use serde::Deserialize;
 use super::chart::count;
 use super::confirm::Confirm;
 use super::domains::HostView;
-use super::frame::{Answer, Page, Refusal, Visitor, When, go, show};
+use super::frame::{Answer, Page, Refusal, Visitor, When, go, sentence, show};
+use crate::health::{self, Part};
 
 /// Hosts that are shown; those in trouble first.
 const HOSTS: usize = 100;
@@ -28,10 +29,18 @@ struct NodePage {
     reasons: Vec<String>,
     data_dir: String,
     stores: Vec<(&'static str, String)>,
+    health: Vec<StoreHealth>,
     listeners: Vec<ListenerRow>,
     hosts: Vec<HostView>,
     configuration: String,
     may_clear: bool,
+}
+
+/// How a store is, with all that is wrong with it.
+struct StoreHealth {
+    name: &'static str,
+    is_bad: bool,
+    troubles: Vec<String>,
 }
 
 struct ListenerRow {
@@ -51,23 +60,25 @@ pub(super) async fn node(visitor: Visitor) -> Answer {
     let state = &visitor.ui.state;
     let facts = visitor.ui.web.inner.node.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let cache = state.engine.cache();
-    let (kept, health) = (cache.stats(None)?, cache.health());
+    let kept = cache.stats(None).unwrap_or_default();
     let log = state.administration.log.counters();
-    let mut stores = vec![
+    let stores = vec![
         ("Recipients kept", format!("{} exist, {} do not", count(kept.valid), count(kept.invalid))),
         ("Domains known", count(kept.domains)),
         ("Cache file", format!("{} of {} in use", bytes(kept.used_bytes), bytes(kept.file_bytes))),
         ("Decisions logged", format!("{} since the start", count(log.written))),
         ("Log file", format!("{} in use", bytes(log.used_bytes))),
     ];
-    if log.lost > 0 {
-        stores.push(("Decisions not logged", count(log.lost)));
-    }
-    for (label, error) in [("Cache can't be written", health.write_error), ("Log can't be written", log.write_error)] {
-        if let Some(error) = error {
-            stores.push((label, error));
+    let troubles = health::troubles(state);
+    let health = [("Cache", Part::Cache), ("Decision log", Part::Log), ("Control database", Part::Control)];
+    let health = health.map(|(name, part)| {
+        let of_it = troubles.iter().filter(|trouble| trouble.part == part);
+        StoreHealth {
+            name,
+            is_bad: of_it.clone().any(|trouble| trouble.is_bad),
+            troubles: of_it.map(|trouble| format!("{} {}", sentence(&trouble.what), trouble.advice)).collect(),
         }
-    }
+    });
     let mut hosts = state.callouts.as_ref().map(|callouts| callouts.destinations()).unwrap_or_default();
     hosts.sort_by_key(|host| (host.open_for.is_none(), std::cmp::Reverse(host.questions)));
     let listeners = state.listeners.iter();
@@ -75,9 +86,10 @@ pub(super) async fn node(visitor: Visitor) -> Answer {
         page: visitor.page("This node", "/node"),
         version: facts.version,
         started_at: When(facts.started_at),
-        reasons: state.readiness.reasons(),
+        reasons: troubles.iter().filter(|trouble| trouble.is_unready).map(|trouble| sentence(&trouble.what)).collect(),
         data_dir: facts.data_dir,
         stores,
+        health: health.into(),
         listeners: listeners
             .map(|listener| ListenerRow {
                 name: listener.name,

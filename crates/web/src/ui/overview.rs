@@ -1,6 +1,8 @@
 //! The overview: the whole node for administrators, their domains for others; kept up to date by server-sent events.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use askama::Template;
@@ -13,9 +15,11 @@ use futures_util::stream;
 
 use super::chart::{Throughput, count, number};
 use super::domains::{HostView, config_name};
-use super::frame::{Answer, Page, Refusal, Visitor, When, show};
+use super::frame::{Answer, Page, Refusal, Visitor, When, sentence, show};
 use super::view::{LogView, each, query};
 use super::{alerts, session};
+use crate::State;
+use crate::health;
 
 /// What the numbers are of.
 const SPAN: Duration = Duration::from_secs(300);
@@ -23,6 +27,16 @@ const SPAN: Duration = Duration::from_secs(300);
 const EVERY: Duration = Duration::from_secs(5);
 /// A stream ends after so many of them, and the browser asks for the next: 10 min.
 const TIMES: u32 = 120;
+/// What the numbers of somebody's own domains are of.
+const OWN_SPAN: Duration = Duration::from_secs(24 * 3600);
+/// Domains of which these are counted; of more the log is asked.
+const TALLIED: usize = 200;
+/// Rows of the log that are looked at for it.
+const TALLIED_ROWS: usize = 20_000;
+/// How long these numbers are shown before they are counted again.
+const TALLY_EVERY: Duration = Duration::from_secs(60);
+/// Accounts whose numbers are remembered for so long.
+const MAX_TALLIES: usize = 1_000;
 /// Domains that are looked up one by one.
 const OWN: usize = 20;
 /// Rows of each of the lists.
@@ -33,7 +47,9 @@ const ROWS: usize = 10;
 struct OverviewPage {
     page: Page,
     whole: bool,
+    troubles: Vec<TroubleView>,
     numbers: Option<Numbers>,
+    own: Option<OwnNumbers>,
     alerts: Vec<AlertView>,
     hosts: Vec<HostView>,
     refusals: Vec<LogView>,
@@ -42,7 +58,9 @@ struct OverviewPage {
 #[derive(Template)]
 #[template(path = "overview_live.html")]
 struct Live {
+    troubles: Vec<TroubleView>,
     numbers: Option<Numbers>,
+    own: Option<OwnNumbers>,
     alerts: Vec<AlertView>,
     hosts: Vec<HostView>,
     refusals: Vec<LogView>,
@@ -58,6 +76,29 @@ struct Numbers {
     chart: Throughput,
 }
 
+/// Somebody's own domains, in the last day.
+#[derive(Clone, Debug)]
+struct OwnNumbers {
+    decisions: String,
+    cached: String,
+    refused: String,
+    asked: String,
+    kept: String,
+    /// Subdomains that a wildcard covers are not counted.
+    without_wildcards: bool,
+}
+
+/// What the accounts' own domains came to, and when that was counted.
+#[derive(Debug, Default)]
+pub(super) struct Tallies(Mutex<HashMap<String, (Timestamp, Option<OwnNumbers>)>>);
+
+/// What is wrong with the node itself.
+pub(super) struct TroubleView {
+    pub(super) tone: &'static str,
+    pub(super) what: String,
+    pub(super) advice: &'static str,
+}
+
 /// An alert in words.
 pub(super) struct AlertView {
     pub(super) domain: String,
@@ -71,9 +112,9 @@ pub(super) struct AlertView {
 }
 
 pub(super) async fn overview(visitor: Visitor) -> Answer {
-    let Live { numbers, alerts, hosts, refusals } = live(&visitor).await?;
+    let Live { troubles, numbers, own, alerts, hosts, refusals } = live(&visitor).await?;
     let whole = numbers.is_some();
-    show(&OverviewPage { page: visitor.page("Overview", "/"), whole, numbers, alerts, hosts, refusals })
+    show(&OverviewPage { page: visitor.page("Overview", "/"), whole, troubles, numbers, own, alerts, hosts, refusals })
 }
 
 /// The middle of the page, again and again, until the visitor goes or is logged out.
@@ -105,7 +146,7 @@ pub(super) async fn events(visitor: Visitor) -> Result<Response, Refusal> {
 async fn live(visitor: &Visitor) -> Result<Live, Refusal> {
     let state = &visitor.ui.state;
     let whole = visitor.may(Permission::Node);
-    let numbers = if whole { Some(numbers(visitor)?) } else { None };
+    let numbers = if whole { Some(numbers(visitor)) } else { None };
     let alerts = alerts_for(visitor, |domain| visitor.sees(domain)).into_iter().take(ROWS).collect();
     let hosts = match &state.callouts {
         Some(callouts) if whole => {
@@ -114,7 +155,16 @@ async fn live(visitor: &Visitor) -> Result<Live, Refusal> {
         }
         _ => Vec::new(),
     };
-    Ok(Live { numbers, alerts, hosts, refusals: refusals(visitor).await? })
+    let troubles = if whole { health::troubles(state).into_iter().map(TroubleView::of).collect() } else { Vec::new() };
+    let own = if whole { None } else { own_numbers(visitor).await };
+    Ok(Live { troubles, numbers, own, alerts, hosts, refusals: refusals(visitor).await? })
+}
+
+impl TroubleView {
+    fn of(trouble: health::Trouble) -> Self {
+        let tone = if trouble.is_bad { "bad" } else { "wait" };
+        Self { tone, what: sentence(&trouble.what), advice: trouble.advice }
+    }
 }
 
 /// The latest refusals. Of few domains each is looked up by the log's index; looking for the rows of a small domain among all others' would be
@@ -144,17 +194,18 @@ fn own_domains(visitor: &Visitor) -> Vec<String> {
     directory.iter().map(|config| config.name.clone()).filter(|name| owns(name)).collect()
 }
 
-fn numbers(visitor: &Visitor) -> Result<Numbers, Refusal> {
+fn numbers(visitor: &Visitor) -> Numbers {
     let series = &visitor.ui.web.inner.series;
     let summary = series.summary(SPAN);
-    let kept = visitor.ui.state.engine.cache().stats(None)?;
+    // A cache that can't be read is told of above, and the rest is shown.
+    let kept = visitor.ui.state.engine.cache().stats(None).unwrap_or_default();
     let percent = |share: Option<f64>| share.map_or("–".to_owned(), |share| format!("{:.0} %", share * 100.0));
     let asked = match summary.asked_within {
         Some((half, _)) if half.is_finite() => format!("≤ {}", super::view::milliseconds(half * 1e3)),
         Some(_) => "over 30 s".to_owned(),
         None => "–".to_owned(),
     };
-    Ok(Numbers {
+    Numbers {
         per_second: number(summary.per_second),
         cached: percent(summary.cached_share),
         refused: percent(summary.refused_share),
@@ -162,6 +213,61 @@ fn numbers(visitor: &Visitor) -> Result<Numbers, Refusal> {
         asked,
         kept: count(kept.valid + kept.invalid + kept.domains),
         chart: Throughput::of(&series.columns()),
+    }
+}
+
+/// The last day of somebody's own domains, counted now or up to a minute ago; `None` where they have too many for that, or the log can't be read.
+async fn own_numbers(visitor: &Visitor) -> Option<OwnNumbers> {
+    let state = &visitor.ui.state;
+    let (now, tallies) = (visitor.ui.now(), &visitor.ui.web.inner.tallies);
+    let whose = visitor.principal.name().unwrap_or_default().to_owned();
+    {
+        let known = tallies.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, own)) = known.get(&whose)
+            && now.since(*at) < TALLY_EVERY
+        {
+            return own.clone();
+        }
+    }
+    let mut domains = own_domains(visitor);
+    let all = domains.len();
+    domains.retain(|name| !name.starts_with("*."));
+    let without_wildcards = domains.len() < all;
+    let own = match domains.len() {
+        1..=TALLIED => count_own(state, domains).await.map(|own| OwnNumbers { without_wildcards, ..own }),
+        _ => None,
+    };
+    let mut known = tallies.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if known.len() >= MAX_TALLIES {
+        known.retain(|_, (at, _)| now.since(*at) < TALLY_EVERY);
+    }
+    if known.len() < MAX_TALLIES {
+        known.insert(whose, (now, own.clone()));
+    }
+    own
+}
+
+async fn count_own(state: &State, domains: Vec<String>) -> Option<OwnNumbers> {
+    let since = Timestamp(state.engine.now().0.saturating_sub(u64::try_from(OWN_SPAN.as_millis()).unwrap_or_default()));
+    let mut kept = 0;
+    for domain in domains.iter().filter_map(|name| Domain::parse(name).ok()) {
+        let of_it = state.engine.cache().stats(Some(&domain)).unwrap_or_default();
+        kept += of_it.valid + of_it.invalid;
+    }
+    let tally = state.administration.log.tally(domains, since, TALLIED_ROWS).await;
+    let tally = tally.inspect_err(|error| tracing::warn!(%error, "an account's decisions can't be counted")).ok()?;
+    let share = |part: u64| match tally.decisions {
+        0 => "–".to_owned(),
+        all => format!("{:.0} %", part as f64 / all as f64 * 100.0),
+    };
+    let least = if tally.is_cut { "over " } else { "" };
+    Some(OwnNumbers {
+        decisions: format!("{least}{}", count(tally.decisions)),
+        cached: share(tally.cached),
+        refused: share(tally.invalid),
+        asked: format!("{least}{}", count(tally.asked)),
+        kept: count(kept),
+        without_wildcards: false,
     })
 }
 

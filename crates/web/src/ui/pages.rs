@@ -12,7 +12,8 @@ use tower_http::csrf::CsrfLayer;
 use super::frame::Refusal;
 use super::guard::{self, Needs};
 use super::{
-    Ui, accounts, assets, audit, domain_form, domains, log, login, node, observed, overview, recipients, tokens,
+    Ui, accounts, assets, audit, domain_form, domains, log, login, node, observed, overview, recipients, route_test,
+    tokens,
 };
 use crate::api::access::Object;
 
@@ -116,7 +117,7 @@ pub(super) fn router(ui: Ui) -> Router {
         .route("/domains", get(domains::list))
         .route("/domain/new", form(domain_form::new, domain_form::create))
         .route("/domains/{name}", get(domains::domain))
-        .route("/domains/{name}/test", post(domains::test))
+        .route("/domains/{name}/test", post(route_test::test))
         .route("/domains/{name}/enforce", post(observed::enforce))
         .route("/domains/{name}/observed", get(observed::observed))
         .route("/domains/{name}/cache", get(domains::cache))

@@ -201,6 +201,15 @@ pub(super) fn milliseconds(ms: f64) -> String {
     }
 }
 
+/// How long ago something was, as exactly as a reader wants it.
+pub(super) fn ago(age: std::time::Duration) -> String {
+    match age.as_secs() {
+        seconds @ 0..60 => format!("{seconds} s ago"),
+        seconds @ 60..3600 => format!("{} min ago", seconds / 60),
+        seconds => format!("{} h ago", seconds / 3600),
+    }
+}
+
 /// Percent-encoded for a path's segment or a query's value.
 pub(super) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());

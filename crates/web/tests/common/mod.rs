@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use callahead_cache::{Cache, Options, Timestamp};
 use callahead_callout::{Ask, BoxFuture, Guard, Hop, Outcome, Report, Request, Route, TlsPolicy, Transcript};
-use callahead_control::{Control, DecisionLog, Domains, LogSettings, Passwords};
+use callahead_control::{Actor, Control, DecisionLog, Domains, LogSettings, Passwords};
 use callahead_engine::{Directory, DomainConfig, Engine, Parts, Policy, Settings, TestClock};
 use callahead_listeners::{Listen, ListenError, MODE_OWNER, Stream};
 use callahead_smtp::{EnhancedCode, Reply};
@@ -142,6 +142,8 @@ impl Bench {
         registry.set_file(domains.into(), Policy::default(), TlsPolicy::Opportunistic, &control.local());
         let followed = registry.clone();
         control.set_follower(move |local| followed.follow(local));
+        let start = Actor { who: "configuration file".into(), from: "start".into() };
+        registry.settle(&control, &start).await.unwrap();
         let shutdown = CancellationToken::new();
         let guard = Guard::default();
         guard.set(Guard::default_networks(), []);

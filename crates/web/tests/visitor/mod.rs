@@ -54,7 +54,7 @@ fn pages(state: State) -> Router {
 /// Behind a proxy on loopback.
 fn pages_behind_a_proxy(state: State) -> Router {
     let trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
-    reached(web_router(state, web()), Reach { tls: false, trusted_proxies })
+    reached(web_router(state, web()), Reach::new(false, trusted_proxies))
 }
 
 pub fn record<T: Serialize>(kind: Kind, key: &str, value: &T) -> Change {

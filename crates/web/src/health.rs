@@ -1,0 +1,75 @@
+//! What is wrong with this node itself: its stores, its listeners, its configuration.
+
+use crate::State;
+
+/// A part of the node that has something to be told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    /// Which part.
+    pub(crate) part: Part,
+    /// What is wrong: a sentence without its full stop.
+    pub(crate) what: String,
+    /// What follows from it, and what to do.
+    pub(crate) advice: &'static str,
+    /// It is so now, and not only known to have been.
+    pub(crate) is_bad: bool,
+    /// Whoever balances load should send nothing here.
+    pub(crate) is_unready: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Cache,
+    Log,
+    Control,
+    Process,
+}
+
+/// All of it, the worst first; empty where all is well.
+pub(crate) fn troubles(state: &State) -> Vec<Trouble> {
+    let mut all: Vec<Trouble> = state
+        .readiness
+        .reasons()
+        .into_iter()
+        .map(|what| Trouble { part: Part::Process, what, advice: "", is_bad: true, is_unready: true })
+        .collect();
+    all.extend(of_cache(state));
+    let trouble = |part, what, advice, is_bad| Trouble { part, what, advice, is_bad, is_unready: false };
+    if let Some(error) = state.administration.control.write_error() {
+        let advice = "Nothing can be changed in the web interface or through the API. Look at the disk.";
+        all.push(trouble(Part::Control, format!("the control database can't be written: {error}"), advice, true));
+    }
+    let log = state.administration.log.counters();
+    if let Some(error) = log.write_error {
+        let advice = "Decisions go on and are not logged. Look at the disk.";
+        all.push(trouble(Part::Log, format!("the decision log can't be written: {error}"), advice, true));
+    }
+    if let Some(error) = state.readiness.reload_error() {
+        let advice = "The configuration from before stays in force. Mend the file, then reload it.";
+        all.push(trouble(Part::Process, format!("the configuration can't be read again: {error}"), advice, true));
+    }
+    if state.administration.domains.is_unsettled() {
+        let what = "what the cache holds of domains that lead elsewhere now is not cleared yet".to_owned();
+        all.push(trouble(Part::Cache, what, "It is tried every minute; the log says why.", true));
+    }
+    if log.lost > 0 {
+        let what = format!("{} decisions were not logged since the start", log.lost);
+        all.push(trouble(Part::Log, what, "The disk was full or slow then.", false));
+    }
+    if state.engine.cache().opened().replaced {
+        let advice = "It lies beside the new one as data.mdb.damaged; the cache began empty.";
+        all.push(trouble(Part::Cache, "the cache file was damaged at the start".to_owned(), advice, false));
+    }
+    all.sort_by_key(|trouble| !trouble.is_bad);
+    all
+}
+
+fn of_cache(state: &State) -> impl Iterator<Item = Trouble> {
+    let cache = state.engine.cache();
+    let health = cache.health();
+    let unwritable = health.write_error.map(|error| format!("the cache can't be written: {error}"));
+    let unreadable = cache.stats(None).err().map(|error| error.to_string());
+    let advice = "Answers go on from callouts, and what they bring is not kept. Look at the disk.";
+    let whats = [unwritable, health.read_error, unreadable].into_iter().flatten();
+    whats.map(move |what| Trouble { part: Part::Cache, what, advice, is_bad: true, is_unready: true })
+}
