@@ -13,5 +13,6 @@ pub mod process;
 pub mod report;
 pub mod scenario;
 pub mod size;
+pub mod soak;
 pub mod stats;
 pub mod subject;

@@ -8,12 +8,13 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use callahead_bench::bare::Bare;
 use callahead_bench::report::{Machine, Report};
-use callahead_bench::scenario::{Bench, cached, cold, entries, growth, herd, idle, pages, trips};
+use callahead_bench::scenario::{Bench, cached, cold, entries, growth, herd, hurt, idle, pages, trips};
 use callahead_bench::size::Size;
 use callahead_bench::subject::{serve_destination, versions};
 
 const USAGE: &str = "\
 Usage: callahead-bench [--quick|--full] [--only WORD] --output FOLDER
+       callahead-bench soak MINUTES --output FOLDER
 
 Measures Callahead beside Exim, Postfix and bare servers, and writes benchmarks.md and its plots into FOLDER.
 Start it by cargo xtask bench, which builds what it needs.
@@ -35,6 +36,10 @@ fn main() -> ExitCode {
             (Ok(mailboxes), Ok(domains)) => serve_destination(mailboxes, domains),
             _ => return usage(),
         },
+        ["soak", minutes, "--output", output] => match minutes.parse() {
+            Ok(minutes) => soak(minutes, output),
+            Err(_) => return usage(),
+        },
         _ => match Options::parse(&arguments) {
             Some(options) => options.run(),
             None => return usage(),
@@ -47,6 +52,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn soak(minutes: u64, output: &str) -> anyhow::Result<()> {
+    let folder = tempfile::TempDir::with_prefix("callahead-soak-")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(callahead_bench::soak::run(minutes, folder.path(), output.as_ref()))
 }
 
 fn usage() -> ExitCode {
@@ -132,6 +143,7 @@ impl Options {
         scenario!("entries", entries::run(bench));
         scenario!("idle connections", idle::run(bench));
         scenario!("pages", pages::run(bench));
+        scenario!("load that hurts", hurt::run(bench));
         scenario!("growth with connections", growth::connections(bench));
         scenario!("growth with domains", growth::domains(bench));
         Ok(sections)

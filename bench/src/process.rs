@@ -68,6 +68,11 @@ pub fn resident(id: u32) -> Option<(f64, f64)> {
     Some((kilobytes(&status, "VmRSS:")?, kilobytes(&status, "VmHWM:")?))
 }
 
+/// Open files of a process, sockets among them.
+pub fn files(id: u32) -> Option<usize> {
+    Some(fs::read_dir(format!("/proc/{id}/fd")).ok()?.count())
+}
+
 fn kilobytes(text: &str, key: &str) -> Option<f64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     line.split_whitespace().next()?.parse::<f64>().ok().map(|kb| kb * 1024.0)

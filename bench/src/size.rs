@@ -30,6 +30,10 @@ pub struct Size {
     pub asked: usize,
     /// Idle connections.
     pub idle: usize,
+    /// Guesses of a dictionary attack.
+    pub guesses: u64,
+    /// Connections that are held and not used.
+    pub slow: usize,
     /// Questions of which the round trips are counted.
     pub trips: usize,
     /// Numbers of connections, for the growth.
@@ -54,6 +58,8 @@ impl Size {
             kept: 20_000,
             asked: 2,
             idle: 500,
+            guesses: 2_000,
+            slow: 600,
             trips: 4,
             by_connections: vec![1, 100],
             by_domains: vec![1, 100],
@@ -75,6 +81,8 @@ impl Size {
             kept: 1_000_000,
             asked: 20,
             idle: 10_000,
+            guesses: 100_000,
+            slow: 10_000,
             trips: 20,
             by_connections: vec![1, 10, 100, 1_000, 10_000],
             by_domains: vec![1, 100, 10_000],

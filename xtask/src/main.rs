@@ -22,9 +22,11 @@ Usage: cargo xtask COMMAND
   fuzz SECONDS  run each fuzz target for so long
   api           hold the API against its OpenAPI document with schemathesis
   faults        write docs/faults.md anew from what the fault matrix gives
-  soak          what the tests do, for longer and with other seeds: simulation, fuzzing, 500 kills
+  soak          what the tests do, for longer and with other seeds: simulation, fuzzing, 500 kills; and memory over time
   soak --minutes COUNT
                 in about so many minutes (60 unless given)
+  soak --memory MINUTES
+                only memory over time; 60 or more write docs/soak.md, fewer to target/soak
   bench         measure beside Exim, Postfix and bare servers (8 min) and write docs/benchmarks.md;
                 --full: with ten million entries; --quick: only see that it works;
                 --only WORD: some scenarios. The last two write to target/bench
@@ -45,6 +47,10 @@ fn main() -> ExitCode {
         },
         ["faults"] => soak::faults(),
         ["soak"] => soak::run(60),
+        ["soak", "--memory", minutes] => match minutes.parse() {
+            Ok(minutes) => soak::memory(minutes),
+            Err(_) => return usage(),
+        },
         ["soak", "--minutes", minutes] => match minutes.parse() {
             Ok(minutes) => soak::run(minutes),
             Err(_) => return usage(),

@@ -1,4 +1,4 @@
-//! What takes longer than the test command may: many seeds, long fuzzing, hundreds of kills.
+//! What takes longer than the test command may: many seeds, long fuzzing, hundreds of kills, memory over an hour.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,6 +15,8 @@ pub(crate) fn run(minutes: u64) -> anyhow::Result<()> {
     // A million seeds apart from second to second.
     let from = (seconds * 1_000_000).to_string();
     let half = (minutes / 2).max(1);
+    // It takes little of the machine, so it goes on beside the rest.
+    let memory = std::thread::spawn(move || memory(minutes.max(2)));
     println!("simulation, seeds from {from}, {half} min");
     let minutes = half.to_string();
     let args = [
@@ -36,7 +38,21 @@ pub(crate) fn run(minutes: u64) -> anyhow::Result<()> {
     let targets = super::fuzz::count()?;
     let each = u32::try_from(half * 60 / targets.max(1)).unwrap_or(u32::MAX).max(10);
     println!("fuzzing, {targets} targets, {each} s each");
-    super::fuzz::run(each)
+    super::fuzz::run(each)?;
+    memory.join().map_err(|_| anyhow::anyhow!("the memory soak ended in a panic"))?
+}
+
+/// Memory over time, of the program as it is shipped. An hour's run is what the documents show; a shorter one goes to target/soak.
+pub(crate) fn memory(minutes: u64) -> anyhow::Result<()> {
+    let build = ["build", "--release", "--locked", "--package", "callahead", "--package", "callahead-bench"];
+    run_command(&mut command(&build))?;
+    let layers = super::roots::folder();
+    let target = layers.parent().map(std::path::Path::to_owned).unwrap_or_default();
+    let output = if minutes >= 60 { super::steps::root().join("docs") } else { target.join("soak") };
+    println!("memory over {minutes} min, to {}", output.join("soak.md").display());
+    let mut soak = std::process::Command::new(target.join("release/callahead-bench"));
+    run_command(soak.arg("soak").arg(minutes.to_string()).arg("--output").arg(output))
+        .context("memory grew, or an answer was wrong")
 }
 
 /// The fault matrix writes its page instead of comparing it.

@@ -2,7 +2,8 @@
 //!
 //! It shares no code with Callahead: a fault in both would measure nothing.
 
-use std::io;
+use std::io::{self, Write as _};
+use std::net::Ipv4Addr;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -28,6 +29,8 @@ pub struct Client {
     target: Target,
     stream: Option<TcpStream>,
     used: u32,
+    /// The mail client that a policy question is about.
+    speaks_for: Ipv4Addr,
     input: Vec<u8>,
     output: Vec<u8>,
 }
@@ -38,11 +41,17 @@ impl Client {
     /// # Errors
     /// What the system says.
     pub async fn connect(target: Target) -> io::Result<Self> {
-        let mut client = Self { target, stream: None, used: 0, input: Vec::new(), output: Vec::new() };
+        let speaks_for = Ipv4Addr::new(192, 0, 2, 7);
+        let mut client = Self { target, stream: None, used: 0, speaks_for, input: Vec::new(), output: Vec::new() };
         if target.protocol == Protocol::Policy {
             client.stream = Some(open(target).await?);
         }
         Ok(client)
+    }
+
+    /// Whose mail the policy questions are about from now on; 192.0.2.7 until then.
+    pub fn speak_for(&mut self, client: Ipv4Addr) {
+        self.speaks_for = client;
     }
 
     /// Asks for a recipient. In SMTP a session is begun before it and ended after it where that is due.
@@ -137,7 +146,7 @@ impl Client {
     async fn ask_policy(&mut self, address: &str) -> io::Result<Answer> {
         let stream = self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
         self.output.clear();
-        policy_request(&mut self.output, address);
+        policy_request(&mut self.output, self.speaks_for, address);
         stream.write_all(&self.output).await?;
         self.input.clear();
         while !self.input.ends_with(b"\n\n") {
@@ -161,10 +170,11 @@ async fn open(target: Target) -> io::Result<TcpStream> {
 }
 
 /// What Postfix 3.7 sends at RCPT, attribute for attribute (SMTPD_POLICY_README), for one recipient.
-fn policy_request(out: &mut Vec<u8>, recipient: &str) {
+fn policy_request(out: &mut Vec<u8>, client: Ipv4Addr, recipient: &str) {
+    out.extend_from_slice(b"request=smtpd_access_policy\nprotocol_state=RCPT\nprotocol_name=ESMTP\nclient_address=");
+    let _ = write!(out, "{client}");
     out.extend_from_slice(
-        b"request=smtpd_access_policy\nprotocol_state=RCPT\nprotocol_name=ESMTP\nclient_address=192.0.2.7\n\
-          client_name=client.example\nclient_port=41234\nreverse_client_name=client.example\n\
+        b"\nclient_name=client.example\nclient_port=41234\nreverse_client_name=client.example\n\
           server_address=192.0.2.25\nserver_port=25\nhelo_name=client.example\nsender=a@sender.example\nrecipient=",
     );
     out.extend_from_slice(recipient.as_bytes());

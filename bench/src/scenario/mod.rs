@@ -5,6 +5,7 @@ pub mod cold;
 pub mod entries;
 pub mod growth;
 pub mod herd;
+pub mod hurt;
 pub mod idle;
 pub mod pages;
 pub mod trips;

@@ -34,10 +34,14 @@ pub struct Setup {
     pub domains: u64,
     /// Lines for `[callout]`.
     pub callout: String,
-    /// Further sections.
-    pub more: String,
     /// Whether it listens as a gateway too.
     pub gateway: bool,
+    /// Further lines for `[listen]`.
+    pub listen: String,
+    /// `harvest.limit`; 0 lets guessing clients guess, since asking for recipients that do not exist is what is measured mostly.
+    pub harvest: u32,
+    /// Further tables.
+    pub more: String,
     /// What it logs (`CALLAHEAD_LOG`), which has to hold what it says at its start. As it is shipped: that and every decision.
     pub log: &'static str,
 }
@@ -61,8 +65,10 @@ impl Setup {
             destination,
             domains: 1,
             callout: String::new(),
-            more: String::new(),
             gateway: false,
+            listen: String::new(),
+            harvest: 0,
+            more: String::new(),
             log: "info",
         }
     }
@@ -70,13 +76,12 @@ impl Setup {
     fn write(&self) -> anyhow::Result<PathBuf> {
         let folder = self.folder.display();
         let gateway = if self.gateway { "gateway = [\"127.0.0.1:0\"]\n" } else { "" };
-        // Guessing clients are let guess: asking for recipients that do not exist is what is measured. And all clients come from one
-        // address here.
+        // All clients of the gateway come from one address here.
         let mut text = format!(
-            "node = \"filter.example\"\ndata_dir = \"{folder}/data\"\n[listen]\npolicy = [\"127.0.0.1:0\"]\n{gateway}\
+            "node = \"filter.example\"\ndata_dir = \"{folder}/data\"\n[listen]\npolicy = [\"127.0.0.1:0\"]\n{gateway}{}\
              http = [\"127.0.0.1:0\"]\nadmin = [\"unix:{folder}/admin.sock\"]\n[resolver]\nservers = [\"127.0.0.1:9\"]\n[callout]\n{}\n\
-             [harvest]\nlimit = 0\n[gateway]\nconnections_per_client = 100000\n{}",
-            self.callout, self.more
+             [harvest]\nlimit = {}\n[gateway]\nconnections_per_client = 100000\n{}\n",
+            self.listen, self.callout, self.harvest, self.more
         );
         for number in 0..self.domains {
             let name = names::domain(number);

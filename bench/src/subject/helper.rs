@@ -97,6 +97,16 @@ impl Destination {
         Ok(())
     }
 
+    /// Takes messages from now on, as a gateway's destination has to.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub async fn take_messages(&mut self) -> anyhow::Result<()> {
+        let said = self.0.tell("take").await?;
+        ensure!(said == "ok", "the destination said {said:?}");
+        Ok(())
+    }
+
     /// What it was told since the last time that this was asked.
     ///
     /// # Errors
@@ -131,9 +141,12 @@ pub fn serve_destination(mailboxes: u64, domains: u64) -> anyhow::Result<()> {
             if let Some(delay) = line.strip_prefix("delay ") {
                 destination.script().reply_delay = Duration::from_millis(delay.parse()?);
                 writeln!(std::io::stdout(), "ok")?;
+            } else if line == "take" {
+                destination.script().takes_messages = true;
+                writeln!(std::io::stdout(), "ok")?;
             } else if line == "told" {
-                let record = destination.record();
-                let now = Told { connections: record.connections as u64, rcpt: record.rcpt as u64 };
+                let now = destination
+                    .look(|record| Told { connections: record.connections as u64, rcpt: record.rcpt as u64 });
                 writeln!(std::io::stdout(), "{} {}", now.connections - before.connections, now.rcpt - before.rcpt)?;
                 before = now;
             }

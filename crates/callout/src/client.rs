@@ -8,6 +8,7 @@
 //! shall not be delivered; everywhere else it is ended by [`ClientSession::quit`].
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use callahead_smtp::{Domain, Reply};
@@ -15,9 +16,9 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::callouts::{Callouts, Key};
 use crate::outcome::{Failure, HostFailure, Step};
-use crate::pool::RelayPlace;
+use crate::pool::{HostPool, RelayPlace};
 use crate::route::{Hop, HostPort, Route};
-use crate::session::{Offers, Session};
+use crate::session::{Offers, Session, Surplus};
 use crate::transcript::Transcript;
 
 /// An open session, greeted and past EHLO.
@@ -25,6 +26,7 @@ pub struct ClientSession {
     session: Session,
     destination: String,
     quit_timeout: Duration,
+    pool: Arc<HostPool>,
     _place: RelayPlace,
 }
 
@@ -98,7 +100,7 @@ impl Callouts {
                         session.offers.pipelining &= pool.pipelines();
                         let destination = HostPort(&key.host, key.port).to_string();
                         let quit_timeout = settings.quit_timeout;
-                        return Ok(ClientSession { session, destination, quit_timeout, _place: place });
+                        return Ok(ClientSession { session, destination, quit_timeout, pool, _place: place });
                     }
                     Err(trouble) => {
                         let failure = failed(trouble.failure, trouble.reply);
@@ -159,6 +161,17 @@ impl ClientSession {
     /// Whether it is as it was left: neither closed nor told anything meanwhile. Does not wait.
     pub async fn is_quiet(&mut self) -> bool {
         self.session.is_quiet().await
+    }
+
+    /// Whether it has said more than it was asked, so that of a pipelined group nobody can tell which reply answers which command. Does
+    /// not wait.
+    pub async fn said_too_much(&mut self) -> bool {
+        self.session.what_else_came(&mut Transcript::none()).await == Surplus::Reply
+    }
+
+    /// The host offers PIPELINING and can't do it: further sessions with it, callouts' too, do without.
+    pub fn learn_no_pipelining(&self) {
+        self.pool.learn_no_pipelining();
     }
 
     /// Ends it: QUIT, and a wait for the reply of at most 2 s.

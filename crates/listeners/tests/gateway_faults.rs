@@ -47,12 +47,16 @@ async fn a_destination_that_fails_before_the_message_puts_the_recipient_off() {
         (Step::Mail, Fault::Hang, "451 4.4.1"),
         (Step::Mail, Fault::Reply("421 4.3.2 stopping".into()), "451 4.4.1"),
         (Step::Mail, Fault::Reply("452 4.3.1 full".into()), "452 4.3.1"),
+        (Step::Mail, Fault::ReplyAndClose("550 5.7.1 not you".into()), "550 5.7.1"),
+        (Step::Mail, Fault::Reply("250 yes\n550 5.1.1 and no".into()), "451 4.4.1"),
+        (Step::Mail, Fault::Reply("503 5.5.1 bad sequence".into()), "451 4.4.1"),
         (Step::Rcpt, close(0), "451 4.4.1"),
         (Step::Rcpt, Fault::Reply("354 go on".into()), "451 4.4.1"),
         (Step::Rcpt, Fault::Reply("450 4.2.1 later".into()), "450 4.2.1"),
         (Step::Rcpt, Fault::Reply("550 5.7.1 mx7: no".into()), "550 5.7.1"),
         (Step::Rcpt, Fault::Reply("550 no".into()), "550 5.0.0"),
         (Step::Rcpt, Fault::EndlessLines, "451 4.4.1"),
+        (Step::Rcpt, Fault::Reply("503 5.5.1 bad sequence".into()), "451 4.4.1"),
     ] {
         let (_world, destination, mut client) = warm().await;
         destination.script().faults.insert(step, (fault.clone(), None));
@@ -61,8 +65,52 @@ async fn a_destination_that_fails_before_the_message_puts_the_recipient_off() {
         assert!(reply.starts_with(told) && !reply.contains("mx7"), "{step:?} {fault:?}: {reply}");
         client.expect("DATA", "554 5.5.1").await;
         client.expect("RSET", "250").await;
+        settle().await;
+        destination.assert_polite();
         arrives_at_the_next_try(&mut client, &destination).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_too_many_to_the_reset_of_a_session_refuses_nobody_in_the_next_message() {
+    let (_world, destination, mut client) = warm().await;
+    client.envelope("anna@one.example").await;
+    client.expect("RSET", "250").await;
+    destination.script().faults.insert(Step::Rset, (Fault::Reply("250 yes\n550 5.7.1 and no".into()), Some(1)));
+    client.envelope("anna@one.example").await;
+    assert!(client.data("x\r\n.\r\n").await.starts_with("250"));
+    client.quit().await;
+    destination.assert_polite();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_loses_pipelined_commands_is_asked_again_without_and_stays_so() {
+    let (world, destination, mut client) = warm().await;
+    destination.script().broken_pipelining = true;
+    let began = tokio::time::Instant::now();
+    client.envelope("anna@one.example").await;
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    client.quit().await;
+    let mut client = world.client().await;
+    let began = tokio::time::Instant::now();
+    client.envelope("anna@one.example").await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(client.data("x\r\n.\r\n").await.starts_with("250"));
+    client.quit().await;
+    destination.assert_polite();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_503_to_a_further_recipient_is_no_word_on_it() {
+    let (_world, destination, mut client) = warm().await;
+    client.envelope("anna@one.example").await;
+    client.expect("RCPT TO:<ben@one.example>", "250").await;
+    client.expect("RSET", "250").await;
+    client.envelope("anna@one.example").await;
+    destination.script().faults.insert(Step::Rcpt, (Fault::Reply("503 5.5.1 bad sequence".into()), Some(1)));
+    client.expect("RCPT TO:<ben@one.example>", "451 4.4.2").await;
+    settle().await;
+    destination.assert_polite();
 }
 
 #[tokio::test(start_paused = true)]

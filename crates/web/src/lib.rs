@@ -18,6 +18,7 @@ mod histogram;
 mod http;
 mod json;
 mod metrics;
+mod newcomers;
 mod problem;
 mod query;
 mod readiness;

@@ -19,12 +19,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use crate::newcomers::{Newcomer, Newcomers};
 use crate::tls::HttpTls;
 
 /// What clients may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HttpLimits {
-    /// Connections at the same time; further ones are closed at once. Default 512.
+    /// Connections at the same time. For a further one the one makes room that has said no request yet for longest; where there is
+    /// none, the further one is closed at once. Default 512.
     pub connections: usize,
     /// How long a request's head may take, and a connection be idle before it. Default 15 s.
     pub head: Duration,
@@ -54,6 +56,8 @@ pub(crate) struct Peer(pub(crate) String);
 
 /// How long accepting rests after the system refused it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection that makes room for another may take for it; it has nothing left to do.
+const ROOM_WITHIN: Duration = Duration::from_millis(500);
 
 /// Serves a router until `shutdown`; comes back when the requests under way are answered, or after [`HttpLimits::grace`].
 pub async fn serve_http(bound: Bound, router: Router, limits: HttpLimits, shutdown: CancellationToken) {
@@ -68,6 +72,7 @@ pub async fn serve_https(bound: Bound, router: Router, limits: HttpLimits, tls: 
 async fn serve(bound: Bound, router: Router, limits: HttpLimits, tls: Option<HttpTls>, shutdown: CancellationToken) {
     let counters = bound.counters();
     let room = Arc::new(Semaphore::new(limits.connections));
+    let newcomers = Arc::<Newcomers>::default();
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -84,7 +89,13 @@ async fn serve(bound: Bound, router: Router, limits: HttpLimits, tls: Option<Htt
                 continue;
             }
         };
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+        let mut permit = Arc::clone(&room).try_acquire_owned().ok();
+        if permit.is_none() && newcomers.make_room() {
+            counters.timed_out.fetch_add(1, Ordering::Relaxed);
+            let freed = tokio::time::timeout(ROOM_WITHIN, Arc::clone(&room).acquire_owned()).await;
+            permit = freed.ok().and_then(Result::ok);
+        }
+        let Some(permit) = permit else {
             counters.refused.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(at = %bound.local_addr(), "as many connections are open as are allowed: one is closed");
             continue;
@@ -93,16 +104,24 @@ async fn serve(bound: Bound, router: Router, limits: HttpLimits, tls: Option<Htt
         counters.open.fetch_add(1, Ordering::Relaxed);
         let (router, shutdown, counters) = (router.clone(), shutdown.clone(), Arc::clone(&counters));
         let acceptor = tls.as_ref().map(HttpTls::acceptor);
+        let newcomer = Arc::new(newcomers.enter());
         connections.spawn(async move {
             let peer = Peer(stream.peer());
-            match acceptor {
-                None => converse(stream, peer, router, limits, shutdown).await,
-                // The handshake may take as long as a request's head.
-                Some(acceptor) => match tokio::time::timeout(limits.head, acceptor.accept(stream)).await {
-                    Ok(Ok(stream)) => converse(stream, peer, router, limits, shutdown).await,
-                    Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
-                    Err(_) => tracing::debug!("a TLS handshake took too long"),
-                },
+            let handling = async {
+                let newcomer = Arc::clone(&newcomer);
+                match acceptor {
+                    None => converse(stream, peer, router, limits, newcomer, shutdown).await,
+                    // The handshake may take as long as a request's head.
+                    Some(acceptor) => match tokio::time::timeout(limits.head, acceptor.accept(stream)).await {
+                        Ok(Ok(stream)) => converse(stream, peer, router, limits, newcomer, shutdown).await,
+                        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                        Err(_) => tracing::debug!("a TLS handshake took too long"),
+                    },
+                }
+            };
+            tokio::select! {
+                () = handling => {}
+                () = newcomer.told_to_go() => tracing::debug!("a connection without a request made room for another"),
             }
             counters.open.fetch_sub(1, Ordering::Relaxed);
             drop(permit);
@@ -118,9 +137,11 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
     peer: Peer,
     router: Router,
     limits: HttpLimits,
+    newcomer: Arc<Newcomer>,
     shutdown: CancellationToken,
 ) {
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+        newcomer.has_asked();
         let (router, peer) = (router.clone(), peer.clone());
         async move {
             let mut request: Request = request.map(Body::new);

@@ -31,6 +31,7 @@ mod relay;
 pub mod session;
 mod tls;
 mod trace;
+mod wording;
 
 use std::fmt;
 use std::net::IpAddr;

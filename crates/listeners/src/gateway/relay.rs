@@ -17,18 +17,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use callahead_callout::{Callouts, ClientSession, ConnectError, Failure, Hop, Offers, Route, Step};
+use callahead_callout::{Callouts, ClientSession, ConnectError, Failure, Hop, Route, Step};
 use callahead_engine::DomainConfig;
-use callahead_smtp::{Domain, EnhancedCode, Recipient, Reply};
+use callahead_smtp::{Domain, Recipient, Reply};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::command::{Mail, Notify, Rcpt, Ret, ReversePath, Xtext, say};
+use super::command::{Mail, Rcpt, say};
 use super::content::DotWriter;
-
-/// Octets of the server's words that are passed on.
-const MAX_PASSED_ON: usize = 200;
+use super::wording::{About, lacking, lost, mail_from, passed, rcpt_to, unreachable};
 
 /// For a session with a server to be opened: connection, greeting, EHLO and TLS, over all hosts of a route. As long as a callout, since
 /// the client waits for its reply to RCPT, and everybody for a host that is tried again after failures.
@@ -86,20 +84,25 @@ enum Message {
     Chunks,
 }
 
+/// Why a transaction could not be begun.
+struct Broken {
+    failure: Failure,
+    /// The commands were pipelined, and which reply answers which is not certain. Another session without may fare better.
+    pipelining_suspect: bool,
+}
+
+impl From<Failure> for Broken {
+    fn from(failure: Failure) -> Self {
+        Self { failure, pipelining_suspect: false }
+    }
+}
+
 /// What became of a message at its end.
 pub(crate) struct Finished {
     /// What the client is told.
     pub(crate) reply: Reply,
     /// What the server said, if it did.
     pub(crate) said: Option<Reply>,
-}
-
-/// What a reply of the server is about, for words where its own are not passed on.
-#[derive(Clone, Copy)]
-enum About {
-    Sender,
-    Recipient,
-    Message,
 }
 
 impl Relay {
@@ -137,9 +140,12 @@ impl Relay {
             self.reset();
         }
         let words = domain.policy.pass_reply_text;
-        // A session that was used before may be one that the server has had enough of: then once more, in a new one.
-        for _ in 0..2 {
-            let fresh = match self.connect(&hop, recipient).await {
+        let until = Instant::now() + self.patience.step + OPEN_WITHIN * 2;
+        let mut pipelined = true;
+        // A session that was used before may be one that the server has had enough of, and a group of commands may be more than it can
+        // bear: then once more, in a new session, and without pipelining.
+        for _ in 0..3 {
+            let fresh = match self.connect(&hop, recipient, until).await {
                 Ok(fresh) => fresh,
                 Err(reply) => return reply,
             };
@@ -148,7 +154,7 @@ impl Relay {
             {
                 return reply;
             }
-            match self.begin(mail, rcpt, recipient).await {
+            match self.begin(mail, rcpt, recipient, pipelined, until).await {
                 Ok((refused, reply)) => {
                     let transaction = Transaction {
                         hop,
@@ -164,12 +170,16 @@ impl Relay {
                     self.transaction = Some(transaction);
                     return reply;
                 }
-                Err(failure) => {
+                Err(Broken { failure, pipelining_suspect }) => {
                     tracing::debug!(destination = self.destination(), %failure, "a transaction could not be begun");
-                    self.link = None;
-                    if fresh {
+                    if pipelining_suspect && let Some(link) = &self.link {
+                        link.session.learn_no_pipelining();
+                    }
+                    self.end();
+                    if fresh && !pipelining_suspect {
                         return unreachable();
                     }
+                    pipelined &= !pipelining_suspect;
                 }
             }
         }
@@ -177,14 +187,14 @@ impl Relay {
     }
 
     /// A session with the next hop; whether it is a new one.
-    async fn connect(&mut self, hop: &NextHop, recipient: &Recipient) -> Result<bool, Reply> {
+    async fn connect(&mut self, hop: &NextHop, recipient: &Recipient, until: Instant) -> Result<bool, Reply> {
         if let Some(link) = &mut self.link {
             if link.hop == *hop && link.session.is_quiet().await {
                 return Ok(!link.used);
             }
             self.end();
         }
-        let deadline = Instant::now() + self.patience.step.min(OPEN_WITHIN);
+        let deadline = until.min(Instant::now() + self.patience.step.min(OPEN_WITHIN));
         match self.callouts.connect(&hop.route, recipient.domain(), deadline).await {
             Ok(session) => {
                 self.link = Some(Link { session, hop: hop.clone(), used: false, needs_reset: false });
@@ -199,47 +209,73 @@ impl Relay {
     }
 
     /// MAIL and the first RCPT, in one write where that is offered. Gives MAIL's reply where it was refused, and RCPT's.
+    ///
+    /// Which reply answers which command has to be certain, as in a callout: a 5xx to something else must not refuse the recipient.
     async fn begin(
         &mut self,
         mail: &Mail,
         rcpt: &Rcpt,
         recipient: &Recipient,
-    ) -> Result<(Option<Reply>, Reply), Failure> {
-        let Some(link) = &mut self.link else { return Err(Failure::Closed(Step::Mail)) };
+        pipelined: bool,
+        until: Instant,
+    ) -> Result<(Option<Reply>, Reply), Broken> {
+        let Some(link) = &mut self.link else { return Err(Failure::Closed(Step::Mail).into()) };
         let offers = link.session.offers();
+        let pipelined = pipelined && offers.pipelining;
         let reset = std::mem::take(&mut link.needs_reset).then(|| (Step::Rset, b"RSET\r\n".to_vec()));
         let mut commands = Vec::from_iter(reset);
         commands.push((Step::Mail, mail_from(mail, offers)));
         commands.push((Step::Rcpt, rcpt_to(rcpt, recipient, offers)));
         link.used = true;
-        let deadline = Instant::now() + self.patience.step;
-        if offers.pipelining {
+        let mut deadline = until.min(Instant::now() + self.patience.step);
+        if pipelined {
             let together: Vec<u8> = commands.iter().flat_map(|(_, octets)| octets).copied().collect();
             link.session.send(Step::Mail, &together, deadline).await?;
         }
         let mut refused = None;
+        let mut answered = false;
+        let suspect = |failure| Broken { failure, pipelining_suspect: pipelined };
         for (step, octets) in commands {
-            if !offers.pipelining {
+            if !pipelined {
                 link.session.send(step, &octets, deadline).await?;
+            } else if answered {
+                // A group that is answered in part only costs time: some is left for another try without pipelining.
+                deadline = deadline.min(Instant::now() + self.patience.step / 2);
             }
-            let reply = link.session.reply(step, deadline).await?;
-            match (step, reply.code() / 100) {
-                (Step::Rset, 2) | (Step::Mail, 2) => {}
-                (Step::Mail, 4 | 5) if offers.pipelining => refused = Some(reply),
-                (Step::Mail, 4 | 5) => {
+            let reply = match (link.session.reply(step, deadline).await, refused.take()) {
+                (Ok(reply), before) => {
+                    refused = before;
+                    reply
+                }
+                // It refused the sender, and left with that.
+                (Err(_), Some(refusal)) => return Ok((Some(Reply::clone(&refusal)), refusal)),
+                (Err(failure @ Failure::Timeout(_)), None) if answered => return Err(suspect(failure)),
+                (Err(failure), None) => return Err(failure.into()),
+            };
+            answered = true;
+            match (step, reply.code()) {
+                (Step::Rset, 200..=299) | (Step::Mail, 200..=299) => {}
+                // "Bad sequence of commands": the server has lost track, which is no word on a sender, and none on a recipient.
+                (Step::Mail | Step::Rcpt, 503) if refused.is_none() => {
+                    return Err(suspect(Failure::UnexpectedReply(step)));
+                }
+                (Step::Mail, 400..=599) if pipelined => refused = Some(reply),
+                (Step::Mail, 400..=599) => {
                     link.needs_reset = true;
                     return Ok((Some(reply.clone()), reply));
                 }
-                // What RCPT gets behind a MAIL that was refused says nothing.
-                (Step::Rcpt, _) if refused.is_some() => {
-                    link.needs_reset = true;
+                // What RCPT gets behind a MAIL that was refused says nothing, whatever it is.
+                (Step::Rcpt, code) if refused.is_some() || matches!(code, 200..=299 | 400..=599) => {
+                    if pipelined && link.session.said_too_much().await {
+                        return Err(suspect(Failure::Unsolicited(step)));
+                    }
+                    link.needs_reset = refused.is_some();
                     return Ok((refused, reply));
                 }
-                (Step::Rcpt, 2 | 4 | 5) => return Ok((None, reply)),
-                _ => return Err(Failure::UnexpectedReply(step)),
+                _ => return Err(suspect(Failure::UnexpectedReply(step))),
             }
         }
-        Err(Failure::UnexpectedReply(Step::Rcpt))
+        Err(Failure::UnexpectedReply(Step::Rcpt).into())
     }
 
     async fn further_recipient(&mut self, rcpt: &Rcpt, recipient: &Recipient, domain: &DomainConfig) -> Reply {
@@ -254,14 +290,14 @@ impl Relay {
             Err(failure) => Err(failure),
         };
         match reply {
-            Ok(reply) if matches!(reply.code() / 100, 2 | 4 | 5) => {
+            Ok(reply) if matches!(reply.code() / 100, 2 | 4 | 5) && reply.code() != 503 => {
                 transaction.accepted += usize::from(reply.is_positive());
                 transaction.words &= domain.policy.pass_reply_text;
                 passed(&reply, About::Recipient, domain.policy.pass_reply_text)
             }
             _ => {
                 // And with it the transaction: what follows finds no session.
-                self.link = None;
+                self.end_link();
                 lost()
             }
         }
@@ -385,7 +421,7 @@ impl Relay {
             Ok(reply) if matches!(reply.code() / 100, 2 | 4 | 5) => reply,
             _ => {
                 // Nobody can tell whether it was delivered (RFC 1047): the client sends again, and the recipient may have it twice.
-                self.link = None;
+                self.end_link();
                 return unsaid(say(
                     451,
                     (4, 4, 2),
@@ -426,8 +462,14 @@ impl Relay {
     /// Ends the session with the server, properly where nothing is under way. It does not wait.
     pub(crate) fn end(&mut self) {
         let within_message = self.transaction.take().is_some_and(|transaction| transaction.message.is_some());
+        match within_message {
+            true => self.link = None,
+            false => self.end_link(),
+        }
+    }
+
+    fn end_link(&mut self) {
         if let Some(link) = self.link.take()
-            && !within_message
             // Dropped with its runtime there is nobody to say it.
             && let Ok(runtime) = Handle::try_current()
         {
@@ -471,98 +513,4 @@ impl NextHop {
         let by_mx = route.hops.contains(&Hop::Mx);
         Self { route, domain: by_mx.then(|| recipient.domain().clone()) }
     }
-}
-
-// === what is said to the server ===
-
-/// What the message needs and the server lacks. Nothing is converted here, so it can't be had (RFC 6152 3, RFC 6531 3.2).
-fn lacking(offers: Offers, mail: &Mail, recipient: &Recipient) -> Option<Reply> {
-    if mail.smtputf8 && !offers.smtputf8 {
-        let address = mail.sender.needs_smtputf8() || recipient.needs_smtputf8();
-        return Some(match address {
-            true => say(553, (5, 6, 7), "The recipient's server takes no addresses beyond ASCII (SMTPUTF8)"),
-            false => say(550, (5, 6, 9), "The recipient's server takes no headers in UTF-8 (SMTPUTF8)"),
-        });
-    }
-    let eight_bit = mail.eight_bit && !offers.eight_bit_mime;
-    eight_bit.then(|| {
-        say(554, (5, 6, 3), "The recipient's server takes no 8-bit content (8BITMIME), and none is converted here")
-    })
-}
-
-/// MAIL with what the server offers of the client's parameters.
-fn mail_from(mail: &Mail, offers: Offers) -> Vec<u8> {
-    let sender: &ReversePath = &mail.sender;
-    let mut line = format!("MAIL FROM:<{sender}>");
-    if let Some(size) = mail.size.filter(|_| offers.size) {
-        line.push_str(&format!(" SIZE={size}"));
-    }
-    if mail.eight_bit {
-        line.push_str(" BODY=8BITMIME");
-    }
-    if mail.smtputf8 {
-        line.push_str(" SMTPUTF8");
-    }
-    if offers.dsn {
-        match mail.ret {
-            Some(Ret::Full) => line.push_str(" RET=FULL"),
-            Some(Ret::Headers) => line.push_str(" RET=HDRS"),
-            None => {}
-        }
-        if let Some(envid) = mail.envid.as_ref().map(Xtext::as_str) {
-            line.push_str(&format!(" ENVID={envid}"));
-        }
-    }
-    line.push_str("\r\n");
-    line.into_bytes()
-}
-
-fn rcpt_to(rcpt: &Rcpt, recipient: &Recipient, offers: Offers) -> Vec<u8> {
-    let mut line = format!("RCPT TO:<{recipient}>");
-    if offers.dsn {
-        if let Some(notify) = rcpt.notify.as_ref().map(Notify::as_str) {
-            line.push_str(&format!(" NOTIFY={notify}"));
-        }
-        if let Some(orcpt) = rcpt.orcpt.as_ref().map(Xtext::as_str) {
-            line.push_str(&format!(" ORCPT={orcpt}"));
-        }
-    }
-    line.push_str("\r\n");
-    line.into_bytes()
-}
-
-// === what the client is told ===
-
-/// The server's reply as the client gets it: its code and enhanced code, and its words where they may be passed on. Of a 2xx to RCPT
-/// nothing is passed on but that: a 251 names another address.
-fn passed(reply: &Reply, about: About, words: bool) -> Reply {
-    let class = u8::try_from(reply.code() / 100).unwrap_or(5);
-    let text = match (about, class) {
-        (About::Recipient, 2) => return say(250, (2, 1, 5), "Ok"),
-        (About::Message, 2) => "The recipient's server has accepted the message",
-        (About::Sender, 4) => "The recipient's server can't take mail from this sender now",
-        (About::Sender, _) => "The recipient's server takes no mail from this sender",
-        (About::Recipient, 4) => "The recipient's server can't take this recipient now",
-        (About::Recipient, _) => "The recipient's server refuses this recipient",
-        (About::Message, 4) => "The recipient's server can't take the message now",
-        (About::Message, _) => "The recipient's server refuses the message",
-    };
-    let mut text = text.to_owned();
-    if words {
-        let said: String = reply.text().chars().filter(|c| matches!(c, ' '..='~')).take(MAX_PASSED_ON).collect();
-        if !said.trim().is_empty() {
-            text.push_str("; it said: ");
-            text.push_str(said.trim());
-        }
-    }
-    let code = if class == 2 { 250 } else { reply.code() };
-    Reply::new(code, reply.enhanced().or_else(|| EnhancedCode::new(class, 0, 0)), &text)
-}
-
-fn unreachable() -> Reply {
-    say(451, (4, 4, 1), "The recipient's server does not answer; try again later")
-}
-
-fn lost() -> Reply {
-    say(451, (4, 4, 2), "The connection to the recipient's server was lost; try again later")
 }

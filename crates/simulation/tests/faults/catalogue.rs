@@ -27,6 +27,22 @@ pub enum Says {
     NullMx,
 }
 
+/// What comes of a recipient that the engine accepted, and that the gateway repeats at the destination with the real sender: the
+/// design's section 7, and docs/gateway.md.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relayed {
+    /// As the mailbox exists or not.
+    Truth,
+    /// 2xx to RCPT.
+    Accepts,
+    /// 5xx to RCPT, or null MX.
+    Refuses,
+    /// 5xx to MAIL: the destination takes nothing from this sender, whoever it is for.
+    RefusesSender,
+    /// 4xx, or no answer that is one.
+    PutsOff,
+}
+
 /// What the domain's route leads to.
 #[derive(Clone, Debug)]
 pub enum Where {
@@ -53,6 +69,8 @@ pub struct Case {
     /// The random local part is refused whatever becomes of the recipient, or never gets an answer. `None`: it is refused where the
     /// recipient gets an answer.
     pub tells_apart: Option<bool>,
+    /// For the gateway, which asks a second time: for a mailbox that exists, and for one that does not.
+    pub relayed: [Relayed; 2],
 }
 
 /// The mailboxes that are asked for; only the first exists.
@@ -68,7 +86,15 @@ fn server(script: Script) -> Where {
 
 fn case(name: impl Into<String>, place: Where, says: Says) -> Case {
     let name = name.into();
-    Case { name, place, tls: TlsPolicy::Opportunistic, fresh: [says; 2], known: [says; 2], tells_apart: None }
+    let relayed = match says {
+        // A real sender is no null sender.
+        Says::Truth | Says::RefusesNullSender => Relayed::Truth,
+        Says::AcceptsAll | Says::Accepts => Relayed::Accepts,
+        Says::Refuses | Says::NullMx => Relayed::Refuses,
+        Says::Later | Says::NoAnswer => Relayed::PutsOff,
+    };
+    let (tls, both) = (TlsPolicy::Opportunistic, [says; 2]);
+    Case { name, place, tls, fresh: both, known: both, tells_apart: None, relayed: [relayed; 2] }
 }
 
 impl Case {
@@ -77,6 +103,9 @@ impl Case {
     }
     fn tls(self, tls: TlsPolicy) -> Self {
         Self { tls, ..self }
+    }
+    fn relayed(self, relayed: [Relayed; 2]) -> Self {
+        Self { relayed, ..self }
     }
 }
 
@@ -131,6 +160,18 @@ fn by_design(step: Step, fault: &str) -> (Says, Says) {
     }
 }
 
+/// Where that is another thing for the gateway: it says no RSET in a new session, waits 90 s for a step, and has a sender.
+fn by_design_relayed(step: Step, fault: &str) -> Option<[Relayed; 2]> {
+    use Relayed::{Accepts, PutsOff, RefusesSender, Truth};
+    match (step, fault) {
+        (Step::Mail, "550" | "550, and closes") => Some([RefusesSender; 2]),
+        (Step::Rset, _) | (Step::Mail, "slow, an octet in 4 s") => Some([Truth; 2]),
+        // The refusal has more octets than 90 s are enough for.
+        (Step::Rcpt, "slow, an octet in 4 s") => Some([Accepts, PutsOff]),
+        _ => None,
+    }
+}
+
 fn step_name(step: Step) -> &'static str {
     match step {
         Step::Greeting => "greeting",
@@ -161,7 +202,9 @@ pub fn catalogue() -> Vec<Case> {
                 _ => {}
             }
             let (fresh, known) = by_design(step, name);
-            cases.push(case(format!("{}: {name}", step_name(step)), server(script), fresh).known(known));
+            let case = case(format!("{}: {name}", step_name(step)), server(script), fresh).known(known);
+            let relayed = by_design_relayed(step, name).unwrap_or(case.relayed);
+            cases.push(case.relayed(relayed));
         }
     }
     let mut script = |name: &str, says, change: &dyn Fn(&mut Script)| {
@@ -201,14 +244,21 @@ pub fn catalogue() -> Vec<Case> {
             s.rcpt_replies = MAILBOXES.map(|mailbox| (mailbox.to_owned(), reply.to_owned())).into();
         });
     }
-    for case in cases.iter_mut().filter(|case| case.name.starts_with("to the recipient: ")) {
-        case.tells_apart = Some(true);
+    for case in &mut cases {
+        if case.name.starts_with("to the recipient: ") {
+            case.tells_apart = Some(true);
+        }
+        if case.name == "null sender: 451" {
+            case.relayed = [Relayed::Truth; 2];
+        }
     }
     cases.push(case("accepts every recipient", server(Script::accept_all()), AcceptsAll).known(Accepts));
     // Who is not refused in a word can't be told from who is not there.
     let script = Script { drop_after_errors: Some(0), ..sound() };
     let dropped = case("421 instead of the first refusal", server(script), NoAnswer);
-    cases.push(Case { fresh: [Accepts, NoAnswer], known: [Accepts, NoAnswer], tells_apart: Some(false), ..dropped });
+    let relayed = [Relayed::Accepts, Relayed::PutsOff];
+    let says = [Accepts, NoAnswer];
+    cases.push(Case { fresh: says, known: says, tells_apart: Some(false), relayed, ..dropped });
     let script = Script { drop_after_uses: Some(1), ..sound() };
     cases.push(case("421 to the second MAIL", server(script), Truth));
     for (policy, named) in [

@@ -1,0 +1,111 @@
+//! What a relay says to a server, and what the client is told of the server's replies: words made of values, and nothing else.
+
+use callahead_callout::Offers;
+use callahead_smtp::{EnhancedCode, Recipient, Reply};
+
+use super::command::{Mail, Notify, Rcpt, Ret, ReversePath, Xtext, say};
+
+/// Octets of the server's words that are passed on.
+const MAX_PASSED_ON: usize = 200;
+
+/// What a reply of the server is about, for words where its own are not passed on.
+#[derive(Clone, Copy)]
+pub(super) enum About {
+    Sender,
+    Recipient,
+    Message,
+}
+
+// === what is said to the server ===
+
+/// What the message needs and the server lacks. Nothing is converted here, so it can't be had (RFC 6152 3, RFC 6531 3.2).
+pub(super) fn lacking(offers: Offers, mail: &Mail, recipient: &Recipient) -> Option<Reply> {
+    if mail.smtputf8 && !offers.smtputf8 {
+        let address = mail.sender.needs_smtputf8() || recipient.needs_smtputf8();
+        return Some(match address {
+            true => say(553, (5, 6, 7), "The recipient's server takes no addresses beyond ASCII (SMTPUTF8)"),
+            false => say(550, (5, 6, 9), "The recipient's server takes no headers in UTF-8 (SMTPUTF8)"),
+        });
+    }
+    let eight_bit = mail.eight_bit && !offers.eight_bit_mime;
+    eight_bit.then(|| {
+        say(554, (5, 6, 3), "The recipient's server takes no 8-bit content (8BITMIME), and none is converted here")
+    })
+}
+
+/// MAIL with what the server offers of the client's parameters.
+pub(super) fn mail_from(mail: &Mail, offers: Offers) -> Vec<u8> {
+    let sender: &ReversePath = &mail.sender;
+    let mut line = format!("MAIL FROM:<{sender}>");
+    if let Some(size) = mail.size.filter(|_| offers.size) {
+        line.push_str(&format!(" SIZE={size}"));
+    }
+    if mail.eight_bit {
+        line.push_str(" BODY=8BITMIME");
+    }
+    if mail.smtputf8 {
+        line.push_str(" SMTPUTF8");
+    }
+    if offers.dsn {
+        match mail.ret {
+            Some(Ret::Full) => line.push_str(" RET=FULL"),
+            Some(Ret::Headers) => line.push_str(" RET=HDRS"),
+            None => {}
+        }
+        if let Some(envid) = mail.envid.as_ref().map(Xtext::as_str) {
+            line.push_str(&format!(" ENVID={envid}"));
+        }
+    }
+    line.push_str("\r\n");
+    line.into_bytes()
+}
+
+pub(super) fn rcpt_to(rcpt: &Rcpt, recipient: &Recipient, offers: Offers) -> Vec<u8> {
+    let mut line = format!("RCPT TO:<{recipient}>");
+    if offers.dsn {
+        if let Some(notify) = rcpt.notify.as_ref().map(Notify::as_str) {
+            line.push_str(&format!(" NOTIFY={notify}"));
+        }
+        if let Some(orcpt) = rcpt.orcpt.as_ref().map(Xtext::as_str) {
+            line.push_str(&format!(" ORCPT={orcpt}"));
+        }
+    }
+    line.push_str("\r\n");
+    line.into_bytes()
+}
+
+// === what the client is told ===
+
+/// The server's reply as the client gets it: its code and enhanced code, and its words where they may be passed on. Of a 2xx to RCPT
+/// nothing is passed on but that: a 251 names another address.
+pub(super) fn passed(reply: &Reply, about: About, words: bool) -> Reply {
+    let class = u8::try_from(reply.code() / 100).unwrap_or(5);
+    let text = match (about, class) {
+        (About::Recipient, 2) => return say(250, (2, 1, 5), "Ok"),
+        (About::Message, 2) => "The recipient's server has accepted the message",
+        (About::Sender, 4) => "The recipient's server can't take mail from this sender now",
+        (About::Sender, _) => "The recipient's server takes no mail from this sender",
+        (About::Recipient, 4) => "The recipient's server can't take this recipient now",
+        (About::Recipient, _) => "The recipient's server refuses this recipient",
+        (About::Message, 4) => "The recipient's server can't take the message now",
+        (About::Message, _) => "The recipient's server refuses the message",
+    };
+    let mut text = text.to_owned();
+    if words {
+        let said: String = reply.text().chars().filter(|c| matches!(c, ' '..='~')).take(MAX_PASSED_ON).collect();
+        if !said.trim().is_empty() {
+            text.push_str("; it said: ");
+            text.push_str(said.trim());
+        }
+    }
+    let code = if class == 2 { 250 } else { reply.code() };
+    Reply::new(code, reply.enhanced().or_else(|| EnhancedCode::new(class, 0, 0)), &text)
+}
+
+pub(super) fn unreachable() -> Reply {
+    say(451, (4, 4, 1), "The recipient's server does not answer; try again later")
+}
+
+pub(super) fn lost() -> Reply {
+    say(451, (4, 4, 2), "The connection to the recipient's server was lost; try again later")
+}
