@@ -100,7 +100,6 @@ pub(crate) struct Inner {
     stop: Option<SyncSender<()>>,
     writer: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
-    clock: Arc<dyn Clock>,
     pub(crate) readers: Vec<Mutex<Connection>>,
 }
 
@@ -158,17 +157,17 @@ impl DecisionLog {
         let writer = Writer {
             connection,
             shared: Arc::clone(&shared),
-            clock: Arc::clone(&clock),
+            clock,
             last_id,
             retention: Retention::default(),
             told: None,
         };
-        let thread = std::thread::Builder::new().name("log-writer".into());
+        let thread = std::thread::Builder::new().name("decision-log".into());
         let writer = thread
             .spawn(move || writer.run(&entries, &stopped))
             .map_err(|error| wrong(rusqlite::Error::ToSqlConversionFailure(error.into())))?;
         let (queue, stop, writer) = (Some(queue), Some(stop), Some(writer));
-        Ok(Self { inner: Arc::new(Inner { queue, stop, writer, shared, clock, readers }) })
+        Ok(Self { inner: Arc::new(Inner { queue, stop, writer, shared, readers }) })
     }
 
     /// What holds from now on.
@@ -194,14 +193,14 @@ impl DecisionLog {
 
 impl Observer for DecisionLog {
     fn decided(&self, question: &Question<'_>, decision: &Decision) {
-        let Inner { queue: Some(queue), shared, clock, .. } = &*self.inner else { return };
+        let Inner { queue: Some(queue), shared, .. } = &*self.inner else { return };
         if shared.off.load(Ordering::Relaxed) {
             return;
         }
         let sender = question.sender.map(|sender| sender.chars().take(MAX_SENDER).collect());
         let decision = Decision { transcript: None, ..decision.clone() };
         let listener = question.listener.as_str();
-        let entry = Entry { at: clock.now(), listener, client: question.client, sender, decision };
+        let entry = Entry { at: decision.at, listener, client: question.client, sender, decision };
         shared.queued.fetch_add(1, Ordering::Relaxed);
         if queue.try_send(Box::new(entry)).is_err() {
             shared.queued.fetch_sub(1, Ordering::Relaxed);
@@ -222,6 +221,17 @@ impl Drop for Inner {
     }
 }
 
+/// Has this thread run only when no other thread wants to: who asks is answered first, and the log is written when nobody waits. A lower
+/// priority alone does not do that: Linux lets a thread that was woken wait for the milliseconds of the one that runs.
+fn give_way() {
+    use thread_priority::{NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy};
+    let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+    let thread = thread_priority::thread_native_id();
+    if let Err(error) = thread_priority::set_thread_priority_and_policy(thread, ThreadPriority::Min, policy) {
+        tracing::debug!(?error, "the decision log's thread has the priority of all others");
+    }
+}
+
 struct Writer {
     connection: Connection,
     shared: Arc<Shared>,
@@ -233,6 +243,7 @@ struct Writer {
 
 impl Writer {
     fn run(mut self, entries: &Receiver<Box<Entry>>, stopped: &Receiver<()>) {
+        give_way();
         loop {
             // It looks by itself, so that nobody who decides has to wake it.
             let ending = stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Disconnected);
