@@ -59,12 +59,7 @@ pub async fn run(minutes: u64, folder: &Path, output: &Path) -> anyhow::Result<(
     // Known ones, and new ones for a fifth of all questions.
     let mut destination = Destination::start(KNOWN + RATE * span.as_secs(), 1).await?;
     destination.take_messages().await?;
-    let setup = Setup {
-        gateway: true,
-        listen: "http = [\"127.0.0.1:0\"]\n".into(),
-        harvest: 20,
-        ..Setup::new(&folder.join("soak"), destination.address())
-    };
+    let setup = Setup { gateway: true, harvest: 20, ..Setup::new(&folder.join("soak"), destination.address()) };
     fill(&setup.folder, KNOWN, 1).await?;
     let daemon = Callahead::start(&setup).await?;
     let mut traffic = Traffic::start(&daemon).await?;

@@ -93,13 +93,8 @@ fn compare(section: &mut Section, what: &str, alone: &Mail, beside: &Mail) {
 
 async fn start(bench: &Bench, name: &str, more: String) -> anyhow::Result<(Destination, Callahead)> {
     let destination = Destination::start(bench.size.few + 4 * APART, 1).await?;
-    let setup = Setup {
-        gateway: true,
-        listen: "http = [\"127.0.0.1:0\"]\n".into(),
-        harvest: HARVEST,
-        more,
-        ..Setup::new(&bench.folder.join(name), destination.address())
-    };
+    let setup =
+        Setup { gateway: true, harvest: HARVEST, more, ..Setup::new(&bench.folder.join(name), destination.address()) };
     fill(&setup.folder, bench.size.few, 1).await?;
     let daemon = Callahead::start(&setup).await?;
     Ok((destination, daemon))

@@ -36,8 +36,6 @@ pub struct Setup {
     pub callout: String,
     /// Whether it listens as a gateway too.
     pub gateway: bool,
-    /// Further lines for `[listen]`.
-    pub listen: String,
     /// `harvest.limit`; 0 lets guessing clients guess, since asking for recipients that do not exist is what is measured mostly.
     pub harvest: u32,
     /// Further tables.
@@ -66,7 +64,6 @@ impl Setup {
             domains: 1,
             callout: String::new(),
             gateway: false,
-            listen: String::new(),
             harvest: 0,
             more: String::new(),
             log: "info",
@@ -78,10 +75,10 @@ impl Setup {
         let gateway = if self.gateway { "gateway = [\"127.0.0.1:0\"]\n" } else { "" };
         // All clients of the gateway come from one address here.
         let mut text = format!(
-            "node = \"filter.example\"\ndata_dir = \"{folder}/data\"\n[listen]\npolicy = [\"127.0.0.1:0\"]\n{gateway}{}\
+            "node = \"filter.example\"\ndata_dir = \"{folder}/data\"\n[listen]\npolicy = [\"127.0.0.1:0\"]\n{gateway}\
              http = [\"127.0.0.1:0\"]\nadmin = [\"unix:{folder}/admin.sock\"]\n[resolver]\nservers = [\"127.0.0.1:9\"]\n[callout]\n{}\n\
              [harvest]\nlimit = {}\n[gateway]\nconnections_per_client = 100000\n{}\n",
-            self.listen, self.callout, self.harvest, self.more
+            self.callout, self.harvest, self.more
         );
         for number in 0..self.domains {
             let name = names::domain(number);

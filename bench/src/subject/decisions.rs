@@ -58,7 +58,7 @@ pub async fn fill_log(folder: &Path, rows: u64, domains: u64) -> anyhow::Result<
         let due = now - span + span * number / rows;
         clock.advance(Duration::from_millis(due.saturating_sub(clock.now().0)));
         let is_rare = number % (rows / RARE).max(1) == 0;
-        decide(&log, &mut state, domains, is_rare);
+        decide(&log, clock.now(), &mut state, domains, is_rare);
         while number % 1000 == 0 && log.counters().waiting > WAITING {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -74,7 +74,7 @@ pub async fn fill_log(folder: &Path, rows: u64, domains: u64) -> anyhow::Result<
 }
 
 /// One decision: three of four for one of a few mailboxes, the rest guesses.
-fn decide(log: &DecisionLog, state: &mut u64, domains: u64, is_rare: bool) {
+fn decide(log: &DecisionLog, now: Timestamp, state: &mut u64, domains: u64, is_rare: bool) {
     let mut below = |bound: u64| names::next_random(state) % bound.max(1);
     // The cube of an even share: a few domains have most of the mail.
     let share = below(1 << 16);
@@ -101,7 +101,7 @@ fn decide(log: &DecisionLog, state: &mut u64, domains: u64, is_rare: bool) {
         sender: Some(&sender),
         ..Question::new(recipient.as_bytes(), Listener::Policy)
     };
-    log.decided(&question, &decision);
+    log.decided(&question, &Decision { at: now, ..decision });
 }
 
 fn one_of(names: &[&'static str; 16], number: u64) -> &'static str {
@@ -140,6 +140,7 @@ fn decision(recipient: &str, verdict: Verdict, source: Source, elapsed: Duration
         reply: Some(StoredReply { code, enhanced: None, text: format!("<{recipient}>: {text}") }),
         checked_at: Some(at),
         expires_at: Some(at.after(Duration::from_secs(7200))),
+        at,
         elapsed,
         transcript: None,
     }

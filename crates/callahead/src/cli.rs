@@ -316,7 +316,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => {
             // Lives until everything that logs has ended.
             match logging::start(args.log_format) {
-                Ok(_flush) => with_runtime(serve::run(args)),
+                Ok((_flush, decisions)) => with_runtime(serve::run(args, decisions)),
                 Err(error) => Err(anyhow::Error::new(error).context("the log can't be written: no thread for it")),
             }
         }

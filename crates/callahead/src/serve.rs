@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use callahead_control::{Actor, Control, DecisionLog, Domains, Passwords};
-use callahead_engine::{Clock as _, LogObserver, Observer, SystemClock};
+use callahead_engine::{Clock as _, Observer, SystemClock};
 use callahead_listeners::gateway::Gateway;
 use callahead_listeners::{Bound, Limits, Listen, MODE_EVERYONE, MODE_GROUP};
 use callahead_web::{
@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{DONE, ServeArgs, USAGE};
 use crate::config::{Config, ConfigError};
+use crate::logging::DecisionLines;
 use crate::node::Node;
 use crate::output;
 
@@ -61,11 +62,11 @@ pub struct Server {
     reach: Reach,
 }
 
-/// Runs until it is told to stop.
+/// Runs until it is told to stop. `decisions` logs them.
 ///
 /// # Errors
 /// When it can't start.
-pub async fn run(args: ServeArgs) -> anyhow::Result<u8> {
+pub async fn run(args: ServeArgs, decisions: DecisionLines) -> anyhow::Result<u8> {
     let config = match Config::load(&args.config) {
         Ok(config) => config,
         Err(error) => {
@@ -76,7 +77,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<u8> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut reload = signal(SignalKind::hangup())?;
-    let mut server = Server::start(config, Arc::new(LogObserver)).await?;
+    let mut server = Server::start(config, Arc::new(decisions)).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %server.config.node, domains = server.config.domains.len(), "ready");
     server.tell_set_up();
     notify(&[NotifyState::Ready, NotifyState::Status("answering")]);

@@ -72,7 +72,6 @@ pub(crate) struct Inner {
     stop: Option<SyncSender<()>>,
     writer: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
-    clock: Arc<dyn Clock>,
     pub(crate) readers: Arc<Readers>,
 }
 
@@ -123,10 +122,10 @@ impl DecisionLog {
         writer.open();
         let (queue, entries) = sync_channel(QUEUE);
         let (stop, stopped) = sync_channel(1);
-        let thread = std::thread::Builder::new().name("log-writer".into());
+        let thread = std::thread::Builder::new().name("decision-log".into());
         let writer = thread.spawn(move || writer.run(&entries, &stopped))?;
         let (queue, stop, writer) = (Some(queue), Some(stop), Some(writer));
-        Ok(Self { inner: Arc::new(Inner { queue, stop, writer, shared, clock, readers }) })
+        Ok(Self { inner: Arc::new(Inner { queue, stop, writer, shared, readers }) })
     }
 
     /// What holds from now on.
@@ -158,14 +157,14 @@ impl DecisionLog {
 
 impl Observer for DecisionLog {
     fn decided(&self, question: &Question<'_>, decision: &Decision) {
-        let Inner { queue: Some(queue), shared, clock, .. } = &*self.inner else { return };
+        let Inner { queue: Some(queue), shared, .. } = &*self.inner else { return };
         if shared.off.load(Ordering::Relaxed) {
             return;
         }
         let sender = question.sender.map(|sender| sender.chars().take(MAX_SENDER).collect());
         let decision = Decision { transcript: None, ..decision.clone() };
         let listener = question.listener.as_str();
-        let entry = Entry { at: clock.now(), listener, client: question.client, sender, decision };
+        let entry = Entry { at: decision.at, listener, client: question.client, sender, decision };
         shared.queued.fetch_add(1, Ordering::Relaxed);
         if queue.try_send(Box::new(entry)).is_err() {
             shared.queued.fetch_sub(1, Ordering::Relaxed);

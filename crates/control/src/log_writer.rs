@@ -24,6 +24,17 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 /// A file that can't be opened is tried again after this.
 const OPEN_EVERY: Duration = Duration::from_secs(10);
 
+/// Has this thread run only when no other thread wants to: who asks is answered first, and the log is written when nobody waits. A lower
+/// priority alone does not do that: Linux lets a thread that was woken wait for the milliseconds of the one that runs.
+fn give_way() {
+    use thread_priority::{NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy};
+    let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+    let thread = thread_priority::thread_native_id();
+    if let Err(error) = thread_priority::set_thread_priority_and_policy(thread, ThreadPriority::Min, policy) {
+        tracing::debug!(?error, "the decision log's thread has the priority of all others");
+    }
+}
+
 pub(crate) struct Writer {
     path: PathBuf,
     /// With the block that is being filled; `None` while there is no file to write to.
@@ -71,6 +82,7 @@ impl Writer {
     }
 
     pub(crate) fn run(mut self, entries: &Receiver<Box<Entry>>, stopped: &Receiver<()>) {
+        give_way();
         loop {
             // It looks by itself, so that nobody who decides has to wake it.
             let ending = stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Disconnected);

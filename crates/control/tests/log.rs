@@ -41,7 +41,7 @@ impl Bench {
             sender: Some(sender),
             ..Question::new(recipient.as_bytes(), Listener::Policy)
         };
-        self.log.decided(&question, &decision(recipient, verdict));
+        self.log.decided(&question, &Decision { at: self.clock.now(), ..decision(recipient, verdict) });
     }
 
     /// Until everything is written or lost.
@@ -96,6 +96,7 @@ fn decision(recipient: &str, verdict: Verdict) -> Decision {
         reply: Some(StoredReply { code: 550, enhanced: None, text: format!("<{recipient}> unknown") }),
         checked_at: Some(NOW),
         expires_at: None,
+        at: NOW,
         elapsed: Duration::from_micros(12_300),
         transcript: None,
     }

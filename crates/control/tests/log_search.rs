@@ -60,6 +60,7 @@ fn decision(row: &Row) -> Decision {
         reply: None,
         checked_at: None,
         expires_at: None,
+        at: row.at,
         elapsed: Duration::ZERO,
         transcript: None,
     }

@@ -13,12 +13,20 @@ pub trait Clock: Send + Sync + 'static {
 
 /// The system's time, which does not go back while the process lives: when the wall clock is set back, it goes on by the monotonic one, so
 /// that nothing is kept for longer than it may. When it is set forward, that is followed.
+///
+/// Each question asks for the time more than once, so that is one reading of the monotonic clock; the wall clock is looked at once a
+/// [`LOOK_EVERY`].
 #[derive(Debug)]
 pub struct SystemClock {
-    latest: AtomicU64,
     anchor: Instant,
-    wall: Timestamp,
+    /// The time at the anchor, in milliseconds since 1970; raised when the wall clock is set forward.
+    wall: AtomicU64,
+    /// When the wall clock is looked at next, in milliseconds since the anchor.
+    look_at: AtomicU64,
 }
+
+/// How long it may take until a wall clock that was set forward is followed, in milliseconds.
+const LOOK_EVERY: u64 = 1000;
 
 /// A clock that a test moves. Clones of an `Arc` of it are the same clock.
 #[derive(Debug)]
@@ -32,7 +40,7 @@ fn wall() -> Timestamp {
 impl SystemClock {
     /// A clock that starts now.
     pub fn new() -> Self {
-        Self { latest: AtomicU64::new(0), anchor: Instant::now(), wall: wall() }
+        Self { anchor: Instant::now(), wall: AtomicU64::new(wall().0), look_at: AtomicU64::new(LOOK_EVERY) }
     }
 }
 
@@ -44,9 +52,12 @@ impl Default for SystemClock {
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        let monotonic = self.wall.after(self.anchor.elapsed());
-        let now = wall().max(monotonic).0;
-        Timestamp(now.max(self.latest.fetch_max(now, Ordering::Relaxed)))
+        let since = u64::try_from(self.anchor.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if since >= self.look_at.load(Ordering::Relaxed) {
+            self.look_at.store(since.saturating_add(LOOK_EVERY), Ordering::Relaxed);
+            self.wall.fetch_max(wall().0.saturating_sub(since), Ordering::Relaxed);
+        }
+        Timestamp(self.wall.load(Ordering::Relaxed).saturating_add(since))
     }
 }
 

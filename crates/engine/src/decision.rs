@@ -125,6 +125,8 @@ pub struct Decision {
     pub checked_at: Option<Timestamp>,
     /// Until when that counts.
     pub expires_at: Option<Timestamp>,
+    /// When it was decided.
+    pub at: Timestamp,
     /// How long the question took.
     pub elapsed: Duration,
     /// What was said, where somebody was asked.

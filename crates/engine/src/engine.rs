@@ -430,6 +430,7 @@ impl Engine {
         }
         decision = case.observed(decision);
         decision.elapsed = case.started.elapsed();
+        decision.at = case.now.after(decision.elapsed);
         self.inner.observer.decided(question, &decision);
         decision
     }

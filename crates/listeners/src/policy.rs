@@ -76,6 +76,8 @@ pub struct RequestReader {
     buffer: BytesMut,
     /// Octets at the buffer's start that are known to hold no line end.
     searched: usize,
+    /// The first equals sign among them.
+    equals: Option<usize>,
     request: Request,
     attributes: usize,
     octets: usize,
@@ -119,16 +121,21 @@ impl RequestReader {
     fn advance(&mut self) -> Result<Option<Request>, RequestError> {
         // Octets of whole lines that are read; taken out of the buffer at once and not line by line.
         let mut taken = 0;
+        let mut equals = self.equals.take();
         let mut done = None;
-        while let Some(found) = memchr::memchr(b'\n', &self.buffer[taken + self.searched..]) {
-            let end = self.searched + found;
-            let line = &self.buffer[taken..taken + end];
+        // One search finds both signs: lines are short, and a search for each would cost more than what it finds.
+        for at in memchr::memchr2_iter(b'\n', b'=', &self.buffer[self.searched..]).map(|at| self.searched + at) {
+            if self.buffer[at] == b'=' {
+                equals = equals.or(Some(at - taken));
+                continue;
+            }
+            let line = &self.buffer[taken..at];
             // Telnet and other hands end lines with CR LF.
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             if line.len() > MAX_LINE {
                 return Err(RequestError::LineTooLong);
             }
-            self.octets += end + 1;
+            self.octets += at + 1 - taken;
             if self.octets > MAX_REQUEST {
                 return Err(RequestError::TooLong);
             }
@@ -138,10 +145,9 @@ impl RequestReader {
                 if self.attributes > MAX_ATTRIBUTES {
                     return Err(RequestError::TooManyAttributes);
                 }
-                self.request.take(line)?;
+                self.request.take(line, equals.take())?;
             }
-            taken += end + 1;
-            self.searched = 0;
+            taken = at + 1;
             if is_end {
                 self.octets = 0;
                 // An empty line before a request is read over, as one left behind by a careless client.
@@ -152,11 +158,16 @@ impl RequestReader {
                 }
             }
         }
+        if memchr::memchr(0, &self.buffer[..taken]).is_some() {
+            return Err(RequestError::ZeroOctet);
+        }
         self.buffer.advance(taken);
         if done.is_some() {
+            self.searched = 0;
             return Ok(done);
         }
         self.searched = self.buffer.len();
+        self.equals = equals;
         // One more for a CR that its LF may follow.
         if self.searched > MAX_LINE + 1 {
             return Err(RequestError::LineTooLong);
@@ -169,13 +180,9 @@ impl RequestReader {
 }
 
 impl Request {
-    fn take(&mut self, line: &[u8]) -> Result<(), RequestError> {
-        // Names and values are a few octets long: looking at each costs less than a call that is made for long texts.
-        let equals = line.iter().position(|octet| *octet == b'=').filter(|at| *at > 0);
-        let equals = equals.ok_or(RequestError::NoAttribute)?;
-        if line.iter().fold(false, |zero, octet| zero | (*octet == 0)) {
-            return Err(RequestError::ZeroOctet);
-        }
+    /// Takes a line, of which it is known where its first equals sign is.
+    fn take(&mut self, line: &[u8], equals: Option<usize>) -> Result<(), RequestError> {
+        let equals = equals.filter(|at| *at > 0).ok_or(RequestError::NoAttribute)?;
         let value = &line[equals + 1..];
         let text = || String::from_utf8_lossy(value).into_owned();
         match &line[..equals] {

@@ -1,35 +1,38 @@
 //! The log: for people on a terminal, as JSON elsewhere; what is logged can be chosen by `CALLAHEAD_LOG`.
 //!
-//! Each decision is an event, so the log is most of the work of a question that the cache answers. Two things keep it small:
-//! `json` writes decisions without a serializer between, and `writer` hands what is written to standard error in as few
+//! Each decision is a line, so the log is most of the work of a question that the cache answers. Two things keep it small:
+//! `decisions` writes them without an event and a serializer between, and `writer` hands what is written to standard error in as few
 //! system calls as there can be, on a thread of its own.
 
+mod decisions;
 mod json;
 mod writer;
 
 use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::JsonFields;
 
 use crate::cli::LogFormat;
+pub use decisions::DecisionLines;
 pub use writer::Flush;
 use writer::LogWriter;
 
-/// Starts logging to standard error. What is logged while the guard lives is written when it is dropped, at the latest.
+/// Starts logging to standard error. What is logged while the guard lives is written when it is dropped, at the latest; decisions are
+/// logged by the observer.
 ///
 /// # Errors
 /// When the writing thread can't be started.
-pub fn start(format: Option<LogFormat>) -> std::io::Result<Flush> {
+pub fn start(format: Option<LogFormat>) -> std::io::Result<(Flush, DecisionLines)> {
     let filter = EnvFilter::try_from_env("CALLAHEAD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let terminal = std::io::stderr().is_terminal();
     let format = format.unwrap_or(if terminal { LogFormat::Human } else { LogFormat::Json });
     let (writer, flush) = LogWriter::start(std::io::stderr())?;
+    let decisions = DecisionLines::new(matches!(format, LogFormat::Json).then(|| writer.clone()));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     // A second start in one process (tests) keeps the first.
     let _ = match format {
         LogFormat::Human => log.with_ansi(terminal).with_target(false).try_init(),
-        LogFormat::Json => log.fmt_fields(JsonFields::new()).event_format(json::Lines::default()).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
     };
-    Ok(flush)
+    Ok((flush, decisions))
 }

@@ -12,6 +12,8 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// Octets that may wait to be written.
 const MOST: usize = 1 << 20;
+/// Octets written at once: the system can't give the processor to another thread within a write.
+const PIECE: usize = 64 << 10;
 /// How long the writing thread lets lines gather after it was idle: woken for each line, it would cost more than the write does.
 const GATHER: Duration = Duration::from_millis(1);
 
@@ -71,7 +73,7 @@ impl Shared {
             drop(state);
             self.room.notify_all();
             // Nobody can be told that the log can't be written.
-            let _ = to.write_all(&taken).and_then(|()| to.flush());
+            let _ = taken.chunks(PIECE).try_for_each(|piece| to.write_all(piece)).and_then(|()| to.flush());
             taken.clear();
             if is_last {
                 return;

@@ -89,6 +89,7 @@ impl Case {
             reply: None,
             checked_at: None,
             expires_at: None,
+            at: self.now,
             elapsed: Duration::ZERO,
             transcript: None,
         }

@@ -13,7 +13,7 @@ use callahead_engine::{Action, Listener, Question};
 use callahead_smtp::{Recipient, Reply};
 use rand::RngExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -63,6 +63,8 @@ struct Connection<'a, S> {
     relay: Option<Box<Relay>>,
     message: Option<Box<Message>>,
     ends_at: Instant,
+    /// Rings when a wait is over, or before: it is set anew when it rings, and not for each command.
+    alarm: Pin<Box<Sleep>>,
     _counted: Option<Counted>,
 }
 
@@ -126,6 +128,7 @@ where
         relay: None,
         message: None,
         ends_at: Instant::now() + settings.session_timeout,
+        alarm: Box::pin(sleep(settings.command_timeout)),
         in_force,
         _counted: counted,
     };
@@ -198,17 +201,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         self.session.rest();
         let settings = &self.in_force.settings;
         let patience = if self.session.in_content() { settings.data_timeout } else { settings.command_timeout };
-        let mut until = (Instant::now() + patience).min(self.ends_at);
+        let now = Instant::now();
+        let mut until = (now + patience).min(self.ends_at);
         // A server should not wait for our client's next thought.
-        let link_until = Instant::now() + LINK_IDLE;
+        let link_until = now + LINK_IDLE;
         let mut link_idle = self.relay.as_ref().is_some_and(|relay| relay.is_idle()) && !self.session.in_transaction();
+        // A client that always has something to say is never waited for.
+        let over = now >= self.ends_at;
         loop {
             let session = &mut self.session;
             let stops = !session.in_transaction();
             let now_until = if link_idle { until.min(link_until) } else { until };
+            if self.alarm.deadline() > now_until {
+                self.alarm.as_mut().reset(now_until);
+            }
             let mut take = |received: &[u8]| session.push(received);
-            // A client that always has something to say is never waited for.
-            let over = Instant::now() >= self.ends_at;
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled(), if stops => {
@@ -216,18 +223,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                     return Err(End::Closed);
                 }
                 () = std::future::ready(()), if over => {}
-                received = timeout_at(now_until, receive(&mut self.wire, &mut take)) => match received {
-                    Ok(Ok(1..)) => return Ok(()),
-                    Ok(_) => return Err(End::Gone),
-                    Err(_) if link_idle && Instant::now() < until => {
+                received = receive(&mut self.wire, &mut take) => match received {
+                    Ok(1..) => return Ok(()),
+                    Ok(_) | Err(_) => return Err(End::Gone),
+                },
+                () = &mut self.alarm => {
+                    let now = Instant::now();
+                    if now < now_until {
+                        self.alarm.as_mut().reset(now_until);
+                        continue;
+                    }
+                    if link_idle && now < until {
                         if let Some(relay) = &mut self.relay {
                             relay.end();
                         }
                         link_idle = false;
+                        self.alarm.as_mut().reset(until);
                         continue;
                     }
-                    Err(_) => {}
-                },
+                }
             }
             count(&self.counters.timed_out);
             until = Instant::now();
@@ -247,9 +261,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             return Ok(());
         }
         let output = self.session.take_output();
+        let wire = &mut self.wire;
+        // Nearly always the system takes it at once, and no timer is set.
+        let at_once = poll_fn(|context| Poll::Ready(Pin::new(&mut *wire).poll_write(context, &output))).await;
+        let written = match at_once {
+            Poll::Ready(Ok(written)) => written,
+            Poll::Ready(Err(_)) => return Err(End::Gone),
+            Poll::Pending => 0,
+        };
+        let rest = &output[written..];
+        if rest.is_empty() && wire.is_plain() {
+            return Ok(());
+        }
         let written = timeout(self.in_force.settings.data_timeout, async {
-            self.wire.write_all(&output).await?;
-            self.wire.flush().await
+            wire.write_all(rest).await?;
+            wire.flush().await
         });
         match written.await {
             Ok(Ok(())) => Ok(()),
@@ -496,6 +522,13 @@ impl Default for Message {
 }
 
 // === impl Wire ===
+
+impl<S> Wire<S> {
+    /// Whether what was written is on its way, without a flush.
+    fn is_plain(&self) -> bool {
+        matches!(self, Self::Plain(_))
+    }
+}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
