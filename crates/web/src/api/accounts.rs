@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::request::{Answer, Asker, Body, Condition, MAX_PAGE, PAGE, Segment, tagged, with_next};
+use super::request::{Answer, Asker, Body, IfMatch, Named, Paging, Segment, tagged, with_next};
 use super::schema::{self, RoleName};
 use crate::State;
 use crate::problem::Problem;
@@ -68,18 +68,11 @@ pub(crate) struct AccountPatch {
     ),
     responses((status = 200, description = "A page of accounts", body = schema::AccountPage))
 )]
-pub(crate) async fn list(Given(state): Given<State>, asker: Asker, mut query: Parameters) -> Answer {
-    let cursor = query.take("cursor")?;
-    let limit = query.number("limit", PAGE, MAX_PAGE)?;
-    query.end(&["cursor", "limit"])?;
+pub(crate) async fn list(Given(state): Given<State>, asker: Asker, query: Parameters) -> Answer {
+    let paging = Paging::of(query, &[])?;
     let local = state.administration.control.local();
-    let after = cursor.as_deref().unwrap_or_default();
-    let mut seen = local
-        .accounts()
-        .values()
-        .filter(|record| record.value.name.as_str() > after && asker.principal.owns_account(&record.value));
-    let page: Vec<_> = seen.by_ref().take(limit).collect();
-    let next = seen.next().and(page.last()).map(|record| record.value.name.clone());
+    let seen = local.accounts().values().filter(|record| asker.principal.owns_account(&record.value));
+    let (page, next) = paging.page(seen, |record| &record.value.name);
     let accounts: Vec<Value> = page.into_iter().map(shown).collect();
     Ok(Json(with_next(json!({"accounts": accounts}), next)))
 }
@@ -144,22 +137,19 @@ pub(crate) async fn create(
     patch, path = "/api/v1/accounts/{name}", tag = "access", operation_id = "account_change",
     params(
         ("name" = String, Path, description = "Its name"),
-        ("If-Match" = Option<String>, Header, description = "The version that was read; 412 where it is another one now"),
+        IfMatch,
     ),
     request_body(content = AccountPatch, content_type = "application/merge-patch+json"),
     responses((status = 200, description = "It is in force", body = schema::Account))
 )]
 pub(crate) async fn change(
     Given(state): Given<State>,
-    asker: Asker,
-    Segment(name): Segment,
-    condition: Condition,
-    query: Parameters,
+    named: Named,
     Body(patch): Body<AccountPatch>,
 ) -> Answer<Response> {
-    query.end(&[])?;
-    let old = record(&state, &name)?;
-    let expected = condition.check(old.revision)?;
+    let Named { asker, name, .. } = &named;
+    let old = record(&state, name)?;
+    let expected = named.expects(old.revision)?;
     let mut account = old.value.clone();
     account.read_only = patch.read_only.unwrap_or(account.read_only);
     if let Some(new) = patch.domains {
@@ -168,11 +158,11 @@ pub(crate) async fn change(
     let mut ended = Vec::new();
     if patch.password.is_some() {
         account.password = hashed(&state, patch.password).await?;
-        no_more_than(&asker, &account)?;
-        ended = tokens_of(&state, &name, true);
+        no_more_than(asker, &account)?;
+        ended = tokens_of(&state, name, true);
     }
-    write(&state, &asker, "account.change", Some(&old.value), Some(&account), expected, ended).await?;
-    let record = record(&state, &name)?;
+    write(&state, asker, "account.change", Some(&old.value), Some(&account), expected, ended).await?;
+    let record = record(&state, name)?;
     Ok(tagged(StatusCode::OK, record.revision, shown(&record)))
 }
 
@@ -183,20 +173,14 @@ pub(crate) async fn change(
     delete, path = "/api/v1/accounts/{name}", tag = "access", operation_id = "account_delete",
     params(
         ("name" = String, Path, description = "Its name"),
-        ("If-Match" = Option<String>, Header, description = "The version that was read; 412 where it is another one now"),
+        IfMatch,
     ),
     responses((status = 204, description = "It is not there"))
 )]
-pub(crate) async fn delete(
-    Given(state): Given<State>,
-    asker: Asker,
-    Segment(name): Segment,
-    condition: Condition,
-    query: Parameters,
-) -> Answer<StatusCode> {
-    query.end(&[])?;
-    let old = record(&state, &name)?;
-    let expected = condition.check(old.revision)?;
+pub(crate) async fn delete(Given(state): Given<State>, named: Named) -> Answer<StatusCode> {
+    let Named { asker, name, .. } = &named;
+    let old = record(&state, name)?;
+    let expected = named.expects(old.revision)?;
     {
         let local = state.administration.control.local();
         let is_owner = |owner: &Option<String>| owner.as_deref() == Some(name.as_str());
@@ -208,8 +192,8 @@ pub(crate) async fn delete(
             )));
         }
     }
-    let tokens = tokens_of(&state, &name, false);
-    write(&state, &asker, "account.delete", Some(&old.value), None, expected, tokens).await?;
+    let tokens = tokens_of(&state, name, false);
+    write(&state, asker, "account.delete", Some(&old.value), None, expected, tokens).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -221,13 +205,7 @@ pub(crate) async fn delete(
     params(("name" = String, Path, description = "Its name")),
     responses((status = 201, description = "The link works", body = schema::LoginLink))
 )]
-pub(crate) async fn login_link(
-    Given(state): Given<State>,
-    asker: Asker,
-    Segment(name): Segment,
-    query: Parameters,
-) -> Answer<Response> {
-    query.end(&[])?;
+pub(crate) async fn login_link(Given(state): Given<State>, Named { asker, name, .. }: Named) -> Answer<Response> {
     let account = record(&state, &name)?.value;
     if let Some(permission) = beyond(&asker, &account) {
         return Err(Problem::forbidden(format!(

@@ -11,7 +11,7 @@ use callahead_engine::{DomainConfig, rfc3339};
 use callahead_smtp::Domain;
 use serde_json::{Map, Value, json};
 
-use super::request::{Answer, Asker, Body, Condition, MAX_PAGE, PAGE, Segment, tagged, with_next};
+use super::request::{Answer, Asker, Body, IfMatch, Named, Paging, Segment, tagged, with_next};
 use super::schema;
 use crate::events::Event;
 use crate::problem::Problem;
@@ -35,13 +35,10 @@ const MAX_DOMAINS: usize = 100_000;
 )]
 pub(crate) async fn list(Given(state): Given<State>, asker: Asker, mut query: Parameters) -> Answer {
     let prefix = query.take("prefix")?.unwrap_or_default().to_lowercase();
-    let cursor = query.take("cursor")?;
-    let limit = query.number("limit", PAGE, MAX_PAGE)?;
-    query.end(&["prefix", "cursor", "limit"])?;
+    let paging = Paging::of(query, &["prefix"])?;
     let file: BTreeMap<String, Arc<DomainConfig>> =
         state.administration.domains.of_file().into_iter().map(|domain| (domain.name.clone(), domain)).collect();
     let local = state.administration.control.local();
-    let after = cursor.as_deref().unwrap_or_default();
     let of_file = file.keys().filter(|name| asker.principal.owns_domain(name, None));
     let of_records = local
         .domains()
@@ -50,11 +47,9 @@ pub(crate) async fn list(Given(state): Given<State>, asker: Asker, mut query: Pa
             !file.contains_key(*name) && asker.principal.owns_domain(name, record.value.owner.as_deref())
         })
         .map(|(name, _)| name);
-    let mut names: Vec<&String> =
-        of_file.chain(of_records).filter(|name| name.as_str() > after && name.starts_with(&prefix)).collect();
+    let mut names: Vec<&String> = of_file.chain(of_records).filter(|name| name.starts_with(&prefix)).collect();
     names.sort_unstable();
-    let next = (names.len() > limit).then(|| names[limit - 1].clone());
-    names.truncate(limit);
+    let (names, next) = paging.page(names.into_iter(), |name| name);
     let shown: Vec<Value> = names
         .into_iter()
         .filter_map(|name| match file.get(name) {
@@ -125,23 +120,19 @@ pub(crate) async fn create(
     put, path = "/api/v1/domains/{name}", tag = "domains", operation_id = "domain_replace",
     params(
         ("name" = String, Path, description = "The name under which it is configured"),
-        ("If-Match" = Option<String>, Header, description = "The version that was read; 412 where it is another one now"),
+        IfMatch,
     ),
     request_body = schema::DomainBody,
     responses((status = 200, description = "It is in force", body = schema::Domain))
 )]
 pub(crate) async fn replace(
     Given(state): Given<State>,
-    asker: Asker,
-    Segment(name): Segment,
-    condition: Condition,
-    query: Parameters,
+    named: Named,
     Body(mut spec): Body<DomainSpec>,
 ) -> Answer<Response> {
-    query.end(&[])?;
-    let name = canonical(&name)?;
+    let (asker, name) = (&named.asker, canonical(&named.name)?);
     let old = changeable(&state, &name)?;
-    let expected = condition.check(old.revision)?;
+    let expected = named.expects(old.revision)?;
     spec.name = canonical(&spec.name)?;
     if spec.name != name {
         return Err(Problem::invalid(format!(
@@ -151,9 +142,9 @@ pub(crate) async fn replace(
     }
     // A domain is not taken from its reseller by a forgotten key; PATCH with null does that.
     spec.owner = spec.owner.or_else(|| old.value.owner.clone());
-    settle_owner(&state, &asker, &mut spec, Some(&old.value))?;
-    check(&state, &asker, &spec)?;
-    write(&state, &asker, "domain.change", Some(&old.value), Some(&spec), expected).await?;
+    settle_owner(&state, asker, &mut spec, Some(&old.value))?;
+    check(&state, asker, &spec)?;
+    write(&state, asker, "domain.change", Some(&old.value), Some(&spec), expected).await?;
     answer(&state, StatusCode::OK, &name)
 }
 
@@ -165,23 +156,19 @@ pub(crate) async fn replace(
     patch, path = "/api/v1/domains/{name}", tag = "domains", operation_id = "domain_change",
     params(
         ("name" = String, Path, description = "The name under which it is configured"),
-        ("If-Match" = Option<String>, Header, description = "The version that was read; 412 where it is another one now"),
+        IfMatch,
     ),
     request_body(content = schema::DomainPatch, content_type = "application/merge-patch+json"),
     responses((status = 200, description = "It is in force", body = schema::Domain))
 )]
 pub(crate) async fn change(
     Given(state): Given<State>,
-    asker: Asker,
-    Segment(name): Segment,
-    condition: Condition,
-    query: Parameters,
+    named: Named,
     Body(patch): Body<Map<String, Value>>,
 ) -> Answer<Response> {
-    query.end(&[])?;
-    let name = canonical(&name)?;
+    let (asker, name) = (&named.asker, canonical(&named.name)?);
     let old = changeable(&state, &name)?;
-    let expected = condition.check(old.revision)?;
+    let expected = named.expects(old.revision)?;
     if patch.contains_key("name") {
         return Err(Problem::invalid("name: a domain can't be renamed: add the new one, then delete this one"));
     }
@@ -201,9 +188,9 @@ pub(crate) async fn change(
     }
     let mut spec: DomainSpec = serde_path_to_error::deserialize(Value::Object(merged))
         .map_err(|error| Problem::invalid(format!("{}: {}", error.path(), error.inner())))?;
-    settle_owner(&state, &asker, &mut spec, Some(&old.value))?;
-    check(&state, &asker, &spec)?;
-    write(&state, &asker, "domain.change", Some(&old.value), Some(&spec), expected).await?;
+    settle_owner(&state, asker, &mut spec, Some(&old.value))?;
+    check(&state, asker, &spec)?;
+    write(&state, asker, "domain.change", Some(&old.value), Some(&spec), expected).await?;
     answer(&state, StatusCode::OK, &name)
 }
 
@@ -214,22 +201,15 @@ pub(crate) async fn change(
     delete, path = "/api/v1/domains/{name}", tag = "domains", operation_id = "domain_delete",
     params(
         ("name" = String, Path, description = "The name under which it is configured"),
-        ("If-Match" = Option<String>, Header, description = "The version that was read; 412 where it is another one now"),
+        IfMatch,
     ),
     responses((status = 204, description = "It is not there"))
 )]
-pub(crate) async fn delete(
-    Given(state): Given<State>,
-    asker: Asker,
-    Segment(name): Segment,
-    condition: Condition,
-    query: Parameters,
-) -> Answer<StatusCode> {
-    query.end(&[])?;
-    let name = canonical(&name)?;
+pub(crate) async fn delete(Given(state): Given<State>, named: Named) -> Answer<StatusCode> {
+    let (asker, name) = (&named.asker, canonical(&named.name)?);
     let old = changeable(&state, &name)?;
-    let expected = condition.check(old.revision)?;
-    write(&state, &asker, "domain.delete", Some(&old.value), None, expected).await?;
+    let expected = named.expects(old.revision)?;
+    write(&state, asker, "domain.delete", Some(&old.value), None, expected).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

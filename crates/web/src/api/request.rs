@@ -15,10 +15,22 @@ use callahead_smtp::{Domain, Recipient};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use utoipa::IntoParams;
 
 use crate::State;
 use crate::api::access;
 use crate::problem::Problem;
+use crate::query::Parameters;
+
+/// The header of a change, for the OpenAPI document; [`Named::expects`] reads it.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "a description, read by a macro")]
+pub(crate) struct IfMatch {
+    /// The version that was read; 412 where it is another one now
+    #[param(rename = "If-Match", required = false)]
+    if_match: Option<String>,
+}
 
 /// Entries on a page where the request does not say.
 pub(crate) const PAGE: usize = 100;
@@ -68,6 +80,61 @@ impl<S: Send + Sync> FromRequestParts<S> for Asker {
     }
 }
 
+/// A record that somebody wants to see or to change: who, which, and in what version. Nothing stands behind a `?`.
+pub(crate) struct Named {
+    pub(crate) asker: Asker,
+    pub(crate) name: String,
+    if_match: Option<HeaderValue>,
+}
+
+impl Named {
+    /// What a change expects of the record, which is at this revision.
+    ///
+    /// # Errors
+    /// When the request's `If-Match` names another one: 412.
+    pub(crate) fn expects(&self, revision: u64) -> Answer<Expected> {
+        expected(self.if_match.as_ref(), revision)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let asker = Asker::from_request_parts(parts, state).await?;
+        let Segment(name) = Segment::from_request_parts(parts, state).await?;
+        Parameters::from_request_parts(parts, state).await?.end(&[])?;
+        Ok(Self { asker, name, if_match: parts.headers.get(IF_MATCH).cloned() })
+    }
+}
+
+/// Where a page begins and how much is on it, of what is listed by name.
+pub(crate) struct Paging {
+    after: String,
+    limit: usize,
+}
+
+impl Paging {
+    /// From a request that has no other parameters than these, and `more`, which were taken already.
+    pub(crate) fn of(mut query: Parameters, more: &[&str]) -> Answer<Self> {
+        let after = query.take("cursor")?.unwrap_or_default();
+        let limit = query.number("limit", PAGE, MAX_PAGE)?;
+        query.end(&[more, &["cursor", "limit"]].concat())?;
+        Ok(Self { after, limit })
+    }
+
+    /// The page of what comes in the order of names, and the cursor of the next.
+    pub(crate) fn page<T>(
+        &self,
+        listed: impl Iterator<Item = T>,
+        name: impl Fn(&T) -> &str,
+    ) -> (Vec<T>, Option<String>) {
+        let mut listed = listed.filter(|one| name(one) > self.after.as_str());
+        let page: Vec<T> = listed.by_ref().take(self.limit).collect();
+        let next = listed.next().and(page.last()).map(|last| name(last).to_owned());
+        (page, next)
+    }
+}
+
 /// A JSON body. Unknown keys are errors where the type says so.
 pub(crate) struct Body<T>(pub(crate) T);
 
@@ -114,40 +181,25 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     }
 }
 
-/// The version that a change is for, by `If-Match` (RFC 9110 13.1.1).
-pub(crate) struct Condition(Option<String>);
-
-impl<S: Send + Sync> FromRequestParts<S> for Condition {
-    type Rejection = Problem;
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let Some(value) = parts.headers.get(IF_MATCH) else { return Ok(Self(None)) };
-        let text = value.to_str().unwrap_or_default().trim();
-        let is_tag = |tag: &str| {
-            let tag = tag.trim().trim_start_matches("W/");
-            tag.len() >= 2 && tag.starts_with('"') && tag.ends_with('"')
-        };
-        if text != "*" && !text.split(',').all(is_tag) {
-            return Err(Problem::bad_request(
-                "If-Match is no entity tag: send the ETag that was read, with its quotes",
-            ));
-        }
-        Ok(Self(Some(text.to_owned())))
+/// Holds a change's `If-Match` (RFC 9110 13.1.1) against the revision that is there: 412 where it is another one.
+fn expected(given: Option<&HeaderValue>, revision: u64) -> Answer<Expected> {
+    let Some(given) = given else { return Ok(Expected::Revision(revision)) };
+    let given = given.to_str().unwrap_or_default().trim();
+    let is_tag = |tag: &str| {
+        let tag = tag.trim().trim_start_matches("W/");
+        tag.len() >= 2 && tag.starts_with('"') && tag.ends_with('"')
+    };
+    if given != "*" && !given.split(',').all(is_tag) {
+        return Err(Problem::bad_request("If-Match is no entity tag: send the ETag that was read, with its quotes"));
     }
-}
-
-impl Condition {
-    /// Holds for this revision, or says so: 412.
-    pub(crate) fn check(&self, revision: u64) -> Answer<Expected> {
-        let Some(given) = &self.0 else { return Ok(Expected::Revision(revision)) };
-        let current = etag(revision);
-        if given == "*" || given.split(',').any(|tag| tag.trim() == current) {
-            return Ok(Expected::Revision(revision));
-        }
-        Err(Problem::new(
-            StatusCode::PRECONDITION_FAILED,
-            format!("it is at version {current} and no longer at {given}; read it again, then change it"),
-        ))
+    let current = etag(revision);
+    if given == "*" || given.split(',').any(|tag| tag.trim() == current) {
+        return Ok(Expected::Revision(revision));
     }
+    Err(Problem::new(
+        StatusCode::PRECONDITION_FAILED,
+        format!("it is at version {current} and no longer at {given}; read it again, then change it"),
+    ))
 }
 
 /// A strong entity tag made of the revision.

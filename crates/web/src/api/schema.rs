@@ -226,109 +226,92 @@ pub(crate) enum LoggedRecipients {
     Domain,
 }
 
-/// A domain with the keys of a `[[domain]]` in the configuration file; what is left out is as in `[defaults]`.
-#[derive(ToSchema, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct DomainBody {
-    /// `example.com`, or `*.example.com` for all its subdomains.
-    name: String,
-    /// Whose it is: a reseller's name. Resellers leave it out.
-    #[schema(required = false)]
-    owner: Option<String>,
-    /// Tried in order: `mx`, `HOST`, `HOST:PORT`.
-    #[schema(min_items = 1, max_items = 20)]
-    route: Vec<String>,
-    /// Where the gateway delivers its mail, in the same words; left out, the route.
-    #[schema(required = false, nullable = false, max_items = 20)]
-    relay: Option<Vec<String>>,
-    #[schema(required = false)]
-    tls: Option<Tls>,
-    #[schema(required = false)]
-    callouts: Option<CalloutsMode>,
-    /// 550 or 450.
-    #[schema(required = false)]
-    reject_code: Option<u16>,
-    #[schema(required = false)]
-    valid_ttl: Option<String>,
-    #[schema(required = false)]
-    valid_refresh: Option<String>,
-    /// At most `2h`.
-    #[schema(required = false)]
-    invalid_ttl: Option<String>,
-    #[schema(required = false)]
-    invalid_refresh: Option<String>,
-    #[schema(required = false)]
-    accept_all: Option<AcceptOrDefer>,
-    #[schema(required = false)]
-    unverifiable: Option<AcceptOrDefer>,
-    #[schema(required = false)]
-    tempfail: Option<AcceptOrDefer>,
-    #[schema(required = false)]
-    policy_rejects: Option<RejectOrDefer>,
-    #[schema(required = false)]
-    pass_reply_text: Option<bool>,
-    #[schema(required = false)]
-    local_part_case: Option<LocalPartCase>,
-    /// 0 to 3650; more than the node's `log.days` is as that. 0 logs nothing.
-    #[schema(required = false, maximum = 3650)]
-    log_days: Option<u32>,
-    /// `domain` is all there is where the node's `log.recipients` is `domain`.
-    #[schema(required = false)]
-    log_recipients: Option<LoggedRecipients>,
-    /// Local parts that exist whatever the destination says.
-    #[schema(required = false, nullable = false, max_items = 10_000)]
-    valid: Option<Vec<String>>,
-    /// Local parts that do not exist.
-    #[schema(required = false, nullable = false, max_items = 10_000)]
-    invalid: Option<Vec<String>>,
+/// The keys that a domain may say or leave out, the same where it is made and where it is changed, between those that differ.
+macro_rules! with_policies {
+    ($(#[$about:meta])* $name:ident { $($before:tt)* } { $($behind:tt)* }) => {
+        $(#[$about])*
+        #[derive(ToSchema, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(crate) struct $name {
+            $($before)*
+            #[schema(required = false)]
+            tls: Option<Tls>,
+            #[schema(required = false)]
+            callouts: Option<CalloutsMode>,
+            /// 550 or 450.
+            #[schema(required = false)]
+            reject_code: Option<u16>,
+            #[schema(required = false)]
+            valid_ttl: Option<String>,
+            #[schema(required = false)]
+            valid_refresh: Option<String>,
+            /// At most `2h`.
+            #[schema(required = false)]
+            invalid_ttl: Option<String>,
+            #[schema(required = false)]
+            invalid_refresh: Option<String>,
+            #[schema(required = false)]
+            accept_all: Option<AcceptOrDefer>,
+            #[schema(required = false)]
+            unverifiable: Option<AcceptOrDefer>,
+            #[schema(required = false)]
+            tempfail: Option<AcceptOrDefer>,
+            #[schema(required = false)]
+            policy_rejects: Option<RejectOrDefer>,
+            #[schema(required = false)]
+            pass_reply_text: Option<bool>,
+            #[schema(required = false)]
+            local_part_case: Option<LocalPartCase>,
+            /// 0 to 3650; more than the node's `log.days` is as that. 0 logs nothing.
+            #[schema(required = false, maximum = 3650)]
+            log_days: Option<u32>,
+            /// `domain` is all there is where the node's `log.recipients` is `domain`.
+            #[schema(required = false)]
+            log_recipients: Option<LoggedRecipients>,
+            $($behind)*
+        }
+    };
 }
 
-/// What is to change of a domain (RFC 7396): keys that are left out stay, `null` goes back to the default.
-#[derive(ToSchema, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct DomainPatch {
-    #[schema(required = false)]
-    owner: Option<String>,
-    #[schema(required = false, nullable = false, min_items = 1, max_items = 20)]
-    route: Option<Vec<String>>,
-    #[schema(required = false, max_items = 20)]
-    relay: Option<Vec<String>>,
-    #[schema(required = false)]
-    tls: Option<Tls>,
-    #[schema(required = false)]
-    callouts: Option<CalloutsMode>,
-    #[schema(required = false)]
-    reject_code: Option<u16>,
-    #[schema(required = false)]
-    valid_ttl: Option<String>,
-    #[schema(required = false)]
-    valid_refresh: Option<String>,
-    #[schema(required = false)]
-    invalid_ttl: Option<String>,
-    #[schema(required = false)]
-    invalid_refresh: Option<String>,
-    #[schema(required = false)]
-    accept_all: Option<AcceptOrDefer>,
-    #[schema(required = false)]
-    unverifiable: Option<AcceptOrDefer>,
-    #[schema(required = false)]
-    tempfail: Option<AcceptOrDefer>,
-    #[schema(required = false)]
-    policy_rejects: Option<RejectOrDefer>,
-    #[schema(required = false)]
-    pass_reply_text: Option<bool>,
-    #[schema(required = false)]
-    local_part_case: Option<LocalPartCase>,
-    /// 0 to 3650; more than the node's `log.days` is as that. 0 logs nothing.
-    #[schema(required = false, maximum = 3650)]
-    log_days: Option<u32>,
-    /// `domain` is all there is where the node's `log.recipients` is `domain`.
-    #[schema(required = false)]
-    log_recipients: Option<LoggedRecipients>,
-    #[schema(required = false, max_items = 10_000)]
-    valid: Option<Vec<String>>,
-    #[schema(required = false, max_items = 10_000)]
-    invalid: Option<Vec<String>>,
+with_policies! {
+    /// A domain with the keys of a `[[domain]]` in the configuration file; what is left out is as in `[defaults]`.
+    DomainBody {
+        /// `example.com`, or `*.example.com` for all its subdomains.
+        name: String,
+        /// Whose it is: a reseller's name. Resellers leave it out.
+        #[schema(required = false)]
+        owner: Option<String>,
+        /// Tried in order: `mx`, `HOST`, `HOST:PORT`.
+        #[schema(min_items = 1, max_items = 20)]
+        route: Vec<String>,
+        /// Where the gateway delivers its mail, in the same words; left out, the route.
+        #[schema(required = false, nullable = false, max_items = 20)]
+        relay: Option<Vec<String>>,
+    } {
+        /// Local parts that exist whatever the destination says.
+        #[schema(required = false, nullable = false, max_items = 10_000)]
+        valid: Option<Vec<String>>,
+        /// Local parts that do not exist.
+        #[schema(required = false, nullable = false, max_items = 10_000)]
+        invalid: Option<Vec<String>>,
+    }
+}
+
+with_policies! {
+    /// What is to change of a domain (RFC 7396): keys that are left out stay, `null` goes back to the default.
+    DomainPatch {
+        #[schema(required = false)]
+        owner: Option<String>,
+        #[schema(required = false, nullable = false, min_items = 1, max_items = 20)]
+        route: Option<Vec<String>>,
+        #[schema(required = false, max_items = 20)]
+        relay: Option<Vec<String>>,
+    } {
+        #[schema(required = false, max_items = 10_000)]
+        valid: Option<Vec<String>>,
+        #[schema(required = false, max_items = 10_000)]
+        invalid: Option<Vec<String>>,
+    }
 }
 
 /// A domain as it is in force, defaults filled in.

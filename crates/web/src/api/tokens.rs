@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::request::{Answer, Asker, Body, MAX_PAGE, PAGE, Segment, parse_time, with_next};
+use super::request::{Answer, Asker, Body, Named, Paging, parse_time, with_next};
 use super::schema::{self, PermissionName};
 use crate::State;
 use crate::problem::Problem;
@@ -50,18 +50,14 @@ pub(crate) struct NewToken {
     ),
     responses((status = 200, description = "A page of tokens", body = schema::TokenPage))
 )]
-pub(crate) async fn list(Given(state): Given<State>, asker: Asker, mut query: Parameters) -> Answer {
-    let cursor = query.take("cursor")?;
-    let limit = query.number("limit", PAGE, MAX_PAGE)?;
-    query.end(&["cursor", "limit"])?;
+pub(crate) async fn list(Given(state): Given<State>, asker: Asker, query: Parameters) -> Answer {
+    let paging = Paging::of(query, &[])?;
     let local = state.administration.control.local();
-    let after = cursor.as_deref().unwrap_or_default();
-    let mut seen = local.tokens().values().filter(|token| {
+    let seen = local.tokens().values().filter(|token| {
         let account = local.accounts().get(&token.value.account);
-        token.value.id.as_str() > after && account.is_some_and(|account| asker.principal.owns_account(&account.value))
+        account.is_some_and(|account| asker.principal.owns_account(&account.value))
     });
-    let page: Vec<_> = seen.by_ref().take(limit).collect();
-    let next = seen.next().and(page.last()).map(|token| token.value.id.clone());
+    let (page, next) = paging.page(seen, |token| &token.value.id);
     let tokens: Vec<Value> = page.into_iter().map(|token| shown(&state, &token.value)).collect();
     Ok(Json(with_next(json!({"tokens": tokens}), next)))
 }
@@ -118,14 +114,8 @@ pub(crate) async fn create(
     params(("id" = String, Path, description = "Its public id")),
     responses((status = 204, description = "It is not there"))
 )]
-pub(crate) async fn delete(
-    Given(state): Given<State>,
-    asker: Asker,
-    Segment(id): Segment,
-    query: Parameters,
-) -> Answer<StatusCode> {
-    query.end(&[])?;
-    remove(&state, &asker, &id, "token.delete").await?;
+pub(crate) async fn delete(Given(state): Given<State>, named: Named) -> Answer<StatusCode> {
+    remove(&state, &named.asker, &named.name, "token.delete").await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
