@@ -42,7 +42,7 @@ impl Site {
         let told = told["message"].as_str().unwrap().to_owned();
         let link = told.split_whitespace().find(|word| word.starts_with("http://")).unwrap();
         let set_up = link.split_once("/setup").map(|(_, key)| format!("/setup{key}")).unwrap();
-        Self { daemon, destination, listening, set_up, folder: folder }
+        Self { daemon, destination, listening, set_up, folder }
     }
 
     fn browser(&self, look: Look) -> Browser {
