@@ -192,6 +192,12 @@ fn judge(section: &mut Section, measured: &[Measured], is_there: bool, per_sessi
     };
     let ratio = |other: &Measured| Spread::of_ratios(&ours.rates(), &other.rates());
     let (to_exim, to_postfix, to_bare) = (ratio(exim), ratio(postfix), ratio(bare));
+    let of_bare = |other: &Measured| Spread::of_ratios(&bare.rates(), &other.rates());
+    section.say(format!(
+        "The bare server, which does nothing, is {} × Exim and {} × Postfix: on this machine, with this generator, no server can be more.",
+        of_bare(exim).show(number),
+        of_bare(postfix).show(number)
+    ));
     section.verdicts.push(Verdict::new(
         &what,
         &target,

@@ -14,8 +14,7 @@ pub trait Clock: Send + Sync + 'static {
 /// The system's time, which does not go back while the process lives: when the wall clock is set back, it goes on by the monotonic one, so
 /// that nothing is kept for longer than it may. When it is set forward, that is followed.
 ///
-/// Each question asks for the time more than once, so that is one reading of the monotonic clock; the wall clock is looked at once a
-/// [`LOOK_EVERY`].
+/// Each question asks for the time more than once, so that is one reading of the monotonic clock; the wall clock is looked at once a second.
 #[derive(Debug)]
 pub struct SystemClock {
     anchor: Instant,
