@@ -12,6 +12,9 @@ use tokio::net::{TcpStream, UnixStream};
 /// How long an answer may take before the measurement fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Octets between two looks while an answer is drained.
+const DRAINED: u64 = 4 << 20;
+
 /// Where requests go.
 #[derive(Clone, Debug)]
 pub enum Place {
@@ -84,6 +87,29 @@ impl Visitor {
         let (head, body) = answer.split_once("\r\n\r\n").context("an answer without an end of its head")?;
         let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("an answer without a status")?;
         Ok(Page { status, head: head.to_owned(), body: body.to_owned(), took })
+    }
+
+    /// Reads an answer and throws it away; `look` is called now and then meanwhile. Gives its octets.
+    ///
+    /// # Errors
+    /// When the connection breaks, or the place is none of TCP.
+    pub async fn drain(&self, target: &str, mut look: impl FnMut()) -> anyhow::Result<u64> {
+        let Place::Tcp(address) = &self.place else { bail!("only the http listener is drained") };
+        let mut stream = TcpStream::connect(address).await?;
+        let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{}\r\n", self.headers);
+        stream.write_all(request.as_bytes()).await?;
+        let (mut part, mut octets, mut looked) = (vec![0; 1 << 16], 0, 0);
+        loop {
+            let read = stream.read(&mut part).await?;
+            if read == 0 {
+                return Ok(octets);
+            }
+            octets += read as u64;
+            if octets >= looked + DRAINED {
+                looked = octets;
+                look();
+            }
+        }
     }
 
     /// Asks for a page and reads all of it.
