@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use callahead_cache::Timestamp;
 use callahead_engine::{Action, Answer, Decision, Listener, Observer as _, Question, Source, Verdict};
 use callahead_web::{HttpLimits, admin_router};
 use common::Bench;
@@ -29,6 +30,7 @@ fn decision(recipient: &str, reply: &str) -> Decision {
         reply: None,
         checked_at: None,
         expires_at: None,
+        at: Timestamp(0),
         elapsed: Duration::from_millis(3),
         transcript: None,
     }
@@ -38,7 +40,7 @@ async fn log(bench: &Bench, rows: impl Iterator<Item = (String, String)>) {
     let log = &bench.administration.log;
     for (recipient, hostile) in rows {
         let question = Question { sender: Some(&hostile), ..Question::new(b"u@example.com", Listener::Policy) };
-        log.decided(&question, &decision(&recipient, &hostile));
+        log.decided(&question, &Decision { at: bench.engine.now(), ..decision(&recipient, &hostile) });
     }
     while log.counters().waiting > 0 {
         tokio::task::yield_now().await;
