@@ -158,9 +158,6 @@ impl RequestReader {
                 }
             }
         }
-        if memchr::memchr(0, &self.buffer[..taken]).is_some() {
-            return Err(RequestError::ZeroOctet);
-        }
         self.buffer.advance(taken);
         if done.is_some() {
             self.searched = 0;
@@ -183,6 +180,9 @@ impl Request {
     /// Takes a line, of which it is known where its first equals sign is.
     fn take(&mut self, line: &[u8], equals: Option<usize>) -> Result<(), RequestError> {
         let equals = equals.filter(|at| *at > 0).ok_or(RequestError::NoAttribute)?;
+        if memchr::memchr(0, line).is_some() {
+            return Err(RequestError::ZeroOctet);
+        }
         let value = &line[equals + 1..];
         let text = || String::from_utf8_lossy(value).into_owned();
         match &line[..equals] {
