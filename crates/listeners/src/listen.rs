@@ -290,17 +290,6 @@ impl Stream {
         }
     }
 
-    /// Writes what the system takes without waiting.
-    ///
-    /// # Errors
-    /// `WouldBlock` where it takes nothing now; what the system says.
-    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_write(bytes),
-            Self::Unix(stream) => stream.try_write(bytes),
-        }
-    }
-
     /// Who is at the other end, for the log.
     pub fn peer(&self) -> String {
         match self {

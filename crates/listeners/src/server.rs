@@ -15,10 +15,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use callahead_engine::Answer;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio::time::error::Elapsed;
 use tokio_util::sync::CancellationToken;
 
 use crate::listen::{Bound, Stream};
@@ -390,18 +391,9 @@ impl<P: Protocol> Connection<P> {
         malformed.map_or(Ok(taken || writes), Err)
     }
 
-    /// Writes what is in `output`. Nearly always the system takes it at once, and no timer is set.
+    /// Writes what is in `output`.
     async fn write(&mut self) -> Result<(), End> {
-        let written = match self.stream.try_write(&self.output) {
-            Ok(written) => written,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(_) => return Err(End::Broken),
-        };
-        let rest = &self.output[written..];
-        if rest.is_empty() {
-            return Ok(());
-        }
-        match tokio::time::timeout(self.limits.write, self.stream.write_all(rest)).await {
+        match write_within(&mut self.stream, &self.output, self.limits.write).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(End::Broken),
             Err(_) => Err(End::TimedOut),
@@ -417,6 +409,24 @@ impl<P: Protocol> Connection<P> {
                 _ => return,
             }
         }
+    }
+}
+
+/// Writes all of it, and sees it on its way; gives what the system says of it. Nearly always that is at once, and no timer is set.
+///
+/// # Errors
+/// Where it is not taken in time.
+pub(crate) async fn write_within<S>(stream: &mut S, bytes: &[u8], patience: Duration) -> Result<io::Result<()>, Elapsed>
+where
+    S: AsyncWrite + Unpin,
+{
+    let mut writing = pin!(async {
+        stream.write_all(bytes).await?;
+        stream.flush().await
+    });
+    match poll_fn(|context| Poll::Ready(writing.as_mut().poll(context))).await {
+        Poll::Ready(written) => Ok(written),
+        Poll::Pending => tokio::time::timeout(patience, writing).await,
     }
 }
 

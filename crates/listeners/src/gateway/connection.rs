@@ -23,7 +23,7 @@ use super::command::{Rcpt, say};
 use super::relay::{Finished, Patience, Relay};
 use super::session::{Event, Session};
 use super::{InForce, Inner, proxy, trace};
-use crate::server::Counters;
+use crate::server::{Counters, write_within};
 
 /// Octets read at once, from a client.
 const CHUNK: usize = 16 * 1024;
@@ -261,23 +261,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             return Ok(());
         }
         let output = self.session.take_output();
-        let wire = &mut self.wire;
-        // Nearly always the system takes it at once, and no timer is set.
-        let at_once = poll_fn(|context| Poll::Ready(Pin::new(&mut *wire).poll_write(context, &output))).await;
-        let written = match at_once {
-            Poll::Ready(Ok(written)) => written,
-            Poll::Ready(Err(_)) => return Err(End::Gone),
-            Poll::Pending => 0,
-        };
-        let rest = &output[written..];
-        if rest.is_empty() && wire.is_plain() {
-            return Ok(());
-        }
-        let written = timeout(self.in_force.settings.data_timeout, async {
-            wire.write_all(rest).await?;
-            wire.flush().await
-        });
-        match written.await {
+        match write_within(&mut self.wire, &output, self.in_force.settings.data_timeout).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(End::Gone),
             Err(_) => {
@@ -522,13 +506,6 @@ impl Default for Message {
 }
 
 // === impl Wire ===
-
-impl<S> Wire<S> {
-    /// Whether what was written is on its way, without a flush.
-    fn is_plain(&self) -> bool {
-        matches!(self, Self::Plain(_))
-    }
-}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
