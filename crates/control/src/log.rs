@@ -161,6 +161,11 @@ impl Observer for DecisionLog {
         if shared.off.load(Ordering::Relaxed) {
             return;
         }
+        // Looked at before anything is copied: while decisions come faster than they are written, that is most of them.
+        if shared.queued.load(Ordering::Relaxed) >= QUEUE as u64 {
+            shared.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         let sender = question.sender.map(|sender| sender.chars().take(MAX_SENDER).collect());
         let decision = Decision { transcript: None, ..decision.clone() };
         let listener = question.listener.as_str();

@@ -78,6 +78,8 @@ pub struct RequestReader {
     searched: usize,
     /// The first equals sign among them.
     equals: Option<usize>,
+    /// Whether there is a zero octet among them.
+    has_zero: bool,
     request: Request,
     attributes: usize,
     octets: usize,
@@ -122,12 +124,20 @@ impl RequestReader {
         // Octets of whole lines that are read; taken out of the buffer at once and not line by line.
         let mut taken = 0;
         let mut equals = self.equals.take();
+        let mut has_zero = std::mem::take(&mut self.has_zero);
         let mut done = None;
-        // One search finds both signs: lines are short, and a search for each would cost more than what it finds.
-        for at in memchr::memchr2_iter(b'\n', b'=', &self.buffer[self.searched..]).map(|at| self.searched + at) {
-            if self.buffer[at] == b'=' {
-                equals = equals.or(Some(at - taken));
-                continue;
+        // One search finds all signs: lines are short, and a search for each would cost more than what it finds.
+        for at in memchr::memchr3_iter(b'\n', b'=', 0, &self.buffer[self.searched..]).map(|at| self.searched + at) {
+            match self.buffer[at] {
+                b'=' => {
+                    equals = equals.or(Some(at - taken));
+                    continue;
+                }
+                0 => {
+                    has_zero = true;
+                    continue;
+                }
+                _ => {}
             }
             let line = &self.buffer[taken..at];
             // Telnet and other hands end lines with CR LF.
@@ -145,7 +155,7 @@ impl RequestReader {
                 if self.attributes > MAX_ATTRIBUTES {
                     return Err(RequestError::TooManyAttributes);
                 }
-                self.request.take(line, equals.take())?;
+                self.request.take(line, equals.take(), std::mem::take(&mut has_zero))?;
             }
             taken = at + 1;
             if is_end {
@@ -165,6 +175,7 @@ impl RequestReader {
         }
         self.searched = self.buffer.len();
         self.equals = equals;
+        self.has_zero = has_zero;
         // One more for a CR that its LF may follow.
         if self.searched > MAX_LINE + 1 {
             return Err(RequestError::LineTooLong);
@@ -177,10 +188,10 @@ impl RequestReader {
 }
 
 impl Request {
-    /// Takes a line, of which it is known where its first equals sign is.
-    fn take(&mut self, line: &[u8], equals: Option<usize>) -> Result<(), RequestError> {
+    /// Takes a line, of which it is known where its first equals sign is, and whether a zero octet is in it.
+    fn take(&mut self, line: &[u8], equals: Option<usize>, has_zero: bool) -> Result<(), RequestError> {
         let equals = equals.filter(|at| *at > 0).ok_or(RequestError::NoAttribute)?;
-        if memchr::memchr(0, line).is_some() {
+        if has_zero {
             return Err(RequestError::ZeroOctet);
         }
         let value = &line[equals + 1..];

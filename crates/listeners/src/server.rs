@@ -176,7 +176,8 @@ pub(crate) async fn serve<P: Protocol>(bound: Bound, protocol: P, limits: Limits
             pending: VecDeque::new(),
             output: Vec::new(),
         };
-        let shutdown = shutdown.clone();
+        // One of its own: all connections wait for the stop, and would take turns at one token's lock.
+        let shutdown = shutdown.child_token();
         connections.spawn(async move {
             connection.run(shutdown).await;
             drop((open, permit));
@@ -288,6 +289,7 @@ impl<P: Protocol> Connection<P> {
         let mut parts_quiet = 0;
         // Set again when it has run out, and not for each request: most requests come long before.
         let mut quiet = pin!(tokio::time::sleep(part));
+        let mut stopping = pin!(shutdown.cancelled());
         loop {
             match self.advance().await {
                 Ok(true) => {
@@ -304,7 +306,7 @@ impl<P: Protocol> Connection<P> {
             let waits = !self.pending.is_empty();
             tokio::select! {
                 biased;
-                () = shutdown.cancelled() => {
+                () = &mut stopping => {
                     self.read_last(&mut chunk).await;
                     return End::Stopping;
                 }

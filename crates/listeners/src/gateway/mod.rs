@@ -264,7 +264,7 @@ impl Gateway {
                 continue;
             };
             said_full = false;
-            let (gateway, counters, shutdown) = (self.clone(), Arc::clone(&counters), shutdown.clone());
+            let (gateway, counters, shutdown) = (self.clone(), Arc::clone(&counters), shutdown.child_token());
             connections.spawn(async move {
                 gateway.handle(stream, peer, &counters, shutdown).await;
                 drop(permit);
