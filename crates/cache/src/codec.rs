@@ -1,11 +1,15 @@
-//! How slots and the header look on disk. Little-endian, one version octet first; what can't be read is treated as absent.
+//! How slots and the header look on disk. Little-endian, one version octet first, and a CRC-32 of key and value last, since LMDB has none:
+//! octets that changed on the disk, and a value that stands under another's key, are found when they are read. What can't be read
+//! is never served; who reads treats it as cleared just now.
 
 use callahead_smtp::EnhancedCode;
 
 use crate::record::{self, DomainState, Epoch, RecipientState, Record, StoredReply, Timestamp};
 
 /// The version octet of slots. Another one is not read.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Octets of the checksum behind a value.
+const CHECKSUM: usize = 4;
 
 /// A recipient's slot: a record, or only the epoch of a clear.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,9 +50,30 @@ pub(crate) struct Header {
     pub(crate) domains: u64,
 }
 
+/// The CRC-32 of key and value.
+fn checksum(key: &[u8], value: &[u8]) -> [u8; CHECKSUM] {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(key);
+    hasher.update(value);
+    hasher.finalize().to_le_bytes()
+}
+
+/// Puts the checksum behind a value that is whole.
+fn seal(key: &[u8], mut value: Vec<u8>) -> Vec<u8> {
+    let sum = checksum(key, &value);
+    value.extend_from_slice(&sum);
+    value
+}
+
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
+    /// The value behind its version octet; `None` where it is of another version, or not what was written under the key.
+    fn open(key: &[u8], bytes: &'a [u8]) -> Option<Self> {
+        let (value, sum) = bytes.split_last_chunk::<CHECKSUM>()?;
+        let mut reader = Self(value);
+        (*sum == checksum(key, value) && reader.u8()? == VERSION).then_some(reader)
+    }
     fn take(&mut self, n: usize) -> Option<&'a [u8]> {
         let (head, tail) = self.0.split_at_checked(n)?;
         self.0 = tail;
@@ -115,7 +140,7 @@ fn read_record<S>(reader: &mut Reader<'_>, state: S) -> Option<Record<S>> {
 }
 
 impl RecipientSlot {
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self, key: &[u8]) -> Vec<u8> {
         let mut out = vec![VERSION];
         out.extend_from_slice(&self.epoch.0.to_le_bytes());
         out.extend_from_slice(&self.at.0.to_le_bytes());
@@ -129,14 +154,11 @@ impl RecipientSlot {
                 write_record(&mut out, state, record);
             }
         }
-        out
+        seal(key, out)
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut reader = Reader(bytes);
-        if reader.u8()? != VERSION {
-            return None;
-        }
+    pub(crate) fn decode(key: &[u8], bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::open(key, bytes)?;
         let epoch = Epoch(reader.u64()?);
         let at = Timestamp(reader.u64()?);
         let record = match reader.u8()? {
@@ -151,7 +173,7 @@ impl RecipientSlot {
 }
 
 impl DomainSlot {
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self, key: &[u8]) -> Vec<u8> {
         let mut out = vec![VERSION];
         for number in [self.cleared.0, self.at.0, self.valid, self.invalid, self.counted_under.0] {
             out.extend_from_slice(&number.to_le_bytes());
@@ -169,14 +191,11 @@ impl DomainSlot {
                 out.extend_from_slice(&epoch.0.to_le_bytes());
             }
         }
-        out
+        seal(key, out)
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut reader = Reader(bytes);
-        if reader.u8()? != VERSION {
-            return None;
-        }
+    pub(crate) fn decode(key: &[u8], bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::open(key, bytes)?;
         let mut slot = Self {
             cleared: Epoch(reader.u64()?),
             at: Timestamp(reader.u64()?),
@@ -199,6 +218,15 @@ impl DomainSlot {
         }
         reader.end()?;
         Some(slot)
+    }
+
+    /// What is read under a domain's key. A slot that can't be read may have held any clear, so it counts as cleared just now.
+    pub(crate) fn read(key: &[u8], bytes: Option<&[u8]>, last_epoch: Epoch) -> Self {
+        match bytes.map(|bytes| Self::decode(key, bytes)) {
+            None => Self::default(),
+            Some(None) => Self { cleared: last_epoch, ..Self::default() },
+            Some(Some(slot)) => slot,
+        }
     }
 
     /// The latest clear that covers the whole domain.
@@ -224,19 +252,16 @@ impl DomainSlot {
 }
 
 impl Header {
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self, key: &[u8]) -> Vec<u8> {
         let mut out = vec![VERSION];
         for number in [self.last_epoch.0, self.all_cleared.0, self.latest.0, self.valid, self.invalid, self.domains] {
             out.extend_from_slice(&number.to_le_bytes());
         }
-        out
+        seal(key, out)
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut reader = Reader(bytes);
-        if reader.u8()? != VERSION {
-            return None;
-        }
+    pub(crate) fn decode(key: &[u8], bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::open(key, bytes)?;
         let header = Self {
             last_epoch: Epoch(reader.u64()?),
             all_cleared: Epoch(reader.u64()?),
@@ -291,26 +316,42 @@ mod tests {
         #[test]
         fn what_is_written_is_read_back(
             epoch: u64, at: u64, record in proptest::option::of(record(recipient_states())),
-            numbers: [u64; 5], domain in proptest::option::of((any::<u64>(), record(domain_states()))),
+            key: [u8; 5], numbers: [u64; 5], domain in proptest::option::of((any::<u64>(), record(domain_states()))),
         ) {
             let slot = RecipientSlot { epoch: Epoch(epoch), at: Timestamp(at), record };
-            prop_assert_eq!(RecipientSlot::decode(&slot.encode()), Some(slot));
+            prop_assert_eq!(RecipientSlot::decode(&key, &slot.encode(&key)), Some(slot));
             let slot = DomainSlot {
                 cleared: Epoch(numbers[0]), at: Timestamp(numbers[1]), valid: numbers[2], invalid: numbers[3],
                 counted_under: Epoch(numbers[4]), record: domain.map(|(e, r)| (Epoch(e), r)),
             };
-            prop_assert_eq!(DomainSlot::decode(&slot.encode()), Some(slot));
+            prop_assert_eq!(DomainSlot::decode(&key, &slot.encode(&key)), Some(slot));
         }
 
         #[test]
         fn any_bytes_and_any_torn_value_are_read_or_refused_but_never_panic(
             bytes in proptest::collection::vec(any::<u8>(), 0..200), record in record(recipient_states()), cut in 0usize..200,
         ) {
-            let _ = (RecipientSlot::decode(&bytes), DomainSlot::decode(&bytes), Header::decode(&bytes));
-            let whole = RecipientSlot { epoch: Epoch(1), at: Timestamp(2), record: Some(record) }.encode();
+            let _ = (RecipientSlot::decode(b"", &bytes), DomainSlot::decode(b"", &bytes), Header::decode(b"", &bytes));
+            // With a checksum that is right, it is read to its end.
+            let mut value = vec![VERSION];
+            value.extend_from_slice(&bytes);
+            let value = seal(b"", value);
+            let _ = (RecipientSlot::decode(b"", &value), DomainSlot::decode(b"", &value), Header::decode(b"", &value));
+            let whole = RecipientSlot { epoch: Epoch(1), at: Timestamp(2), record: Some(record) }.encode(b"key");
             if cut < whole.len() {
-                prop_assert_eq!(RecipientSlot::decode(&whole[..cut]), None);
+                prop_assert_eq!(RecipientSlot::decode(b"key", &whole[..cut]), None);
             }
+        }
+
+        #[test]
+        fn a_value_with_a_changed_bit_or_under_another_key_is_not_read(
+            record in record(recipient_states()), at: prop::sample::Index, bit in 0u8..8,
+        ) {
+            let mut value = RecipientSlot { epoch: Epoch(1), at: Timestamp(2), record: Some(record) }.encode(b"key");
+            prop_assert_eq!(RecipientSlot::decode(b"kez", &value), None);
+            let at = at.index(value.len());
+            value[at] ^= 1 << bit;
+            prop_assert_eq!(RecipientSlot::decode(b"key", &value), None);
         }
     }
 }

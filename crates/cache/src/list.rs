@@ -4,10 +4,10 @@ use std::ops::Bound;
 
 use callahead_smtp::Domain;
 
-use crate::codec::{DomainSlot, Header, RecipientSlot};
+use crate::codec::{DomainSlot, RecipientSlot};
 use crate::key::{self, Cursor};
 use crate::record::{DomainState, Epoch, RecipientState, Record};
-use crate::store::{Cache, CacheError, HEADER};
+use crate::store::{Cache, CacheError};
 
 /// Slots that are looked at for one page. A page of a rare state may so be short, or empty, and still have a next one.
 const EXAMINED: usize = 20_000;
@@ -92,8 +92,7 @@ impl Cache {
         };
         let (env, store) = self.parts();
         let txn = env.read_txn().map_err(CacheError::Read)?;
-        let header =
-            store.meta.get(&txn, HEADER).map_err(CacheError::Read)?.and_then(Header::decode).unwrap_or_default();
+        let header = store.header(&txn)?;
         let start = match cursor {
             Some(Cursor(key)) if *key >= prefix => Bound::Excluded(key.as_slice()),
             // LMDB knows no empty key.
@@ -111,12 +110,10 @@ impl Cache {
             let domain_key = &key[..key::domain_len(key).unwrap_or(key.len())];
             if floor.0 != domain_key {
                 let slot = store.slots.get(&txn, domain_key).map_err(CacheError::Read)?;
-                let cleared = match slot.map(DomainSlot::decode) {
-                    Some(Some(slot)) => slot.cleared,
-                    Some(None) => header.last_epoch,
-                    None => Epoch(0),
-                };
-                floor = (domain_key.to_vec(), cleared.max(header.all_cleared));
+                // As in a lookup: a recipient whose domain is not there has lost a slot.
+                let slot = slot.or((key != domain_key).then_some(&[]));
+                let slot = DomainSlot::read(domain_key, slot, header.last_epoch);
+                floor = (domain_key.to_vec(), slot.floor(header.all_cleared));
             }
             if let Some(entry) = entry(key, value, floor.1)
                 && filter.state.is_none_or(|state| state == entry.state())
@@ -143,8 +140,7 @@ impl Cache {
         let limit = limit.clamp(1, 1000);
         let (env, store) = self.parts();
         let txn = env.read_txn().map_err(CacheError::Read)?;
-        let header =
-            store.meta.get(&txn, HEADER).map_err(CacheError::Read)?.and_then(Header::decode).unwrap_or_default();
+        let header = store.header(&txn)?;
         let mut counts = Vec::new();
         // The key after all recipients of a domain: its own, with the zero octet raised by one.
         let mut from = cursor.map_or_else(|| vec![1], |cursor| cursor.0.clone());
@@ -157,7 +153,7 @@ impl Cache {
                 *last = 1;
             }
             if key.len() == end
-                && let (Some(mut slot), Some((domain, _))) = (DomainSlot::decode(value), key::split(key))
+                && let (Some(mut slot), Some((domain, _))) = (DomainSlot::decode(key, value), key::split(key))
             {
                 slot.recount(header.all_cleared);
                 let floor = slot.floor(header.all_cleared);
@@ -178,11 +174,11 @@ impl Cache {
 fn entry(key: &[u8], value: &[u8], floor: Epoch) -> Option<Entry> {
     match key::split(key)? {
         (domain, None) => {
-            let (epoch, record) = DomainSlot::decode(value)?.record?;
+            let (epoch, record) = DomainSlot::decode(key, value)?.record?;
             (epoch >= floor).then(|| Entry::Domain(domain.to_owned(), record))
         }
         (domain, Some(local)) => {
-            let slot = RecipientSlot::decode(value).filter(|slot| slot.epoch >= floor)?;
+            let slot = RecipientSlot::decode(key, value).filter(|slot| slot.epoch >= floor)?;
             slot.record.map(|record| Entry::Recipient(format!("{local}@{domain}"), record))
         }
     }

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use callahead_smtp::{Domain, Recipient};
 use heed::types::Bytes;
-use heed::{Database, Env, EnvOpenOptions};
+use heed::{Database, Env, EnvOpenOptions, RoTxn};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::{DomainSlot, Header, RecipientSlot};
@@ -120,8 +120,8 @@ pub enum CacheError {
         /// What LMDB says.
         source: heed::Error,
     },
-    /// A file of a format that this version does not know.
-    #[error("the cache file in {path} has a format that this version does not know; move it away to start with an empty cache", path = .path.display())]
+    /// A file of a format that this version does not know, or whose head is damaged.
+    #[error("the cache file in {path} is damaged, or has a format that this version does not know; move it away to start with an empty cache", path = .path.display())]
     Format {
         /// The folder.
         path: PathBuf,
@@ -267,7 +267,7 @@ impl Cache {
         let stored = meta.get(&txn, HEADER).map_err(open)?.map(<[u8]>::to_vec);
         let mut header = match &stored {
             None => Header::default(),
-            Some(bytes) => Header::decode(bytes).ok_or_else(|| CacheError::Format { path: dir.to_owned() })?,
+            Some(bytes) => Header::decode(HEADER, bytes).ok_or_else(|| CacheError::Format { path: dir.to_owned() })?,
         };
         // A second covers what clocks are stepped by in daily life.
         let clock_went_back = now.0 + 1000 < header.latest.0;
@@ -279,7 +279,7 @@ impl Cache {
             writer::clear_all(&mut header);
         }
         header.latest = now;
-        meta.put(&mut txn, HEADER, &header.encode()).map_err(open)?;
+        meta.put(&mut txn, HEADER, &header.encode(HEADER)).map_err(open)?;
         txn.commit().map_err(open)?;
 
         let store = Arc::new(Store {
@@ -324,28 +324,28 @@ impl Cache {
         let txn = self.inner.env.read_txn().map_err(CacheError::Read)?;
         let read = |key| store.slots.get(&txn, key).map_err(CacheError::Read);
         // A slot that can't be read may have held any clear: nothing older than the last one is trusted then.
-        let domain = match read(domain_key)?.map(DomainSlot::decode) {
-            Some(None) => {
-                store.count_unreadable();
-                return Ok(Lookup { epoch: last_epoch, floor: last_epoch, ..Lookup::default() });
-            }
-            Some(Some(slot)) => slot,
-            None => DomainSlot::default(),
+        let unreadable = || {
+            store.count_unreadable();
+            Ok(Lookup { epoch: last_epoch, floor: last_epoch, ..Lookup::default() })
         };
-        let floor = domain.floor(all_cleared);
-        let slot = match read(&recipient_key)?.map(RecipientSlot::decode) {
-            Some(None) => {
-                store.count_unreadable();
-                return Ok(Lookup { epoch: last_epoch, floor: last_epoch, ..Lookup::default() });
-            }
+        let domain = match read(domain_key)?.map(|bytes| DomainSlot::decode(domain_key, bytes)) {
+            Some(None) => return unreadable(),
+            Some(slot) => slot,
+            None => None,
+        };
+        let floor = domain.as_ref().map_or(all_cleared, |domain| domain.floor(all_cleared));
+        let slot = match read(&recipient_key)?.map(|bytes| RecipientSlot::decode(&recipient_key, bytes)) {
+            // A recipient is never written without its domain: one that is alone has lost a slot.
+            Some(slot) if slot.is_none() || domain.is_none() => return unreadable(),
             Some(Some(slot)) if slot.epoch >= floor => slot,
             _ => RecipientSlot { epoch: floor, at: Timestamp::default(), record: None },
         };
+        let domain = domain.and_then(|domain| domain.record);
         Ok(Lookup {
             epoch: last_epoch.max(slot.epoch),
             floor: slot.epoch,
             recipient: slot.record,
-            domain: domain.record.filter(|(learned, _)| *learned >= slot.epoch).map(|(_, record)| record),
+            domain: domain.filter(|(learned, _)| *learned >= slot.epoch).map(|(_, record)| record),
         })
     }
 
@@ -418,8 +418,7 @@ impl Cache {
     pub fn stats(&self, domain: Option<&Domain>) -> Result<Stats, CacheError> {
         let store = &self.inner.store;
         let txn = self.inner.env.read_txn().map_err(CacheError::Read)?;
-        let header = store.meta.get(&txn, HEADER).map_err(CacheError::Read)?;
-        let header = header.and_then(Header::decode).unwrap_or_default();
+        let header = store.header(&txn)?;
         let pages = store.slots.stat(&txn).map_err(CacheError::Read)?;
         let used = pages.branch_pages + pages.leaf_pages + pages.overflow_pages;
         let mut stats = Stats {
@@ -430,8 +429,9 @@ impl Cache {
             used_bytes: (used as u64) * u64::from(pages.page_size),
         };
         if let Some(domain) = domain {
-            let slot = store.slots.get(&txn, &key::domain(domain)).map_err(CacheError::Read)?;
-            let mut slot = slot.and_then(DomainSlot::decode).unwrap_or_default();
+            let key = key::domain(domain);
+            let slot = store.slots.get(&txn, &key).map_err(CacheError::Read)?;
+            let mut slot = DomainSlot::read(&key, slot, header.last_epoch);
             slot.recount(header.all_cleared);
             let floor = slot.floor(header.all_cleared);
             stats.valid = slot.valid;
@@ -482,6 +482,16 @@ impl CacheError {
 // === impl Store ===
 
 impl Store {
+    /// The header of a snapshot. One that can't be read is written anew with the next commit; until then everything counts as cleared.
+    pub(crate) fn header(&self, txn: &RoTxn<'_>) -> Result<Header, CacheError> {
+        let bytes = self.meta.get(txn, HEADER).map_err(CacheError::Read)?;
+        Ok(bytes.and_then(|bytes| Header::decode(HEADER, bytes)).unwrap_or_else(|| {
+            self.count_unreadable();
+            let last_epoch = Epoch(self.last_epoch.load(Ordering::Acquire));
+            Header { last_epoch, all_cleared: last_epoch, ..Header::default() }
+        }))
+    }
+
     pub(crate) fn update_health(&self, change: impl FnOnce(&mut Health)) {
         change(&mut self.health.lock().unwrap_or_else(PoisonError::into_inner));
     }

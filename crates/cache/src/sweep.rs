@@ -49,7 +49,7 @@ pub(crate) fn sweep(
         swept.examined += 1;
         let domain_key = &key[..key::domain_len(key).unwrap_or(key.len())];
         if current.as_ref().is_none_or(|(known, _)| known != domain_key) {
-            let slot = store.slots.get(txn, domain_key)?.and_then(DomainSlot::decode);
+            let slot = store.slots.get(txn, domain_key)?.and_then(|bytes| DomainSlot::decode(domain_key, bytes));
             let lost = DomainSlot { cleared: header.last_epoch, ..DomainSlot::default() };
             let mut slot = slot.unwrap_or(lost);
             slot.recount(header.all_cleared);
@@ -67,11 +67,11 @@ pub(crate) fn sweep(
                 store.slots.delete(txn, key)?;
                 swept.removed += 1;
             } else if dead {
-                store.slots.put(txn, key, &domain.encode())?;
+                store.slots.put(txn, key, &domain.encode(key))?;
             }
             continue;
         }
-        let slot = RecipientSlot::decode(value);
+        let slot = RecipientSlot::decode(key, value);
         let young = slot.as_ref().is_some_and(|slot| now.since(slot.at) <= FLIGHT_MAX);
         let cleared = slot.as_ref().is_none_or(|slot| slot.epoch < floor);
         let record = slot.as_ref().and_then(|slot| slot.record.as_ref());
@@ -82,13 +82,13 @@ pub(crate) fn sweep(
         if let (Some(record), false) = (record, cleared) {
             count_out(domain.counter(record.state));
             count_out(header.counter(record.state));
-            store.slots.put(txn, domain_key, &domain.encode())?;
+            store.slots.put(txn, domain_key, &domain.encode(domain_key))?;
         }
         let hides = |slot: &&RecipientSlot| domain.record.as_ref().is_some_and(|(epoch, _)| *epoch < slot.epoch);
         match slot.as_ref().filter(|_| !cleared).filter(hides) {
             Some(slot) if slot.record.is_some() => {
                 let tombstone = RecipientSlot { record: None, ..slot.clone() };
-                store.slots.put(txn, key, &tombstone.encode())?;
+                store.slots.put(txn, key, &tombstone.encode(key))?;
             }
             Some(_) => {}
             None => {

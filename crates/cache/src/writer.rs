@@ -147,7 +147,7 @@ impl Writer {
         }
         batch.extend(rest);
         failed?;
-        self.store.meta.put(&mut txn, HEADER, &self.header.encode())?;
+        self.store.meta.put(&mut txn, HEADER, &self.header.encode(HEADER))?;
         txn.commit()
     }
 
@@ -190,18 +190,14 @@ impl Writer {
 
     /// The domain's slot with its counters up to date. One that can't be read counts as cleared just now.
     fn domain_slot(&self, txn: &RwTxn<'_>, key: &[u8]) -> Result<DomainSlot, heed::Error> {
-        let mut slot = match self.store.slots.get(txn, key)?.map(DomainSlot::decode) {
-            None => DomainSlot::default(),
-            Some(None) => DomainSlot { cleared: self.header.last_epoch, ..DomainSlot::default() },
-            Some(Some(slot)) => slot,
-        };
+        let mut slot = DomainSlot::read(key, self.store.slots.get(txn, key)?, self.header.last_epoch);
         slot.recount(self.header.all_cleared);
         Ok(slot)
     }
 
     fn recipient_slot(&self, txn: &RwTxn<'_>, key: &[u8]) -> Result<Option<RecipientSlot>, heed::Error> {
         let lost = RecipientSlot { epoch: self.header.last_epoch, at: Timestamp::default(), record: None };
-        Ok(self.store.slots.get(txn, key)?.map(|bytes| RecipientSlot::decode(bytes).unwrap_or(lost)))
+        Ok(self.store.slots.get(txn, key)?.map(|bytes| RecipientSlot::decode(key, bytes).unwrap_or(lost)))
     }
 
     fn put_recipient(
@@ -232,8 +228,8 @@ impl Writer {
         self.header.latest = self.header.latest.max(record.checked_at);
         domain.at = domain.at.max(record.checked_at);
         let slot = RecipientSlot { epoch, at: record.checked_at, record: Some(record) };
-        self.store.slots.put(txn, key, &slot.encode())?;
-        self.store.slots.put(txn, domain_key, &domain.encode())?;
+        self.store.slots.put(txn, key, &slot.encode(key))?;
+        self.store.slots.put(txn, domain_key, &domain.encode(domain_key))?;
         Ok(Put::Written)
     }
 
@@ -256,7 +252,7 @@ impl Writer {
         self.header.latest = self.header.latest.max(record.checked_at);
         domain.at = domain.at.max(record.checked_at);
         domain.record = Some((epoch, record));
-        self.store.slots.put(txn, key, &domain.encode())?;
+        self.store.slots.put(txn, key, &domain.encode(key))?;
         Ok(Put::Written)
     }
 
@@ -280,7 +276,7 @@ impl Writer {
                     counted_under: slot.counted_under,
                     ..DomainSlot::default()
                 };
-                self.store.slots.put(txn, &key, &slot.encode())?;
+                self.store.slots.put(txn, &key, &slot.encode(&key))?;
                 entries
             }
             Scope::Recipient(recipient) => {
@@ -298,8 +294,8 @@ impl Writer {
                 domain.at = domain.at.max(now);
                 // Written where nothing was kept, too: a callout that is under way must find it.
                 let slot = RecipientSlot { epoch: self.header.last_epoch, at: now, record: None };
-                self.store.slots.put(txn, &key, &slot.encode())?;
-                self.store.slots.put(txn, &domain_key, &domain.encode())?;
+                self.store.slots.put(txn, &key, &slot.encode(&key))?;
+                self.store.slots.put(txn, &domain_key, &domain.encode(&domain_key))?;
                 u64::from(old.is_some())
             }
         };

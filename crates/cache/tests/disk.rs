@@ -2,11 +2,12 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use callahead_cache::{Cache, CacheError, Options, Put, RecipientState, Record, Scope, Timestamp};
+use callahead_cache::{Cache, CacheError, Filter, Options, Put, RecipientState, Record, Scope, Timestamp};
 use callahead_smtp::Recipient;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -222,4 +223,55 @@ async fn two_processes_at_once_are_no_damage() {
     let _first = Cache::open(dir.path(), &options(), NOW).unwrap();
     let second = Cache::open_or_begin_anew(dir.path(), &options(), NOW);
     assert!(matches!(second, Err(CacheError::InUse { .. })));
+}
+
+/// Changes the file wherever these octets are in it: some pages are copies that are read no more.
+fn change(dir: &Path, octets: &[u8], change: impl Fn(&mut [u8])) {
+    let file = fs::File::options().read(true).write(true).open(dir.join("data.mdb")).unwrap();
+    let mut data = fs::read(dir.join("data.mdb")).unwrap();
+    let places: Vec<usize> = (0..data.len() - octets.len() - 16).filter(|at| data[*at..].starts_with(octets)).collect();
+    assert!(!places.is_empty());
+    for at in places {
+        let changed = &mut data[at..at + octets.len() + 16];
+        change(changed);
+        file.write_all_at(changed, at as u64).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn octets_of_a_record_that_change_on_the_disk_are_a_miss_and_counted_whether_it_is_open_or_not() {
+    for is_open in [false, true] {
+        let dir = filled(100).await;
+        let open = || Cache::open(dir.path(), &options(), NOW).unwrap();
+        let mut cache = is_open.then(open);
+        if let Some(cache) = &cache {
+            assert!(cache.lookup(&recipient(7)).unwrap().recipient.is_some());
+        }
+        change(dir.path(), b"mx.example:25", |found| found[0] ^= 0x10);
+        let cache = cache.take().unwrap_or_else(open);
+        for n in 0..100 {
+            let lookup = cache.lookup(&recipient(n)).unwrap();
+            assert_eq!((lookup.recipient, lookup.domain), (None, None), "{n}, open: {is_open}");
+        }
+        assert_eq!(cache.health().unreadable, 100);
+        assert_eq!(put(&cache, 7).await.unwrap(), Put::Written, "what is learned anew is kept");
+        assert!(cache.lookup(&recipient(7)).unwrap().recipient.is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_clear_that_the_disk_forgets_brings_nothing_back() {
+    let dir = filled(100).await;
+    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let domain = recipient(0).domain().clone();
+    assert_eq!(cache.clear(Scope::Domain(domain.clone()), NOW).await.unwrap().entries, 100);
+    drop(cache);
+    // The domain's own slot, with the epoch of the clear behind its version octet.
+    change(dir.path(), b"one.example\0\x02", |found| found[13..21].fill(0));
+    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    assert!((0..100).all(|n| cache.lookup(&recipient(n)).unwrap().recipient.is_none()));
+    assert!(cache.list(&Filter::default(), None, 1000).unwrap().entries.is_empty());
+    assert_eq!(cache.stats(Some(&domain)).unwrap().valid, 0);
+    assert_eq!(put(&cache, 7).await.unwrap(), Put::Written);
+    assert!((0..100).all(|n| cache.lookup(&recipient(n)).unwrap().recipient.is_some() == (n == 7)));
 }
