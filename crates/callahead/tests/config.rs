@@ -23,6 +23,7 @@ fn each_mistake_is_one_sentence_with_file_line_and_key() {
         ("[callout]\ntimeout = \"1h\"", "callahead.toml:2: callout.timeout: 1h is not between 1s and 5m"),
         ("[callout]\nuses = 0", "callahead.toml:2: callout.uses: must be a number from 1 to 1000"),
         ("[callout]\nuses = \"many\"", "callahead.toml:2: callout.uses: must be a number, and is a string"),
+        ("node = 1", "callahead.toml:1: node: must be a string in quotes, and is an integer"),
         (
             "[defaults]\ninvalid_ttl = \"3h\"",
             "callahead.toml:2: defaults.invalid_ttl: 3h is more than 2h, and a mailbox that was created must not be refused for longer",

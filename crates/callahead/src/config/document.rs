@@ -156,13 +156,20 @@ pub(super) fn did_you_mean<'a>(word: &str, known: impl Iterator<Item = &'a str>)
     }
 }
 
+/// A value's type with its article.
+pub(super) fn what_it_is(value: &DeValue<'_>) -> String {
+    let kind = value.type_str();
+    let article = if kind.starts_with(['a', 'i']) { "an" } else { "a" };
+    format!("{article} {kind}")
+}
+
 /// A string.
 pub(super) fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {
-    value.as_str().ok_or_else(|| format!("must be a string in quotes, and is a {}", value.type_str()))
+    value.as_str().ok_or_else(|| format!("must be a string in quotes, and is {}", what_it_is(value)))
 }
 
 /// A list of strings.
 pub(super) fn strings<'v>(value: &'v DeValue<'_>) -> Result<Vec<&'v str>, String> {
-    let array = value.as_array().ok_or_else(|| format!("must be a list of strings, and is a {}", value.type_str()))?;
+    let array = value.as_array().ok_or_else(|| format!("must be a list of strings, and is {}", what_it_is(value)))?;
     array.iter().map(|entry| text(entry.get_ref()).map_err(|_| "must be a list of strings".to_owned())).collect()
 }

@@ -26,7 +26,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 pub use callahead_control::{format_duration, parse_duration};
-use document::{Problems, Section, strings, text};
+use document::{Problems, Section, strings, text, what_it_is};
 pub use gateway::GatewayConfig;
 pub use init::INIT;
 
@@ -439,7 +439,7 @@ fn duration(least: Duration, most: Duration) -> impl Fn(&DeValue<'_>) -> Result<
 /// A whole number within bounds.
 fn number<T: TryFrom<u64>>(least: u64, most: u64) -> impl Fn(&DeValue<'_>) -> Result<T, String> {
     move |value| {
-        let number = value.as_integer().ok_or_else(|| format!("must be a number, and is a {}", value.type_str()))?;
+        let number = value.as_integer().ok_or_else(|| format!("must be a number, and is {}", what_it_is(value)))?;
         let number = u64::from_str_radix(number.as_str(), number.radix()).ok();
         number
             .filter(|number| (least..=most).contains(number))
