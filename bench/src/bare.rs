@@ -1,10 +1,11 @@
-//! Servers that read a request and give a constant answer: the least that any server of the protocol has to do on this runtime.
+//! Servers that read a request and give a constant answer: the least that any server of the protocol has to do on this runtime. And one that
+//! asks a destination first: the least that a callout is.
 //!
 //! The runtime is the one that Callahead runs on, the sockets have the same options, and requests are told apart as cheaply as can be:
 //! by their last octets.
 
 use std::io::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -19,6 +20,9 @@ pub enum Bare {
     Policy,
     /// SMTP: everything is accepted.
     Smtp,
+    /// The policy delegation protocol, with the words of a callout to this destination behind each request: nothing is parsed but the
+    /// recipient, nothing kept, nothing logged, no reply looked at but for its first digit, and no session is ever ended.
+    Callout(SocketAddr),
 }
 
 impl Bare {
@@ -47,6 +51,7 @@ impl Bare {
                 let _ = match self {
                     Self::Policy => policy(stream).await,
                     Self::Smtp => smtp(stream).await,
+                    Self::Callout(destination) => callout(stream, destination).await,
                 };
             });
         }
@@ -84,4 +89,60 @@ async fn smtp(mut stream: TcpStream) -> std::io::Result<()> {
             Some(_) => {}
         }
     }
+}
+
+async fn callout(mut stream: TcpStream, destination: SocketAddr) -> std::io::Result<()> {
+    let mut session = TcpStream::connect(destination).await?;
+    session.set_nodelay(true)?;
+    let mut buffer = vec![0; 4096];
+    replies(&mut session, &mut buffer, 1).await?;
+    session.write_all(b"EHLO bare.example\r\n").await?;
+    replies(&mut session, &mut buffer, 1).await?;
+    let mut request = Vec::new();
+    let mut commands = Vec::new();
+    loop {
+        request.clear();
+        while !request.ends_with(b"\n\n") {
+            let length = stream.read(&mut buffer).await?;
+            if length == 0 {
+                return Ok(());
+            }
+            request.extend_from_slice(&buffer[..length]);
+        }
+        let mut lines = request.split(|octet| *octet == b'\n');
+        let recipient = lines.find_map(|line| line.strip_prefix(b"recipient=")).unwrap_or_default();
+        commands.clear();
+        commands.extend_from_slice(b"RSET\r\nMAIL FROM:<>\r\nRCPT TO:<");
+        commands.extend_from_slice(recipient);
+        commands.extend_from_slice(b">\r\n");
+        session.write_all(&commands).await?;
+        let exists = replies(&mut session, &mut buffer, 3).await? == b'2';
+        stream.write_all(if exists { DUNNO } else { b"action=550 5.1.1 no\n\n" }).await?;
+    }
+}
+
+/// Reads so many replies, and gives the first digit of the last line.
+async fn replies(session: &mut TcpStream, buffer: &mut [u8], mut owed: usize) -> std::io::Result<u8> {
+    // The line that is coming in: its length, its first octet, and its fourth, which is a hyphen where more of the reply follow.
+    let (mut length, mut first, mut fourth) = (0_usize, 0, 0);
+    while owed > 0 {
+        let octets = session.read(buffer).await?;
+        if octets == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        for octet in &buffer[..octets] {
+            match (*octet, length) {
+                (b'\n', _) => {
+                    owed -= usize::from(fourth != b'-');
+                    length = 0;
+                    continue;
+                }
+                (digit, 0) => first = digit,
+                (sign, 3) => fourth = sign,
+                _ => {}
+            }
+            length += 1;
+        }
+    }
+    Ok(first)
 }

@@ -32,6 +32,10 @@ fn main() -> ExitCode {
     let outcome = match arguments.as_slice() {
         ["serve-bare", "policy"] => Bare::Policy.run(),
         ["serve-bare", "smtp"] => Bare::Smtp.run(),
+        ["serve-bare", "callout", destination] => match destination.parse() {
+            Ok(destination) => Bare::Callout(destination).run(),
+            Err(_) => return usage(),
+        },
         ["serve-destination", mailboxes, domains] => match (mailboxes.parse(), domains.parse()) {
             (Ok(mailboxes), Ok(domains)) => serve_destination(mailboxes, domains),
             _ => return usage(),

@@ -141,13 +141,13 @@ pub fn decision(style: Style, decision: &Decision) -> String {
 
 /// A transcript for people: time, direction, line.
 pub fn transcript(style: Style, transcript: &Transcript) -> String {
-    let lines = transcript.lines().iter().map(|line| {
+    let lines = transcript.lines().map(|line| {
         let (mark, paint) = match line.who {
             Who::Us => (">", Paint::Strong),
             Who::Them => ("<", Paint::Good),
             Who::Note => ("*", Paint::Dim),
         };
-        let text = printable(&String::from_utf8_lossy(&line.line));
+        let text = printable(&String::from_utf8_lossy(line.line));
         format!("  {:>9.1} ms {}\n", line.at.as_secs_f64() * 1e3, style.paint(paint, &format!("{mark} {text}")))
     });
     lines.collect()

@@ -188,7 +188,7 @@ impl Ask for Callouts {
             }
             let elapsed = errand.transcript.elapsed();
             let Errand { transcript, not_accept_all, .. } = errand;
-            Report { outcome, not_accept_all, destination, elapsed, transcript }
+            Report { outcome, not_accept_all, destination, elapsed, transcript: Arc::new(transcript) }
         })
     }
 }
@@ -225,7 +225,9 @@ impl Errand<'_> {
             let hosts = match hop {
                 Hop::Host { host, port } => vec![(host.clone(), *port)],
                 Hop::Mx => {
-                    match self.inner.exchangers(domain, self.settings, self.deadline, &mut self.transcript).await {
+                    match Box::pin(self.inner.exchangers(domain, self.settings, self.deadline, &mut self.transcript))
+                        .await
+                    {
                         // With other hops beside it, a null MX is no word on the domain: the administrator says where it is.
                         Ok(None) if hops.len() == 1 => return (Outcome::NullMx, None),
                         Ok(None) => Vec::new(),
@@ -240,17 +242,17 @@ impl Errand<'_> {
             let count = hosts.len();
             for (nth, (host, port)) in hosts.into_iter().enumerate() {
                 let key = Key { host, port, tls: self.request.route.tls };
-                let name = HostPort(&key.host, key.port).to_string();
+                let pool = self.inner.pool(&key);
                 // Half of the time that is left, while there is somewhere else to go.
                 let last = !more_hops && nth + 1 == count;
                 let left = self.deadline.saturating_duration_since(Instant::now());
                 let deadline = if last { self.deadline } else { Instant::now() + left / 2 };
-                match self.host(&key, deadline).await {
+                match self.host(&key, &pool, deadline).await {
                     Ok(Some(found)) => {
                         self.not_accept_all |= found.not_accept_all;
-                        return (found.outcome, Some(name));
+                        return (found.outcome, Some(pool.name.clone()));
                     }
-                    Ok(None) => return (Outcome::Busy, Some(name)),
+                    Ok(None) => return (Outcome::Busy, Some(pool.name.clone())),
                     Err(failure) => {
                         self.transcript.note(failure.to_string());
                         self.failures.push(failure);
@@ -262,8 +264,7 @@ impl Errand<'_> {
     }
 
     /// Asks one host; `Ok(None)` when it has no session to spare.
-    async fn host(&mut self, key: &Key, deadline: Instant) -> Result<Option<Found>, HostFailure> {
-        let pool = self.inner.pool(key);
+    async fn host(&mut self, key: &Key, pool: &Arc<HostPool>, deadline: Instant) -> Result<Option<Found>, HostFailure> {
         let failed =
             |trouble: Trouble| HostFailure { host: pool.name.clone(), failure: trouble.failure, reply: trouble.reply };
         let admission = pool.admit().map_err(|failure| failed(failure.into()))?;
@@ -283,8 +284,9 @@ impl Errand<'_> {
             let mut pooled = match slot {
                 Slot::Reuse(pooled) => pooled,
                 Slot::Open(ticket) => {
-                    match self.inner.open(key, &pool, self.settings, deadline, &mut self.transcript).await {
-                        Ok(session) => Pooled { session, ticket },
+                    // Boxed, since few questions come here, and all would carry the room for it.
+                    match Box::pin(self.inner.open(key, pool, self.settings, deadline, &mut self.transcript)).await {
+                        Ok(session) => Pooled { session: Box::new(session), ticket },
                         Err(trouble) => {
                             let failure = failed(trouble);
                             // The DNS failed, not the host.

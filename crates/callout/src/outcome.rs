@@ -162,7 +162,7 @@ pub struct Report {
     /// From start to end.
     pub elapsed: Duration,
     /// What was said.
-    pub transcript: Transcript,
+    pub transcript: Arc<Transcript>,
 }
 
 impl Outcome {

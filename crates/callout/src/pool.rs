@@ -84,7 +84,7 @@ pub(crate) struct Ticket {
 
 /// A session and its right to be there.
 pub(crate) struct Pooled {
-    pub(crate) session: Session,
+    pub(crate) session: Box<Session>,
     pub(crate) ticket: Ticket,
 }
 
@@ -93,7 +93,7 @@ pub(crate) struct Background(Arc<HostPool>);
 
 /// What is to be done for one who wants a session.
 enum Turn {
-    Idle(Box<Pooled>),
+    Idle(Pooled),
     Open(Counted),
     Wait(oneshot::Receiver<Slot>),
 }
@@ -165,7 +165,7 @@ impl HostPool {
             // Decided under the lock, done without it.
             match self.turn(settings, fresh)? {
                 Turn::Idle(pooled) => {
-                    if let Some(pooled) = self.check(*pooled, settings).await {
+                    if let Some(pooled) = self.check(pooled, settings).await {
                         return Ok(Slot::Reuse(pooled));
                     }
                 }
@@ -184,7 +184,7 @@ impl HostPool {
             return Err(NoSession);
         }
         if let Some(pooled) = (!fresh).then(|| state.idle.pop()).flatten() {
-            return Ok(Turn::Idle(Box::new(pooled)));
+            return Ok(Turn::Idle(pooled));
         }
         if state.open < settings.sessions_per_destination {
             state.open += 1;

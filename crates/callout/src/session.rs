@@ -71,6 +71,9 @@ pub(crate) enum Surplus {
     Reply,
 }
 
+/// Octets read at once.
+const CHUNK: usize = 4096;
+
 /// Questions in a session with Exim. It drops a session after 10 commands that carry no mail
 /// (`smtp_accept_max_nonmail`), and the RSET before each question is one, for the random local part too.
 const EXIM_USES: u32 = 8;
@@ -79,6 +82,8 @@ const EXIM_USES: u32 = 8;
 pub(crate) struct Session {
     stream: BoxStream,
     reader: ReplyReader,
+    /// What is read into. On the heap, so that the future of a question is small.
+    chunk: Box<[u8]>,
     /// What EHLO offered.
     pub(crate) offers: Offers,
     /// Questions answered, and recipients refused.
@@ -224,6 +229,7 @@ impl Session {
         Self {
             stream,
             reader: ReplyReader::new(settings.replies),
+            chunk: vec![0; CHUNK].into(),
             offers: Offers::default(),
             uses: 0,
             most_uses: u32::MAX,
@@ -308,7 +314,6 @@ impl Session {
         deadline: Instant,
         transcript: &mut Transcript,
     ) -> Result<Reply, Trouble> {
-        let mut chunk = [0; 4096];
         loop {
             match self.reader.next_reply() {
                 Ok(Some(reply)) if reply.code() == 421 => {
@@ -320,14 +325,14 @@ impl Session {
                 Ok(None) => {}
                 Err(error) => return Err(Failure::Malformed(step, error).into()),
             }
-            match timeout_at(deadline, self.stream.read(&mut chunk)).await {
+            match timeout_at(deadline, self.stream.read(&mut self.chunk)).await {
                 Ok(Ok(0)) => {
                     transcript.note("the destination closed the connection");
                     return Err(Failure::Closed(step).into());
                 }
                 Ok(Ok(octets)) => {
-                    transcript.said(Who::Them, &chunk[..octets]);
-                    self.reader.push(&chunk[..octets]);
+                    transcript.said(Who::Them, &self.chunk[..octets]);
+                    self.reader.push(&self.chunk[..octets]);
                 }
                 Ok(Err(_)) => {
                     transcript.note("the connection broke");
@@ -343,10 +348,9 @@ impl Session {
 
     /// Looks at what has come beyond the replies that were read. Does not wait, so what is still on its way is not seen.
     pub(crate) async fn what_else_came(&mut self, transcript: &mut Transcript) -> Surplus {
-        let mut chunk = [0; 4096];
         let mut ended = false;
         let came = poll_fn(|context| {
-            let mut buffer = ReadBuf::new(&mut chunk);
+            let mut buffer = ReadBuf::new(&mut self.chunk);
             match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
                 Poll::Ready(Ok(())) => Poll::Ready(Some(buffer.filled().len())),
                 Poll::Ready(Err(_)) => Poll::Ready(Some(0)),
@@ -356,8 +360,8 @@ impl Session {
         match came.await {
             Some(0) => ended = true,
             Some(octets) => {
-                transcript.said(Who::Them, &chunk[..octets]);
-                self.reader.push(&chunk[..octets]);
+                transcript.said(Who::Them, &self.chunk[..octets]);
+                self.reader.push(&self.chunk[..octets]);
             }
             None => {}
         }

@@ -51,7 +51,7 @@ async fn a_good_route_passes_every_step_and_each_host_is_tried() {
     assert_eq!(steps(&test.hosts[1])[5], ("random_probe", false));
     assert_eq!(test.hosts[1].accept_all, Some(true));
     assert_eq!(steps(&test.hosts[2]), [("connect", false)]);
-    assert!(test.hosts[0].transcript.lines().iter().any(|line| line.line.starts_with(b"MAIL FROM:<>")));
+    assert!(test.hosts[0].transcript.lines().any(|line| line.line.starts_with(b"MAIL FROM:<>")));
     assert!(bench.callouts.destinations().is_empty(), "the pool learns nothing of it");
     bench.end().await;
     first.assert_polite();

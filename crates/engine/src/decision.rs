@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callahead_cache::{StoredReply, Timestamp};
-use callahead_callout::{Transcript, Who};
+use callahead_callout::{Transcript, TranscriptLine, Who};
 use callahead_smtp::EnhancedCode;
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
@@ -247,7 +247,7 @@ impl Serialize for ReplyJson<'_> {
     }
 }
 
-struct LineJson<'a>(&'a callahead_callout::TranscriptLine);
+struct LineJson<'a>(TranscriptLine<'a>);
 
 impl Serialize for LineJson<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -259,7 +259,7 @@ impl Serialize for LineJson<'_> {
             Who::Note => "note",
         };
         map.serialize_entry("who", who)?;
-        map.serialize_entry("line", &String::from_utf8_lossy(&self.0.line))?;
+        map.serialize_entry("line", &String::from_utf8_lossy(self.0.line))?;
         map.end()
     }
 }
@@ -298,7 +298,7 @@ impl Serialize for Decision {
         }
         map.serialize_entry("elapsed_ms", &milliseconds(self.elapsed))?;
         if let Some(transcript) = &self.transcript {
-            let lines: Vec<_> = transcript.lines().iter().map(LineJson).collect();
+            let lines: Vec<_> = transcript.lines().map(LineJson).collect();
             map.serialize_entry("transcript", &lines)?;
         }
         map.end()

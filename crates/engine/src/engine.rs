@@ -148,6 +148,15 @@ struct Case {
     lookup: Lookup,
 }
 
+/// A question whose destination has to be asked, with all that is known without that.
+pub struct Unanswered(Box<Case>);
+
+impl fmt::Debug for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Unanswered").field(&self.0.shown).finish()
+    }
+}
+
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine").field("stats", &self.stats()).finish_non_exhaustive()
@@ -259,23 +268,36 @@ impl Engine {
         }
     }
 
-    /// Decides from what is kept and configured, without waiting; `None` where the destination has to be asked.
-    pub fn decide_cached(&self, question: &Question<'_>) -> Option<Decision> {
+    /// Decides from what is kept and configured, without waiting.
+    ///
+    /// # Errors
+    /// What is known, where the destination has to be asked: [`decide_by_callout`](Self::decide_by_callout) goes on with it.
+    pub fn decide_cached(&self, question: &Question<'_>) -> Result<Decision, Unanswered> {
         let mut case = self.case(question);
-        let decision = self.decide_from_kept(question, &mut case)?;
-        Some(self.told(question, &case, decision))
+        match self.decide_from_kept(question, &mut case) {
+            Some(decision) => Ok(self.told(question, &case, decision)),
+            None => Err(Unanswered(Box::new(case))),
+        }
+    }
+
+    /// Asks the destination what [`decide_cached`](Self::decide_cached) could not answer of the same question. Always comes to an end within
+    /// the deadline, which began there.
+    ///
+    /// A caller that goes away takes nothing with it: the callout goes on, and its answer is kept.
+    pub async fn decide_by_callout(&self, question: &Question<'_>, unanswered: Unanswered) -> Decision {
+        let case = unanswered.0;
+        let decision = self.ask(question, &case).await;
+        self.told(question, &case, decision)
     }
 
     /// Decides; where nothing that is kept does, the destination is asked. Always comes to an end within the deadline.
     ///
     /// A caller that goes away takes nothing with it: the callout goes on, and its answer is kept.
     pub async fn decide(&self, question: Question<'_>) -> Decision {
-        let mut case = self.case(&question);
-        if let Some(decision) = self.decide_from_kept(&question, &mut case) {
-            return self.told(&question, &case, decision);
+        match self.decide_cached(&question) {
+            Ok(decision) => decision,
+            Err(unanswered) => Box::pin(self.decide_by_callout(&question, unanswered)).await,
         }
-        let decision = Box::pin(self.ask(&question, &case)).await;
-        self.told(&question, &case, decision)
     }
 
     /// A route that changes is in the directory first, and then its domain is cleared. So an epoch that was read while the directory was still the

@@ -28,7 +28,7 @@ pub use decision::{Action, Answer, Decision, Listener, Question, Source, Verdict
 pub use directory::{
     AcceptOrDefer, Callouts, Directory, DomainConfig, DuplicateDomain, LoggedRecipients, Policy, RejectOrDefer,
 };
-pub use engine::{Engine, Parts, Settings, Stats};
+pub use engine::{Engine, Parts, Settings, Stats, Unanswered};
 pub use greylisting::{ENOUGH as GREYLISTING_ENOUGH, LAST as GREYLISTING_LAST, looks_like_greylisting};
 pub use observer::{Alert, AlertKind, LogObserver, Observer};
 pub use protection::Harvest;

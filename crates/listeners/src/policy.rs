@@ -246,10 +246,10 @@ impl Protocol for Policy {
         reader.has_partial()
     }
 
-    fn reply_at_once(&self, request: &Request, output: &mut Vec<u8>) -> bool {
+    fn reply(&self, request: Request, output: &mut Vec<u8>) -> Option<Replying> {
         if !(request.is_access_policy && request.is_rcpt) {
             output.extend_from_slice(b"action=DUNNO\n\n");
-            return true;
+            return None;
         }
         let Some(recipient) = &request.recipient else {
             tracing::warn!(
@@ -257,29 +257,23 @@ impl Protocol for Policy {
                 "a policy request at RCPT has no recipient: deferred, since there is nothing to check"
             );
             output.extend_from_slice(b"action=451 4.3.5 the policy request has no recipient\n\n");
-            return true;
+            return None;
         };
         let recipient = address::quoted(recipient);
-        let Some(decision) = self.engine.decide_cached(&question(request, &recipient)) else { return false };
-        answered(request, &decision, output);
-        true
-    }
-
-    fn reply(&self, request: Request) -> Replying {
-        let engine = self.engine.clone();
-        Box::pin(async move {
-            let mut output = Vec::new();
-            let recipient = request.recipient.as_deref().filter(|_| request.is_access_policy && request.is_rcpt);
-            match recipient {
-                Some(recipient) => {
-                    let recipient = address::quoted(recipient);
-                    let decision = engine.decide(question(&request, &recipient)).await;
-                    answered(&request, &decision, &mut output);
-                }
-                None => drop(Self { engine }.reply_at_once(&request, &mut output)),
+        let unanswered = match self.engine.decide_cached(&question(&request, &recipient)) {
+            Ok(decision) => {
+                answered(&request, &decision, output);
+                return None;
             }
+            Err(unanswered) => unanswered,
+        };
+        let (engine, recipient) = (self.engine.clone(), recipient.into_owned());
+        Some(Box::pin(async move {
+            let mut output = Vec::new();
+            let decision = engine.decide_by_callout(&question(&request, &recipient), unanswered).await;
+            answered(&request, &decision, &mut output);
             output
-        })
+        }))
     }
 }
 

@@ -77,12 +77,8 @@ pub(crate) trait Protocol: Send + Sync + 'static {
     fn is_over(_reader: &Self::Reader) -> bool {
         false
     }
-    /// Writes the reply behind `output` where it is at hand, and says whether it was: then nothing is awaited, and nothing boxed.
-    fn reply_at_once(&self, _request: &Self::Request, _output: &mut Vec<u8>) -> bool {
-        false
-    }
-    /// The reply, at hand or not.
-    fn reply(&self, request: Self::Request) -> Replying;
+    /// Writes the reply behind `output` where it is at hand; else it is worked on.
+    fn reply(&self, request: Self::Request, output: &mut Vec<u8>) -> Option<Replying>;
 }
 
 /// A reply that is being worked on.
@@ -353,15 +349,21 @@ impl<P: Protocol> Connection<P> {
         let mut taken = false;
         while self.pending.len() < self.limits.pipeline.max(1) && self.output.len() < WRITE_AHEAD {
             match P::next(&mut self.reader) {
-                // Behind one that waits, a reply that is at hand has to wait too.
                 Ok(Some(request)) if self.pending.is_empty() => {
-                    if self.protocol.reply_at_once(&request, &mut self.output) {
-                        count(&self.counters.requests);
-                    } else {
-                        self.pending.push_back(Pending::Waiting(self.protocol.reply(request)));
+                    let before = self.output.len();
+                    match self.protocol.reply(request, &mut self.output) {
+                        Some(replying) => self.pending.push_back(Pending::Waiting(replying)),
+                        None if self.output.len() > before => count(&self.counters.requests),
+                        // Of some things that a protocol says nobody wants to hear an answer.
+                        None => {}
                     }
                 }
-                Ok(Some(request)) => self.pending.push_back(Pending::Waiting(self.protocol.reply(request))),
+                // Behind one that waits, a reply that is at hand has to wait too.
+                Ok(Some(request)) => {
+                    let mut reply = Vec::new();
+                    let replying = self.protocol.reply(request, &mut reply);
+                    self.pending.push_back(replying.map_or(Pending::Ready(reply), Pending::Waiting));
+                }
                 Ok(None) => break,
                 Err(error) => {
                     malformed = Some(End::Malformed(error.to_string()));
@@ -378,7 +380,6 @@ impl<P: Protocol> Connection<P> {
             .await;
         }
         while let Some(Pending::Ready(reply)) = self.pending.pop_front_if(|one| matches!(one, Pending::Ready(_))) {
-            // Of some things that a protocol says nobody wants to hear an answer.
             if !reply.is_empty() {
                 count(&self.counters.requests);
             }

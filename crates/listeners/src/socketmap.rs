@@ -163,15 +163,15 @@ impl Protocol for Socketmap {
         reader.buffered() > 0
     }
 
-    fn reply(&self, request: Request) -> Replying {
+    fn reply(&self, request: Request, _output: &mut Vec<u8>) -> Option<Replying> {
         let engine = self.engine.clone();
-        Box::pin(async move {
+        Some(Box::pin(async move {
             let reply = reply(&engine, &request).await;
             let mut netstring = format!("{}:", reply.len()).into_bytes();
             netstring.extend_from_slice(reply.as_bytes());
             netstring.push(b',');
             netstring
-        })
+        }))
     }
 }
 

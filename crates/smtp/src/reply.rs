@@ -273,5 +273,10 @@ fn split_line(line: &[u8]) -> Result<(u16, bool, &[u8]), ReplyError> {
 
 /// Text for people, logs and JSON: no control characters, always UTF-8.
 fn printable(bytes: &[u8]) -> String {
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && text.bytes().all(|octet| matches!(octet, b' '..=b'~'))
+    {
+        return text.to_owned();
+    }
     String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

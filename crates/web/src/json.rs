@@ -112,7 +112,6 @@ pub(crate) fn tested_host(host: &HostTest) -> Value {
     let transcript: Vec<Value> = host
         .transcript
         .lines()
-        .iter()
         .map(|line| {
             let who = match line.who {
                 Who::Us => "us",
@@ -120,7 +119,7 @@ pub(crate) fn tested_host(host: &HostTest) -> Value {
                 Who::Note => "note",
             };
             let ms = (line.at.as_secs_f64() * 1e6).round() / 1e3;
-            json!({"ms": ms, "who": who, "line": String::from_utf8_lossy(&line.line)})
+            json!({"ms": ms, "who": who, "line": String::from_utf8_lossy(line.line)})
         })
         .collect();
     let mut json = json!({"host": host.host, "steps": steps, "transcript": transcript});

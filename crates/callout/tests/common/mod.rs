@@ -123,13 +123,13 @@ pub fn kind(outcome: &Outcome) -> &'static str {
 }
 
 pub fn dialogue(report: &Report) -> String {
-    let lines = report.transcript.lines().iter().map(|line| {
+    let lines = report.transcript.lines().map(|line| {
         let mark = match line.who {
             Who::Us => '>',
             Who::Them => '<',
             Who::Note => '*',
         };
-        format!("{:>8} ms {mark} {}\n", line.at.as_millis(), String::from_utf8_lossy(&line.line))
+        format!("{:>8} ms {mark} {}\n", line.at.as_millis(), String::from_utf8_lossy(line.line))
     });
     lines.collect()
 }

@@ -123,7 +123,7 @@ impl Case {
             decision.reply = report.outcome.reply().map(StoredReply::from);
             decision.checked_at = Some(flown.at);
             decision.expires_at = self.policy().and_then(|policy| kept_until(policy, report, flown.at));
-            decision.transcript = Some(Arc::new(report.transcript.clone()));
+            decision.transcript = Some(Arc::clone(&report.transcript));
             if let Outcome::Unreachable(hosts) = &report.outcome
                 && ruling.because == Because::Unreachable
             {

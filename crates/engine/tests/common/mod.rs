@@ -59,7 +59,13 @@ impl Ask for Script {
                 Act::Never => std::future::pending().await,
             };
             let destination = Some(DESTINATION.to_owned());
-            Report { outcome, not_accept_all, destination, elapsed: transcript.elapsed(), transcript }
+            Report {
+                outcome,
+                not_accept_all,
+                destination,
+                elapsed: transcript.elapsed(),
+                transcript: Arc::new(transcript),
+            }
         })
     }
 }

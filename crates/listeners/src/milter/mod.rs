@@ -103,13 +103,16 @@ impl Protocol for Milter {
         session.is_over()
     }
 
-    fn reply(&self, event: Event) -> Replying {
+    fn reply(&self, event: Event, output: &mut Vec<u8>) -> Option<Replying> {
         match event {
-            Event::Quiet => Box::pin(std::future::ready(Vec::new())),
-            Event::Reply(reply) => Box::pin(std::future::ready(reply.encode())),
+            Event::Quiet => None,
+            Event::Reply(reply) => {
+                output.extend_from_slice(&reply.encode());
+                None
+            }
             Event::Ask(ask) => {
                 let engine = self.engine.clone();
-                Box::pin(async move { reply(&engine, &ask).await.encode() })
+                Some(Box::pin(async move { reply(&engine, &ask).await.encode() }))
             }
         }
     }

@@ -44,7 +44,7 @@ impl Ask for Script {
                 not_accept_all: false,
                 destination: Some("mail.example.net:25".into()),
                 elapsed: Duration::ZERO,
-                transcript: Transcript::start(),
+                transcript: Arc::new(Transcript::start()),
             }
         })
     }
