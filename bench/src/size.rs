@@ -52,7 +52,7 @@ impl Size {
             connections: 16,
             few: 2_000,
             many: 20_000,
-            mailboxes: 200_000,
+            mailboxes: 400_000,
             warm: 40,
             logged: 20_000,
             kept: 20_000,
@@ -75,7 +75,7 @@ impl Size {
             connections: 32,
             few: 10_000,
             many: 1_000_000,
-            mailboxes: 2_000_000,
+            mailboxes: 4_000_000,
             warm: 200,
             logged: 1_000_000,
             kept: 1_000_000,
@@ -95,7 +95,7 @@ impl Size {
             name: "full",
             span: Duration::from_secs(5),
             many: 10_000_000,
-            mailboxes: 5_000_000,
+            mailboxes: 10_000_000,
             logged: 10_000_000,
             ..Self::usual()
         }
