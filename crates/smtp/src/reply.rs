@@ -13,7 +13,8 @@ use crate::EnhancedCode;
 pub struct Reply {
     code: u16,
     enhanced: Option<EnhancedCode>,
-    lines: Vec<Box<str>>,
+    /// The lines, with an LF between them: of each callout's replies most have one line, and nobody looks at it.
+    lines: String,
 }
 
 /// How much of a reply is read before it counts as a fault.
@@ -73,8 +74,9 @@ pub struct ReplyReader {
     start: usize,
     /// How far `buffer` has been searched for the end of that line.
     searched: usize,
-    /// The lines of the reply that is being read, and their octets.
-    lines: Vec<Box<str>>,
+    /// The lines of the reply that is being read, how many there are, and their octets.
+    lines: String,
+    count: usize,
     code: u16,
     octets: usize,
     failed: Option<ReplyError>,
@@ -89,12 +91,12 @@ impl Reply {
             Some(enhanced) => format!("{enhanced} {text}"),
             None => text.to_owned(),
         };
-        Self { code, enhanced, lines: vec![printable(line.as_bytes()).into()] }
+        Self { code, enhanced, lines: printable(line.as_bytes()) }
     }
 
-    fn from_lines(code: u16, lines: Vec<Box<str>>) -> Self {
+    fn from_lines(code: u16, lines: String) -> Self {
         let enhanced = lines
-            .iter()
+            .split('\n')
             .filter_map(|line| EnhancedCode::parse_prefix(line))
             .map(|(enhanced, _)| enhanced)
             .find(|enhanced| u16::from(enhanced.class()) == code / 100);
@@ -113,13 +115,13 @@ impl Reply {
 
     /// The lines' texts without the code, in order. Octets that are no UTF-8 are shown as U+FFFD, controls as `?`.
     pub fn lines(&self) -> impl Iterator<Item = &str> {
-        self.lines.iter().map(|line| &**line)
+        self.lines.split('\n')
     }
 
     /// The lines' texts without code and enhanced code, joined by a space.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        for line in &self.lines {
+        for line in self.lines() {
             let line = match EnhancedCode::parse_prefix(line) {
                 Some((enhanced, rest)) if Some(enhanced) == self.enhanced => rest,
                 _ => line,
@@ -172,7 +174,17 @@ impl Default for ReplyLimits {
 impl ReplyReader {
     /// A reader at the start of a session.
     pub fn new(limits: ReplyLimits) -> Self {
-        Self { limits, buffer: Vec::new(), start: 0, searched: 0, lines: Vec::new(), code: 0, octets: 0, failed: None }
+        Self {
+            limits,
+            buffer: Vec::new(),
+            start: 0,
+            searched: 0,
+            lines: String::new(),
+            count: 0,
+            code: 0,
+            octets: 0,
+            failed: None,
+        }
     }
 
     /// Takes bytes as they came from the socket. What is held is bounded by what is pushed between two calls of
@@ -199,7 +211,7 @@ impl ReplyReader {
 
     /// Whether bytes are held that no reply has been made of: the start of a reply, or replies not asked for yet.
     pub fn has_partial(&self) -> bool {
-        self.start < self.buffer.len() || !self.lines.is_empty()
+        self.start < self.buffer.len() || self.count > 0
     }
 
     fn read_lines(&mut self) -> Result<Option<Reply>, ReplyError> {
@@ -215,19 +227,23 @@ impl ReplyReader {
             let line = &self.buffer[self.start..end];
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             let (code, last, text) = split_line(line)?;
-            if self.lines.is_empty() {
+            if self.count == 0 {
                 self.code = code;
             } else if code != self.code {
                 return Err(ReplyError::CodeChanged { first: self.code, then: code });
             }
-            if self.lines.len() == self.limits.lines {
+            if self.count == self.limits.lines {
                 return Err(ReplyError::TooManyLines { limit: self.limits.lines });
             }
-            self.lines.push(printable(text).into());
+            if self.count > 0 {
+                self.lines.push('\n');
+            }
+            self.count += 1;
+            push_printable(&mut self.lines, text);
             self.start = end + 1;
             self.searched = self.start;
             if last {
-                self.octets = 0;
+                (self.octets, self.count) = (0, 0);
                 self.compact();
                 return Ok(Some(Reply::from_lines(code, std::mem::take(&mut self.lines))));
             }
@@ -273,10 +289,14 @@ fn split_line(line: &[u8]) -> Result<(u16, bool, &[u8]), ReplyError> {
 
 /// Text for people, logs and JSON: no control characters, always UTF-8.
 fn printable(bytes: &[u8]) -> String {
-    if let Ok(text) = std::str::from_utf8(bytes)
-        && text.bytes().all(|octet| matches!(octet, b' '..=b'~'))
-    {
-        return text.to_owned();
+    let mut text = String::with_capacity(bytes.len());
+    push_printable(&mut text, bytes);
+    text
+}
+
+fn push_printable(text: &mut String, bytes: &[u8]) {
+    match std::str::from_utf8(bytes) {
+        Ok(plain) if plain.bytes().all(|octet| matches!(octet, b' '..=b'~')) => text.push_str(plain),
+        _ => text.extend(String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() { '?' } else { c })),
     }
-    String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
