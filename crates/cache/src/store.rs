@@ -16,7 +16,7 @@ use crate::damage;
 use crate::key;
 use crate::record::{DomainState, Epoch, RecipientState, Record, Timestamp};
 use crate::sweep::Swept;
-use crate::writer::{self, Cleared, Operation, Put, PutDone, PutTicket, Scope};
+use crate::writer::{self, Cleared, Operation, PutTicket, Scope};
 
 /// The verdict cache of one node. Clones share it; the last one closes it, after everything queued is written.
 #[derive(Clone, Debug)]
@@ -357,48 +357,23 @@ impl Cache {
         record: Record<RecipientState>,
         learned_under: Epoch,
     ) -> PutTicket {
-        let (told, ticket) = oneshot::channel();
-        self.put_recipient_then(recipient, record, learned_under, |put| drop(told.send(put)));
-        PutTicket(ticket)
-    }
-
-    /// The same, for who does not wait: `then` is called by the writer when it is on disk, or will not be, and must not wait itself. Where the
-    /// queue is full it is dropped uncalled.
-    pub fn put_recipient_then(
-        &self,
-        recipient: &Recipient,
-        record: Record<RecipientState>,
-        learned_under: Epoch,
-        then: impl FnOnce(Result<Put, CacheError>) + Send + 'static,
-    ) {
-        let (key, done) = (key::recipient(recipient), PutDone(Box::new(then)));
-        self.put(Operation::PutRecipient { key, record, epoch: learned_under, done });
+        let key = key::recipient(recipient);
+        self.put(|done| Operation::PutRecipient { key, record, epoch: learned_under, done })
     }
 
     /// Keeps what was learned of a domain, in place of what was known of it.
     pub fn put_domain(&self, domain: &Domain, record: Record<DomainState>, learned_under: Epoch) -> PutTicket {
-        let (told, ticket) = oneshot::channel();
-        self.put_domain_then(domain, record, learned_under, |put| drop(told.send(put)));
-        PutTicket(ticket)
+        let key = key::domain(domain);
+        self.put(|done| Operation::PutDomain { key, record, epoch: learned_under, done })
     }
 
-    /// The same, for who does not wait, as with [`put_recipient_then`](Self::put_recipient_then).
-    pub fn put_domain_then(
-        &self,
-        domain: &Domain,
-        record: Record<DomainState>,
-        learned_under: Epoch,
-        then: impl FnOnce(Result<Put, CacheError>) + Send + 'static,
-    ) {
-        let (key, done) = (key::domain(domain), PutDone(Box::new(then)));
-        self.put(Operation::PutDomain { key, record, epoch: learned_under, done });
-    }
-
-    fn put(&self, operation: Operation) {
+    fn put(&self, operation: impl FnOnce(writer::PutDone) -> Operation) -> PutTicket {
+        let (done, ticket) = oneshot::channel();
         let queue = self.inner.queue.as_ref();
-        if queue.is_none_or(|queue| queue.try_send(operation).is_err()) {
+        if queue.is_none_or(|queue| queue.try_send(operation(done)).is_err()) {
             self.inner.store.update_health(|health| health.dropped += 1);
         }
+        PutTicket(ticket)
     }
 
     /// Forgets. When this resolves, the clear is on disk, and nothing learned before it is served or written any more.

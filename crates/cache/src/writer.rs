@@ -1,6 +1,5 @@
 //! The one writer: takes what has queued up, writes it in one transaction, commits with a sync, and tells those who wait.
 
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -48,10 +47,9 @@ pub enum Put {
 
 /// Resolves when a put is on disk, or will not be.
 #[derive(Debug)]
-pub struct PutTicket(pub(crate) oneshot::Receiver<Result<Put, CacheError>>);
+pub struct PutTicket(pub(crate) oneshot::Receiver<Result<Put, String>>);
 
-/// Told of a put by the writer after its commit. Dropped untold where the queue is full.
-pub(crate) struct PutDone(pub(crate) Box<dyn FnOnce(Result<Put, CacheError>) + Send>);
+pub(crate) type PutDone = oneshot::Sender<Result<Put, String>>;
 
 /// What the writer is asked to do, in the order of the queue.
 #[derive(Debug)]
@@ -332,23 +330,9 @@ impl Future for PutTicket {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.0).poll(context).map(|told| match told {
-            Ok(put) => put,
+            Ok(put) => put.map_err(CacheError::Write),
             Err(_) => Err(CacheError::Write("the queue of the cache's writer is full".into())),
         })
-    }
-}
-
-// === impl PutDone ===
-
-impl PutDone {
-    fn tell(self, put: Result<Put, String>) {
-        (self.0)(put.map_err(CacheError::Write));
-    }
-}
-
-impl fmt::Debug for PutDone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PutDone")
     }
 }
 
@@ -358,7 +342,7 @@ impl Notice {
     /// Tells the one who waits; one that waits no more is no fault.
     fn tell(self, error: Option<&str>) {
         match self {
-            Self::Put(done, put) => done.tell(result(put, error)),
+            Self::Put(done, put) => drop(done.send(result(put, error))),
             Self::Cleared(done, cleared) => drop(done.send(result(cleared, error))),
             Self::Swept(done, swept) => drop(done.send(result(swept, error))),
             Self::Flushed(done) => drop(done.send(result((), error))),
@@ -374,7 +358,7 @@ impl Operation {
     fn refuse(self, error: &str) {
         let error = error.to_owned();
         match self {
-            Self::PutRecipient { done, .. } | Self::PutDomain { done, .. } => done.tell(Err(error)),
+            Self::PutRecipient { done, .. } | Self::PutDomain { done, .. } => drop(done.send(Err(error))),
             Self::Clear { done, .. } => drop(done.send(Err(error))),
             Self::Sweep { done, .. } => drop(done.send(Err(error))),
             Self::Flush { done } => drop(done.send(Err(error))),

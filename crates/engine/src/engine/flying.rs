@@ -36,7 +36,7 @@ impl Engine {
         let case_epoch = epoch;
         tokio::spawn(async move {
             // Ends the flight on every way out, a panic's included, so that nobody joins one that will not arrive.
-            let ending = Ending { flights: Arc::clone(&engine.inner.flights), whose: recipient.clone(), id };
+            let _ending = Ending { flights: &engine.inner.flights, whose: recipient.clone(), id };
             let background = why == Why::Refresh;
             let route = Arc::clone(&domain.route);
             let mut request = Request { recipient: recipient.clone(), route, probe, background };
@@ -45,8 +45,7 @@ impl Engine {
             let (mut probing, mut told) = (None, None);
             match probe.then(|| probes.board(recipient.domain(), floor, epoch, asked_at, why != Why::Live)) {
                 Some(Boarding::Started(Start { id, landing, .. })) => {
-                    probing =
-                        Some((landing, Ending { flights: Arc::clone(probes), whose: recipient.domain().clone(), id }));
+                    probing = Some((landing, Ending { flights: probes, whose: recipient.domain().clone(), id }));
                 }
                 Some(Boarding::Joined(arrival)) => {
                     told = timeout(PROBE_WAIT, arrival.wait()).await.ok().flatten();
@@ -88,35 +87,25 @@ impl Engine {
             engine.hold_down(&recipient, &domain.policy, &flown);
             landing.land(Arc::clone(&flown));
             engine.alert(&recipient, &domain.policy, &flown);
-            engine.keep(&recipient, &domain.policy, &flown, (ending, probing));
+            engine.keep(&recipient, &domain.policy, &flown).await;
         });
         arrival
     }
 
-    /// Keeps what was learned. What ends the flight is dropped when that is on disk, or will not be.
-    fn keep(&self, recipient: &Recipient, policy: &Policy, flown: &Flown, ending: impl Send + Sync + 'static) {
+    /// Keeps what was learned, and returns when that is on disk.
+    pub(super) async fn keep(&self, recipient: &Recipient, policy: &Policy, flown: &Flown) {
         let epoch = flown.epoch;
         let (of_domain, of_recipient) = records(policy, flown);
-        let ending = Arc::new(ending);
         let cache = &self.inner.cache;
-        // Called by the cache's writer, which has to outlive what it holds: no engine, since that holds the cache.
-        let then = || {
-            let (counters, ending) = (Arc::clone(&self.inner.counters), Arc::clone(&ending));
-            move |put| {
-                match put {
-                    Ok(Put::Written) => {}
-                    Ok(Put::Superseded) => drop(counters.superseded.fetch_add(1, Ordering::Relaxed)),
-                    // The cache has told its log; the answer was given all the same.
-                    Err(_) => {}
-                }
-                drop(ending);
+        let of_domain = of_domain.map(|record| cache.put_domain(recipient.domain(), record, epoch));
+        let of_recipient = of_recipient.map(|record| cache.put_recipient(recipient, record, epoch));
+        for ticket in [of_domain, of_recipient].into_iter().flatten() {
+            match ticket.await {
+                Ok(Put::Written) => {}
+                Ok(Put::Superseded) => drop(self.inner.counters.superseded.fetch_add(1, Ordering::Relaxed)),
+                // The cache has told its log; the answer was given all the same.
+                Err(_) => {}
             }
-        };
-        if let Some(record) = of_domain {
-            cache.put_domain_then(recipient.domain(), record, epoch, then());
-        }
-        if let Some(record) = of_recipient {
-            cache.put_recipient_then(recipient, record, epoch, then());
         }
     }
 
@@ -213,13 +202,13 @@ pub(super) enum Why {
     Refresh,
 }
 
-struct Ending<K: Clone + Eq + Hash> {
-    flights: Arc<Flights<K>>,
+struct Ending<'a, K: Clone + Eq + Hash> {
+    flights: &'a Flights<K>,
     whose: K,
     id: u64,
 }
 
-impl<K: Clone + Eq + Hash> Drop for Ending<K> {
+impl<K: Clone + Eq + Hash> Drop for Ending<'_, K> {
     fn drop(&mut self) {
         self.flights.end(&self.whose, self.id);
     }
