@@ -17,8 +17,8 @@ use callahead_smtp::Domain;
 use crate::log_file::Readers;
 use crate::log_writer::Writer;
 
-/// Decisions that wait to be written at most: some 30 MB.
-const QUEUE: usize = 65_536;
+/// Decisions that wait to be written at most: some 15 MB.
+const QUEUE: usize = 32_768;
 /// The longest sender that is kept, in characters.
 const MAX_SENDER: usize = 320;
 

@@ -24,7 +24,7 @@ use crate::directory::{Directory, DomainConfig};
 use crate::flights::{Boarding, Flights};
 use crate::greylisting::Answers;
 use crate::observer::{AlertKind, Observer};
-use crate::protection::{Clients, Harvest, HoldDowns};
+use crate::protection::{Clients, Harvest, HoldDowns, NoPlace, Place};
 use crate::table::{Facts, Kept, Learned, Step, decide};
 
 /// The same alert is told again after this.
@@ -129,7 +129,7 @@ struct Inner {
     /// Of them, those that ask a random local part.
     probes: Flights<Domain>,
     held: HoldDowns,
-    clients: Clients,
+    clients: Arc<Clients>,
     counters: Counters,
     alerts: Mutex<HashMap<(String, AlertKind), Timestamp>>,
     /// Whether destinations greylist.
@@ -177,7 +177,7 @@ impl Engine {
             flights: Flights::new(settings.flights),
             probes: Flights::new(settings.flights),
             held: HoldDowns::new(settings.hold_downs),
-            clients: Clients::new(settings.clients),
+            clients: Arc::new(Clients::new(settings.clients)),
             counters: Counters::default(),
             alerts: Mutex::default(),
             answers: Answers::default(),
@@ -273,7 +273,7 @@ impl Engine {
     /// # Errors
     /// What is known, where the destination has to be asked: [`decide_by_callout`](Self::decide_by_callout) goes on with it.
     pub fn decide_cached(&self, question: &Question<'_>) -> Result<Decision, Unanswered> {
-        let mut case = self.case(question);
+        let mut case = self.case(question, Instant::now());
         match self.decide_from_kept(question, &mut case) {
             Some(decision) => Ok(self.told(question, &case, decision)),
             None => Err(Unanswered(Box::new(case))),
@@ -285,8 +285,24 @@ impl Engine {
     ///
     /// A caller that goes away takes nothing with it: the callout goes on, and its answer is kept.
     pub async fn decide_by_callout(&self, question: &Question<'_>, unanswered: Unanswered) -> Decision {
-        let case = unanswered.0;
-        let decision = self.ask(question, &case).await;
+        let mut case = unanswered.0;
+        let decision = loop {
+            let over = match self.place(question, &case) {
+                Ok(place) => break self.ask(question, &case, place).await,
+                Err(NoPlace::Wait(over)) => Some(over),
+                Err(NoPlace::Guessing) => None,
+            };
+            if let Some(over) = over
+                && timeout_at(self.deadline_of(&case), over).await.is_err()
+            {
+                break case.without_outcome(Learned::TooLate, false);
+            }
+            // What was waited for may be what this question asks, or may have told that the client guesses.
+            self.look_again(question, &mut case);
+            if let Some(decision) = self.decide_from_kept(question, &mut case) {
+                break decision;
+            }
+        };
         self.told(question, &case, decision)
     }
 
@@ -302,8 +318,7 @@ impl Engine {
 
     /// A route that changes is in the directory first, and then its domain is cleared. So an epoch that was read while the directory was still the
     /// one before is from before that clear, and nothing that the old route brings is kept; with another directory it is read again.
-    fn case(&self, question: &Question<'_>) -> Case {
-        let started = Instant::now();
+    fn case(&self, question: &Question<'_>, started: Instant) -> Case {
         loop {
             let directory = self.inner.directory.load();
             let case = self.case_in(&directory, question, started);
@@ -311,6 +326,21 @@ impl Engine {
                 return case;
             }
         }
+    }
+
+    /// For a question that has waited: what is kept may answer it by now. Its policy stays the one that it began with; its route is the one of
+    /// now, since the epoch is. Where the domain is gone, or its recipients are told apart in another way, it goes on as it began: what that
+    /// brings is under the old epoch, and not kept after a clear.
+    fn look_again(&self, question: &Question<'_>, case: &mut Case) {
+        let mut again = self.case(question, case.started);
+        let (Some(new), Some(old)) = (&again.domain, &case.domain) else { return };
+        if new.policy.fold_local_part != old.policy.fold_local_part {
+            return;
+        }
+        if !Arc::ptr_eq(new, old) {
+            again.domain = Some(Arc::new(DomainConfig { route: Arc::clone(&new.route), ..DomainConfig::clone(old) }));
+        }
+        *case = again;
     }
 
     fn case_in(&self, directory: &Directory, question: &Question<'_>, started: Instant) -> Case {
@@ -397,7 +427,7 @@ impl Engine {
     /// What would be decided of a recipient now by what is kept and configured, and why; `None` where the destination would be
     /// asked. For pages that show it: nobody is told, nothing is counted, and nothing is begun.
     pub fn explain(&self, recipient: &[u8]) -> Option<Decision> {
-        let mut case = self.case(&Question::new(recipient, Listener::Admin));
+        let mut case = self.case(&Question::new(recipient, Listener::Admin), Instant::now());
         let decision = match decide(&case.facts()) {
             Step::Decide(ruling) => case.kept_decision(&ruling),
             Step::Ask => self.decide_from_lately(&case)?,
@@ -405,24 +435,40 @@ impl Engine {
         Some(case.observed(decision))
     }
 
+    /// By when its question has to be answered.
+    fn deadline_of(&self, case: &Case) -> Instant {
+        case.started + self.inner.settings.load().deadline
+    }
+
+    /// A place for a callout among those of the client, where it is known. Questions of administrators are nobody's guesses.
+    fn place(&self, question: &Question<'_>, case: &Case) -> Result<Option<Place>, NoPlace> {
+        let (Some(client), Some(recipient)) = (question.client.filter(|_| !question.live), &case.recipient) else {
+            return Ok(None);
+        };
+        self.inner.clients.place(client, recipient.domain(), case.now, self.inner.settings.load().harvest)
+    }
+
     /// Asks the destination, or joins those who do.
-    async fn ask(&self, question: &Question<'_>, case: &Case) -> Decision {
+    async fn ask(&self, question: &Question<'_>, case: &Case, mut place: Option<Place>) -> Decision {
         let (Some(recipient), Some(domain)) = (&case.recipient, &case.domain) else {
             return case.without_outcome(Learned::Busy, false);
         };
-        let deadline = case.started + self.inner.settings.load().deadline;
+        let deadline = self.deadline_of(case);
         let join = !question.live;
         loop {
             let boarding = self.inner.flights.board(recipient, case.lookup.floor, case.lookup.epoch, self.now(), join);
             let arrival = match boarding {
                 Boarding::Full => return case.without_outcome(Learned::Busy, false),
                 Boarding::Joined(arrival) => {
+                    // No callout of its own.
+                    place = None;
                     self.inner.counters.joined.fetch_add(1, Ordering::Relaxed);
                     arrival
                 }
                 Boarding::Started(start) => {
                     self.inner.counters.flights.fetch_add(1, Ordering::Relaxed);
-                    self.fly(recipient, domain, case, start, if question.live { Why::Live } else { Why::Question })
+                    let why = if question.live { Why::Live } else { Why::Question };
+                    self.fly(recipient, domain, case, start, why, place.take())
                 }
             };
             let flown = match timeout_at(deadline, arrival.wait()).await {

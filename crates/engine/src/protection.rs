@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use callahead_cache::{Epoch, Timestamp};
 use callahead_smtp::{Domain, Recipient};
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 
 use crate::flights::Flown;
 
@@ -26,21 +28,52 @@ impl Default for Harvest {
     }
 }
 
-/// Who has asked for recipients that do not exist. Bounded: with too many clients those that were quiet for longest are forgotten.
+/// Who has asked for recipients that do not exist, and who is asking. Bounded: with too many clients those that were quiet for longest are
+/// forgotten.
 #[derive(Debug)]
 pub(crate) struct Clients {
-    seen: Mutex<HashMap<IpAddr, VecDeque<(Timestamp, u64)>>>,
+    book: Mutex<Book>,
     hasher: RandomState,
     max: usize,
 }
 
+#[derive(Debug, Default)]
+struct Book {
+    seen: HashMap<IpAddr, VecDeque<(Timestamp, u64)>>,
+    /// Callouts under way for a client at a domain. Of one domain only, so that a destination that hangs keeps none of a client's other mail.
+    under_way: HashMap<(IpAddr, Domain), UnderWay>,
+}
+
+#[derive(Debug, Default)]
+struct UnderWay {
+    callouts: usize,
+    /// One is over.
+    over: Arc<Notify>,
+}
+
+/// A callout under way for a client; over when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    clients: Arc<Clients>,
+    whose: (IpAddr, Domain),
+}
+
+/// Why there is no place.
+#[derive(Debug)]
+pub(crate) enum NoPlace {
+    /// The client guesses.
+    Guessing,
+    /// It would guess if all that is under way for it brought nothing; known more when one of them is over.
+    Wait(OwnedNotified),
+}
+
 impl Clients {
     pub(crate) fn new(max: usize) -> Self {
-        Self { seen: Mutex::default(), hasher: RandomState::new(), max }
+        Self { book: Mutex::default(), hasher: RandomState::new(), max }
     }
 
-    fn seen(&self) -> MutexGuard<'_, HashMap<IpAddr, VecDeque<(Timestamp, u64)>>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The client asked for a recipient that does not exist. The same one again does not count twice.
@@ -50,7 +83,7 @@ impl Clients {
         }
         let client = network(client);
         let fingerprint = self.hasher.hash_one(recipient);
-        let mut seen = self.seen();
+        let seen = &mut self.book().seen;
         if seen.len() >= self.max && !seen.contains_key(&client) {
             seen.retain(|_, missed| missed.back().is_some_and(|(at, _)| now.since(*at) <= harvest.window));
             if seen.len() >= self.max
@@ -72,12 +105,59 @@ impl Clients {
 
     /// Whether the client has asked for more of them than the limit.
     pub(crate) fn is_guessing(&self, client: IpAddr, now: Timestamp, harvest: Harvest) -> bool {
+        harvest.limit > 0 && self.book().misses(network(client), now, harvest) > harvest.limit
+    }
+
+    /// A place for a callout at a domain. There are as many as could all be misses without more than one beyond the limit: else a client
+    /// that asks many questions at once would have them all asked before the first answer comes.
+    pub(crate) fn place(
+        self: &Arc<Self>,
+        client: IpAddr,
+        domain: &Domain,
+        now: Timestamp,
+        harvest: Harvest,
+    ) -> Result<Option<Place>, NoPlace> {
         if harvest.limit == 0 {
-            return false;
+            return Ok(None);
         }
-        let seen = self.seen();
-        let Some(missed) = seen.get(&network(client)) else { return false };
-        missed.iter().filter(|(at, _)| now.since(*at) <= harvest.window).count() > harvest.limit
+        let whose = (network(client), domain.clone());
+        let mut book = self.book();
+        let misses = book.misses(whose.0, now, harvest);
+        if misses > harvest.limit {
+            return Err(NoPlace::Guessing);
+        }
+        let under_way = book.under_way.entry(whose.clone()).or_default();
+        if misses + under_way.callouts > harvest.limit {
+            return Err(NoPlace::Wait(Arc::clone(&under_way.over).notified_owned()));
+        }
+        under_way.callouts += 1;
+        Ok(Some(Place { clients: Arc::clone(self), whose }))
+    }
+}
+
+impl Book {
+    fn misses(&self, network: IpAddr, now: Timestamp, harvest: Harvest) -> usize {
+        let missed = self.seen.get(&network);
+        missed.map_or(0, |missed| missed.iter().filter(|(at, _)| now.since(*at) <= harvest.window).count())
+    }
+}
+
+impl Place {
+    /// The callout found that the recipient does not exist. Whoever asked may have gone meanwhile, and counts all the same.
+    pub(crate) fn missed(&self, recipient: &Recipient, now: Timestamp, harvest: Harvest) {
+        self.clients.missed(self.whose.0, recipient, now, harvest);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut book = self.clients.book();
+        let Some(under_way) = book.under_way.get_mut(&self.whose) else { return };
+        under_way.callouts -= 1;
+        under_way.over.notify_waiters();
+        if under_way.callouts == 0 {
+            book.under_way.remove(&self.whose);
+        }
     }
 }
 
@@ -188,6 +268,6 @@ mod tests {
         for n in 0..200u8 {
             clients.missed(IpAddr::from([10, 0, 0, n]), &recipient(1), Timestamp(6), harvest);
         }
-        assert!(clients.seen().len() <= 10);
+        assert!(clients.book().seen.len() <= 10);
     }
 }

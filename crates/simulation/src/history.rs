@@ -133,6 +133,10 @@ pub(crate) struct Events {
     pub(crate) probes: HashSet<String>,
     /// Who asked for what that does not exist, and when last.
     pub(crate) missed: HashMap<IpAddr, HashMap<String, Timestamp>>,
+    /// Who ever asked for a recipient.
+    pub(crate) askers: HashMap<String, HashSet<IpAddr>>,
+    /// Recipients whose callout brought a refusal, for each who asked for them.
+    pub(crate) may_have_missed: HashMap<IpAddr, HashMap<String, Timestamp>>,
     pub(crate) broken: Option<String>,
     trace: VecDeque<String>,
     digest: u64,
@@ -259,6 +263,8 @@ impl History {
         events.asking.clear();
         events.questions.clear();
         events.missed.clear();
+        events.askers.clear();
+        events.may_have_missed.clear();
         for learned in &mut events.learned {
             learned.lost |= crashed && learned.ended_at.elapsed() <= MAY_BE_LOST;
         }

@@ -1,5 +1,6 @@
 //! The promises, and what holds them against the history. Written from the design's sections 3 to 6, not from the engine.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -155,6 +156,11 @@ impl History {
         });
         let ttl = ttl.min().unwrap_or_default();
         let asked = asking.began;
+        if matches!(fact, Fact::Rejected { .. }) {
+            for client in events.askers.get(&recipient).cloned().unwrap_or_default() {
+                events.may_have_missed.entry(client).or_default().insert(recipient.clone(), at);
+            }
+        }
         events.learned.push(Learned {
             fact,
             recipient,
@@ -181,10 +187,10 @@ impl History {
         let covering = events.clears.iter().filter(|clear| clear.covers(&asked.recipient, &asked.domain));
         asked.floor =
             covering.filter(|clear| clear.acknowledged.is_some()).map(|clear| clear.requested).max().unwrap_or(0);
-        let missed = asked.client.and_then(|client| events.missed.get(&client));
-        let recent =
-            missed.map_or(0, |missed| missed.values().filter(|at| asked.now.since(**at) <= HARVEST_WINDOW).count());
-        asked.guessing = recent > HARVEST_LIMIT;
+        asked.guessing = recent_misses(&events, &asked, false) > HARVEST_LIMIT;
+        if let Some(client) = asked.client {
+            events.askers.entry(asked.recipient.clone()).or_default().insert(client);
+        }
         events.questions.insert(id, asked);
     }
 
@@ -217,6 +223,16 @@ impl History {
             events.missed.entry(client).or_default().insert(asked.recipient.clone(), asked.now);
         }
     }
+}
+
+/// Recipients that do not exist which the client of a question was told of lately; with `brought` also those of which only the callout
+/// has come back: what it brings counts from then on, also for a client that is told nothing any more, or is not told yet.
+fn recent_misses(events: &Events, asked: &Asked, brought: bool) -> usize {
+    let Some(client) = asked.client else { return 0 };
+    let told = events.missed.get(&client).into_iter().flatten();
+    let brought = events.may_have_missed.get(&client).filter(|_| brought).into_iter().flatten();
+    let recent = told.chain(brought).filter(|(_, at)| asked.now.since(**at) <= HARVEST_WINDOW);
+    recent.map(|(recipient, _)| recipient).collect::<HashSet<_>>().len()
 }
 
 /// What is known and fresh of a recipient, beyond doubt, before whoever waits now has asked.
@@ -342,7 +358,8 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
                     Err("deferred, though it was valid within the time that counts".into())
                 }
                 _ if decision.reason.contains("too many recipients that do not exist") => {
-                    need(asked.guessing, "the client did not guess")
+                    let guesses = asked.guessing || recent_misses(events, asked, true) > HARVEST_LIMIT;
+                    need(guesses, "the client did not guess")
                 }
                 _ => must(policy.tempfail),
             }

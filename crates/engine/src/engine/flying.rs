@@ -15,7 +15,7 @@ use crate::directory::{Callouts, DomainConfig, Policy};
 use crate::flights::{Arrival, Boarding, Flights, Flown, Start};
 use crate::greylisting::Greylisting;
 use crate::observer::{Alert, AlertKind};
-use crate::protection::Held;
+use crate::protection::{Held, Place};
 use crate::table::Ruling;
 
 impl Engine {
@@ -27,6 +27,7 @@ impl Engine {
         case: &Case,
         start: Start,
         why: Why,
+        place: Option<Place>,
     ) -> Arrival {
         let Start { id, landing, arrival } = start;
         let engine = self.clone();
@@ -83,6 +84,12 @@ impl Engine {
             };
             if let Some((landing, _)) = &probing {
                 landing.land(Arc::clone(&flown));
+            }
+            if let Some(place) = place
+                && matches!(flown.report.outcome, Outcome::Rejected(_))
+                && !is_deferred_reject(&domain.policy, &flown.report.outcome)
+            {
+                place.missed(&recipient, flown.at, engine.inner.settings.load().harvest);
             }
             engine.hold_down(&recipient, &domain.policy, &flown);
             landing.land(Arc::clone(&flown));
@@ -148,7 +155,7 @@ impl Engine {
             self.inner.flights.board(recipient, case.lookup.floor, case.lookup.epoch, case.now, true)
         {
             self.inner.counters.refreshes.fetch_add(1, Ordering::Relaxed);
-            self.fly(recipient, domain, case, start, Why::Refresh);
+            self.fly(recipient, domain, case, start, Why::Refresh, None);
         }
     }
 

@@ -1,0 +1,120 @@
+//! Clients that guess addresses: how many callouts they get, however they ask.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use callahead_engine::{Decision, Directory, DomainConfig, Harvest, Listener, Policy, Question, Settings};
+use common::{Act, Bench, accepted, domain, rejected, short};
+use tokio::task::JoinSet;
+
+const CLIENT: &str = "192.0.2.9";
+/// One more than the limit.
+const ALLOWED: usize = 21;
+
+/// Asks for `count` recipients at the same time, for one client.
+fn at_once(bench: &Bench, count: usize, domain: &'static str) -> JoinSet<Decision> {
+    let mut questions = JoinSet::new();
+    for number in 0..count {
+        let engine = bench.engine.clone();
+        questions.spawn(async move {
+            let recipient = format!("mailbox{number}@{domain}");
+            let client = CLIENT.parse().ok();
+            engine.decide(Question { client, ..Question::new(recipient.as_bytes(), Listener::Policy) }).await
+        });
+    }
+    questions
+}
+
+async fn turns() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A destination of which it is known that it does not accept everything.
+async fn known() -> Bench {
+    let bench = Bench::new();
+    bench.says(accepted());
+    bench.ask("anna@one.example").await;
+    bench
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_guesses_all_at_once_gets_no_more_callouts_than_one_that_guesses_in_turn() {
+    let bench = known().await;
+    bench.acts([Act::Wait(rejected())]);
+    let before = bench.callouts();
+    let questions = at_once(&bench, 200, "one.example");
+    turns().await;
+    assert_eq!(bench.callouts() - before, ALLOWED);
+    bench.script.go.notify_waiters();
+    let decisions = questions.join_all().await;
+    assert_eq!(bench.callouts() - before, ALLOWED);
+    let refused = decisions.iter().filter(|decision| decision.row == 11).count();
+    let put_off = decisions.iter().filter(|d| short(d) == "16 unknown policy defer 451 4.7.1").count();
+    assert_eq!((refused, put_off), (ALLOWED, 200 - ALLOWED));
+}
+
+#[tokio::test(start_paused = true)]
+async fn mailboxes_that_exist_are_all_found_however_many_are_asked_for_at_once() {
+    let bench = known().await;
+    bench.acts([Act::Wait(accepted())]);
+    let mut before = bench.callouts();
+    let mut questions = at_once(&bench, 200, "one.example");
+    let mut decisions = Vec::new();
+    while decisions.len() < 200 {
+        turns().await;
+        let now = bench.callouts();
+        assert!(now - before <= ALLOWED, "{} more at once", now - before);
+        before = now;
+        bench.script.go.notify_waiters();
+        turns().await;
+        while let Some(decision) = questions.try_join_next() {
+            decisions.push(decision.unwrap());
+        }
+    }
+    assert!(decisions.iter().all(|decision| decision.row == 10), "{decisions:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_before_its_answer_has_guessed_all_the_same() {
+    let bench = known().await;
+    bench.acts([Act::Wait(rejected())]);
+    let mut questions = at_once(&bench, ALLOWED, "one.example");
+    turns().await;
+    questions.shutdown().await;
+    bench.script.go.notify_waiters();
+    turns().await;
+    let before = bench.callouts();
+    let decision = at_once(&bench, 100, "one.example").join_all().await.pop().unwrap();
+    assert!(matches!(decision.row, 8 | 16), "{decision:?}");
+    assert_eq!(bench.callouts(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_hangs_keeps_none_of_a_clients_mail_for_others() {
+    let bench = known().await;
+    let two = DomainConfig::new("two.example", (*domain(Policy::default()).route).clone());
+    bench.engine.set_directory(Directory::new([domain(Policy::default()), two]).unwrap());
+    let hanging = vec![Act::Never; ALLOWED];
+    bench.acts(hanging.into_iter().chain([Act::Say(accepted(), true)]));
+    let mut waiting = at_once(&bench, 2 * ALLOWED, "one.example");
+    turns().await;
+    let decision = at_once(&bench, 1, "two.example").join_all().await.pop().unwrap();
+    assert_eq!(short(&decision), "10 valid callout accept");
+    waiting.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_no_limit_all_are_asked_for_at_once() {
+    let settings = Settings { harvest: Harvest { limit: 0, ..Harvest::default() }, ..Settings::default() };
+    let bench = Bench::with(domain(Policy::default()), settings);
+    bench.says(accepted());
+    bench.ask("anna@one.example").await;
+    bench.acts([Act::Wait(rejected())]);
+    let before = bench.callouts();
+    let mut questions = at_once(&bench, 200, "one.example");
+    turns().await;
+    assert_eq!(bench.callouts() - before, 200);
+    questions.shutdown().await;
+}
