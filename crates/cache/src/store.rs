@@ -291,8 +291,13 @@ impl Cache {
             health: Mutex::default(),
         });
         let (queue, operations) = mpsc::channel(options.queue.max(1));
-        let writer =
-            writer::Writer { env: env.clone(), store: Arc::clone(&store), header, batch: options.batch.max(1) };
+        let writer = writer::Writer {
+            env: env.clone(),
+            store: Arc::clone(&store),
+            header,
+            batch: options.batch.max(1),
+            clears: writer::Clears::since(header.last_epoch),
+        };
         let opened = Opened { clock_went_back, created: stored.is_none(), replaced: false };
         let inner = Inner { env, store, queue: Some(queue), writer: None, opened, _lock: lock };
         Ok((inner, writer, operations))

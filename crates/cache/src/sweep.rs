@@ -6,7 +6,7 @@ use heed::RwTxn;
 
 use crate::codec::{DomainSlot, Header, RecipientSlot};
 use crate::key;
-use crate::record::{FLIGHT_MAX, Timestamp};
+use crate::record::{Epoch, FLIGHT_MAX, Timestamp};
 use crate::store::Store;
 use crate::writer::count_out;
 
@@ -27,13 +27,15 @@ pub struct Swept {
 /// Looks at the next slots after `from`, and leaves in it where to go on.
 ///
 /// Two things are kept although nothing is served from them, because they hold an epoch that others are compared with: slots
-/// younger than [`FLIGHT_MAX`], and a recipient's slot that is newer than its domain's record (it hides that record).
+/// younger than [`FLIGHT_MAX`], and a recipient's slot that is newer than its domain's record (it hides that record). Young is also what holds an
+/// epoch after `settled`: the slots' times are the clock's, which may have been set forward while a callout from before the clear is under way.
 pub(crate) fn sweep(
     store: &Store,
     txn: &mut RwTxn<'_>,
     header: &mut Header,
     from: &mut Vec<u8>,
     now: Timestamp,
+    settled: Epoch,
 ) -> Result<Swept, heed::Error> {
     let start = if from.is_empty() { Bound::Unbounded } else { Bound::Excluded(from.as_slice()) };
     let mut batch = Vec::with_capacity(BATCH);
@@ -63,7 +65,8 @@ pub(crate) fn sweep(
                 header.domains -= u64::from(epoch >= floor && header.domains > 0);
             }
             let alone = batch.get(at + 1).is_none_or(|(next, _)| !next.starts_with(domain_key));
-            if alone && domain.record.is_none() && now.since(domain.at) > FLIGHT_MAX {
+            let young = now.since(domain.at) <= FLIGHT_MAX || domain.cleared > settled;
+            if alone && domain.record.is_none() && !young {
                 store.slots.delete(txn, key)?;
                 swept.removed += 1;
             } else if dead {
@@ -72,7 +75,7 @@ pub(crate) fn sweep(
             continue;
         }
         let slot = RecipientSlot::decode(key, value);
-        let young = slot.as_ref().is_some_and(|slot| now.since(slot.at) <= FLIGHT_MAX);
+        let young = slot.as_ref().is_some_and(|slot| now.since(slot.at) <= FLIGHT_MAX || slot.epoch > settled);
         let cleared = slot.as_ref().is_none_or(|slot| slot.epoch < floor);
         let record = slot.as_ref().and_then(|slot| slot.record.as_ref());
         let dead = cleared || record.is_none_or(|record| record.is_dead(now));

@@ -1,18 +1,21 @@
 //! The one writer: takes what has queued up, writes it in one transaction, commits with a sync, and tells those who wait.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use callahead_smtp::{Domain, Recipient};
 use heed::{Env, RwTxn};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::codec::{DomainSlot, Header, RecipientSlot};
 use crate::key;
-use crate::record::{DomainState, Epoch, RecipientState, Record, State, Timestamp};
+use crate::record::{DomainState, Epoch, FLIGHT_MAX, RecipientState, Record, State, Timestamp};
 use crate::store::{CacheError, HEADER, Store};
 use crate::sweep::{self, Swept};
 
@@ -74,6 +77,24 @@ pub(crate) struct Writer {
     pub(crate) store: Arc<Store>,
     pub(crate) header: Header,
     pub(crate) batch: usize,
+    pub(crate) clears: Clears,
+}
+
+/// The clears since the cache was opened, by a clock that nobody sets: a callout from before one of them may still be under way. None
+/// can be from before the start.
+#[derive(Debug)]
+pub(crate) struct Clears {
+    recent: VecDeque<Clear>,
+    /// The last one that is longer ago than [`FLIGHT_MAX`].
+    settled: Epoch,
+}
+
+/// One second's clears.
+#[derive(Debug)]
+struct Clear {
+    first: Instant,
+    last: Instant,
+    epoch: Epoch,
 }
 
 impl Writer {
@@ -110,6 +131,9 @@ impl Writer {
         }
         self.store.all_cleared.store(self.header.all_cleared.0, Ordering::Release);
         self.store.last_epoch.store(self.header.last_epoch.0, Ordering::Release);
+        if outcome.is_ok() && self.header.last_epoch > before.last_epoch {
+            self.clears.note(self.header.last_epoch, Instant::now());
+        }
         let error = outcome.err().map(|error| error.to_string());
         if let Some(error) = &error {
             tracing::error!(error, "the cache can't be written; answers go on without it");
@@ -177,7 +201,10 @@ impl Writer {
             }
             Operation::Sweep { now, done } => {
                 self.header.latest = self.header.latest.max(now);
-                let swept = sweep::sweep(&self.store, txn, &mut self.header, sweep_from, now);
+                let swept = {
+                    let settled = self.clears.settled(Instant::now());
+                    sweep::sweep(&self.store, txn, &mut self.header, sweep_from, now, settled)
+                };
                 notices.push(Notice::Swept(done, *swept.as_ref().unwrap_or(&Swept::default())));
                 swept.map(drop)
             }
@@ -321,6 +348,31 @@ pub(crate) fn count_out(counter: &mut u64) {
 fn bound<S: State>(record: &mut Record<S>) {
     record.expires_at = record.end();
     crate::record::cut(&mut record.destination, 255);
+}
+
+// === impl Clears ===
+
+impl Clears {
+    pub(crate) fn since(opened: Epoch) -> Self {
+        Self { recent: VecDeque::new(), settled: opened }
+    }
+
+    fn note(&mut self, epoch: Epoch, now: Instant) {
+        match self.recent.back_mut() {
+            Some(clear) if now.duration_since(clear.first) < Duration::from_secs(1) => {
+                (clear.last, clear.epoch) = (now, epoch);
+            }
+            _ => self.recent.push_back(Clear { first: now, last: now, epoch }),
+        }
+    }
+
+    /// The epoch up to which no callout from before its clear is under way any more.
+    fn settled(&mut self, now: Instant) -> Epoch {
+        while let Some(clear) = self.recent.pop_front_if(|clear| now.duration_since(clear.last) > FLIGHT_MAX) {
+            self.settled = clear.epoch;
+        }
+        self.settled
+    }
 }
 
 // === impl PutTicket ===

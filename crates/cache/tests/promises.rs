@@ -210,3 +210,24 @@ async fn a_reader_that_starts_after_a_clear_was_acknowledged_never_sees_what_was
         });
     });
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_forward_makes_no_sweep_forget_a_clear_that_a_callout_may_come_back_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open_paced(dir.path(), &options(), NOW, || std::future::ready(())).unwrap();
+    let (alice, bob) = (address("alice@one.example"), address("bob@two.example"));
+    let asked = [cache.lookup(&alice).unwrap().epoch, cache.lookup(&bob).unwrap().epoch];
+    cache.clear(Scope::Recipient(alice.clone()), NOW).await.unwrap();
+    cache.clear(Scope::Domain(bob.domain().clone()), NOW).await.unwrap();
+    let stepped = NOW.after(Duration::from_secs(100_000));
+    assert_eq!(cache.sweep(stepped).await.unwrap().removed, 0);
+    for (recipient, epoch) in [&alice, &bob].into_iter().zip(asked) {
+        assert!(cache.lookup(recipient).unwrap().floor > epoch);
+        let put = cache.put_recipient(recipient, record(RecipientState::Valid, stepped, 96), epoch).await.unwrap();
+        assert_eq!(put, Put::Superseded);
+    }
+    // No callout is under way for so long.
+    tokio::time::advance(callahead_cache::FLIGHT_MAX + Duration::from_secs(2)).await;
+    assert_eq!(cache.sweep(stepped.after(Duration::from_secs(1000))).await.unwrap().removed, 2);
+    assert_eq!(cache.sweep(stepped.after(Duration::from_secs(1000))).await.unwrap().removed, 1, "the domain behind alice");
+}
