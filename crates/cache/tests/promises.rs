@@ -229,5 +229,9 @@ async fn a_clock_that_is_set_forward_makes_no_sweep_forget_a_clear_that_a_callou
     // No callout is under way for so long.
     tokio::time::advance(callahead_cache::FLIGHT_MAX + Duration::from_secs(2)).await;
     assert_eq!(cache.sweep(stepped.after(Duration::from_secs(1000))).await.unwrap().removed, 2);
-    assert_eq!(cache.sweep(stepped.after(Duration::from_secs(1000))).await.unwrap().removed, 1, "the domain behind alice");
+    assert_eq!(
+        cache.sweep(stepped.after(Duration::from_secs(1000))).await.unwrap().removed,
+        1,
+        "the domain behind alice"
+    );
 }

@@ -93,6 +93,9 @@ impl Clients {
             }
         }
         let missed = seen.entry(client).or_default();
+        // A question is told of after its callout, but counted from when it was asked: that makes nothing older.
+        let before = missed.iter().find(|(_, other)| *other == fingerprint).map(|(at, _)| *at);
+        let now = before.map_or(now, |before| before.max(now));
         missed.retain(|(at, other)| now.since(*at) <= harvest.window && *other != fingerprint);
         // By time, and not by arrival: a slow answer to an old question must not push out a newer one.
         let place = missed.partition_point(|(at, _)| *at <= now);
