@@ -176,29 +176,6 @@ pub async fn closed_loop(target: Target, names: &Names, connections: usize, span
     Ok(run)
 }
 
-/// The generator's thread comes first while this lives, where the system allows that (it takes root): one that is put aside for a server's
-/// thread finds the answer milliseconds after it was there, and would call that the server's time.
-#[derive(Debug)]
-pub struct Precedence(Option<i32>);
-
-/// The nice value of a thread that comes first.
-const FIRST: i32 = -15;
-
-impl Precedence {
-    /// Takes it; given back by the drop.
-    pub fn take() -> Self {
-        let before = rustix::process::getpriority_process(None).ok();
-        Self(before.filter(|_| rustix::process::setpriority_process(None, FIRST).is_ok()))
-    }
-}
-
-impl Drop for Precedence {
-    fn drop(&mut self) {
-        // To step back is always allowed.
-        let _ = self.0.map(|before| rustix::process::setpriority_process(None, before));
-    }
-}
-
 /// Asks `rate` times a second. The thread spins between two questions: a timer's milliseconds are longer than an answer takes.
 ///
 /// # Errors

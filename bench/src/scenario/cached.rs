@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 
 use super::{Bench, HEADS, Measured, Round, interleaved};
-use crate::load::{Answer, Client, Names, Precedence, Protocol, Target, open_loop};
+use crate::load::{Answer, Client, Names, Protocol, Target, open_loop};
 use crate::report::{Section, Table, Verdict, svg};
 use crate::stats::{Spread, count, number, real, time};
 use crate::subject::{Callahead, Destination, Helper, Setup, Subject, exim, fill, postfix};
@@ -123,7 +123,6 @@ async fn at_rate(
 ) -> anyhow::Result<Vec<Measured>> {
     let mut measured: Vec<Measured> =
         subjects.iter().map(|subject| Measured { name: subject.name, rounds: Vec::new() }).collect();
-    let _first = Precedence::take();
     for _ in 0..bench.size.rounds {
         for (subject, measured) in subjects.iter().zip(&mut measured) {
             daemon.empty_log()?;

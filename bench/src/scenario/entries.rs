@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::{Bench, HEADS, Measured, Round, interleaved};
-use crate::load::{Answer, Client, Names, Precedence, Protocol, Target, ask, names, open_loop};
+use crate::load::{Answer, Client, Names, Protocol, Target, ask, names, open_loop};
 use crate::process;
 use crate::report::{Section, Table, Verdict};
 use crate::stats::{Spread, count, megabytes, number, real, time};
@@ -59,7 +59,6 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
 
     let rate = closed.iter().map(|one| Spread::of(&one.rates()).median).fold(f64::MAX, f64::min) / 2.0;
     let mut half = [Measured { name: "few", rounds: Vec::new() }, Measured { name: "many", rounds: Vec::new() }];
-    let first = Precedence::take();
     for _ in 0..size.rounds {
         for (measured, subject, daemon, names) in [(0, &small_subject, &small, &few), (1, &big_subject, &big, &many)] {
             daemon.empty_log()?;
@@ -67,8 +66,6 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
             half[measured].rounds.push(Round { run, cpu: 0.0, memory: 0.0 });
         }
     }
-    // Daemons that are started from here on would have it too.
-    drop(first);
     let anonymous = |daemon: &Callahead| process::anonymous(daemon.process()).unwrap_or_default();
     let (small_memory, big_memory) = (anonymous(&small), anonymous(&big));
     section.say(format!("At {} questions a second:", number(rate)));
