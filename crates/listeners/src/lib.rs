@@ -16,6 +16,7 @@
 //! its connection, which MTAs take for a temporary failure (of a milter, if they are told to: see `examples/`). It is never a
 //! rejection.
 
+mod accept;
 mod address;
 pub mod gateway;
 mod listen;

@@ -290,6 +290,15 @@ impl Stream {
         }
     }
 
+    /// Writes as much as the system takes at once. For a last word to who is closed anyway.
+    pub(crate) fn try_write(&self, words: &[u8]) {
+        // Nothing is due to them.
+        let _ = match self {
+            Self::Tcp(stream) => stream.try_write(words),
+            Self::Unix(stream) => stream.try_write(words),
+        };
+    }
+
     /// Who is at the other end, for the log.
     pub fn peer(&self) -> String {
         match self {

@@ -17,11 +17,11 @@ use std::time::Duration;
 use callahead_engine::Answer;
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio::time::error::Elapsed;
 use tokio_util::sync::CancellationToken;
 
+use crate::accept::{Accepting, Open};
 use crate::listen::{Bound, Stream};
 
 /// What one listener allows its clients.
@@ -95,8 +95,6 @@ const WRITE_AHEAD: usize = 64 * 1024;
 const LINGER: Duration = Duration::from_millis(50);
 /// Parts that [`Limits::idle`] is counted in: so a request costs no look at the clock.
 const IDLE_PARTS: u32 = 10;
-/// How long accepting rests after the system refused it: no file descriptors left, most often.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 impl Default for Limits {
     fn default() -> Self {
@@ -114,53 +112,8 @@ pub(crate) async fn serve<P: Protocol>(bound: Bound, protocol: P, limits: Limits
     let counters = bound.counters();
     let protocol = Arc::new(protocol);
     let room = Arc::new(Semaphore::new(limits.connections));
-    let mut connections = JoinSet::new();
-    // Said once for each time that a bound is reached, and not for every connection beyond it.
-    let (mut said_full, mut said_failing) = (false, false);
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = shutdown.cancelled() => break,
-            Some(ended) = connections.join_next() => {
-                if let Err(error) = ended {
-                    tracing::error!(listener = P::NAME, %error, "a connection's task ended in a panic");
-                }
-                continue;
-            }
-            accepted = bound.accept() => accepted,
-        };
-        let stream = match accepted {
-            Ok(stream) => stream,
-            Err(error) => {
-                if !said_failing {
-                    tracing::warn!(
-                        listener = P::NAME,
-                        at = %bound.local_addr(),
-                        %error,
-                        "connections can't be accepted: they wait until the system allows it again"
-                    );
-                    said_failing = true;
-                }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        said_failing = false;
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
-            count(&counters.refused);
-            if !said_full {
-                tracing::warn!(
-                    listener = P::NAME,
-                    at = %bound.local_addr(),
-                    connections = limits.connections,
-                    "as many connections are open as are allowed: further ones are closed at once"
-                );
-                said_full = true;
-            }
-            continue;
-        };
-        said_full = false;
-        count(&counters.accepted);
+    let mut accepting = Accepting::new(P::NAME, bound, room);
+    while let Some((stream, permit)) = accepting.next(&shutdown, b"").await {
         let open = Open::count(&counters);
         let connection = Connection {
             protocol: Arc::clone(&protocol),
@@ -174,39 +127,12 @@ pub(crate) async fn serve<P: Protocol>(bound: Bound, protocol: P, limits: Limits
         };
         // One of its own: all connections wait for the stop, and would take turns at one token's lock.
         let shutdown = shutdown.child_token();
-        connections.spawn(async move {
+        accepting.spawn(async move {
             connection.run(shutdown).await;
             drop((open, permit));
         });
     }
-    // Closed first, so that whoever comes now goes to the next server, or hears at once that there is none.
-    let at = bound.local_addr().clone();
-    drop(bound);
-    let all_ended = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(limits.grace, all_ended).await.is_err() {
-        tracing::warn!(
-            listener = P::NAME,
-            %at,
-            connections = connections.len(),
-            "connections are cut off: their answers took longer than a stop waits"
-        );
-    }
-}
-
-/// One connection counted as open, for as long as this lives.
-struct Open(Arc<Counters>);
-
-impl Open {
-    fn count(counters: &Arc<Counters>) -> Self {
-        count(&counters.open);
-        Self(Arc::clone(counters))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
+    accepting.finish(limits.grace).await;
 }
 
 fn count(counter: &AtomicU64) {

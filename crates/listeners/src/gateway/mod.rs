@@ -36,7 +36,6 @@ mod wording;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -46,16 +45,16 @@ use callahead_smtp::Domain;
 use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::accept::{Accepting, Open};
 use crate::listen::{Bound, Stream};
 use crate::server::Counters;
 pub use tls::{TlsFileError, TlsServer};
 
-/// How long accepting rests after the system refused it: no file descriptors left, most often.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// For a client beyond [`Settings::connections`].
+const TOO_MANY: &[u8] = b"421 4.7.0 Too many connections; try again later\r\n";
 /// How long a stop waits for the QUITs to servers once all clients are gone.
 const QUIT_WITHIN: Duration = Duration::from_secs(3);
 
@@ -212,77 +211,20 @@ impl Gateway {
     /// [`Settings::grace`] to come to their end.
     pub async fn serve(self, bound: Bound, shutdown: CancellationToken) {
         let counters = bound.counters();
-        let mut connections = JoinSet::new();
-        let (mut said_full, mut said_failing) = (false, false);
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = shutdown.cancelled() => break,
-                Some(ended) = connections.join_next() => {
-                    if let Err(error) = ended {
-                        tracing::error!(listener = "gateway", %error, "a connection's task ended in a panic");
-                    }
-                    continue;
-                }
-                accepted = bound.accept() => accepted,
-            };
-            let (stream, peer) = match accepted {
-                Ok(Stream::Tcp(stream)) => match stream.peer_addr() {
-                    Ok(peer) => (stream, peer.ip()),
-                    // Gone already.
-                    Err(_) => continue,
-                },
-                // The configuration lets no Unix socket through: a client without an address can't be written down.
-                Ok(Stream::Unix(_)) => continue,
-                Err(error) => {
-                    if !said_failing {
-                        tracing::warn!(
-                            listener = "gateway",
-                            at = %bound.local_addr(),
-                            %error,
-                            "connections can't be accepted: they wait until the system allows it again"
-                        );
-                        said_failing = true;
-                    }
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            said_failing = false;
-            let Ok(permit) = Arc::clone(&self.inner.room).try_acquire_owned() else {
-                counters.refused.fetch_add(1, Ordering::Relaxed);
-                // A new connection's buffer is empty: there is room for a line, and nobody waits for it.
-                let _ = stream.try_write(b"421 4.7.0 Too many connections; try again later\r\n");
-                if !said_full {
-                    tracing::warn!(
-                        listener = "gateway",
-                        at = %bound.local_addr(),
-                        "as many connections are open as are allowed: further ones are told so and closed"
-                    );
-                    said_full = true;
-                }
-                continue;
-            };
-            said_full = false;
+        let mut accepting = Accepting::new("gateway", bound, Arc::clone(&self.inner.room));
+        while let Some((stream, permit)) = accepting.next(&shutdown, TOO_MANY).await {
+            // The configuration lets no Unix socket through: a client without an address can't be written down.
+            let Stream::Tcp(stream) = stream else { continue };
+            // One that has no address any more is gone already.
+            let Ok(peer) = stream.peer_addr() else { continue };
             let (gateway, counters, shutdown) = (self.clone(), Arc::clone(&counters), shutdown.child_token());
-            connections.spawn(async move {
-                gateway.handle(stream, peer, &counters, shutdown).await;
+            accepting.spawn(async move {
+                gateway.handle(stream, peer.ip(), &counters, shutdown).await;
                 drop(permit);
             });
         }
-        let at = bound.local_addr().clone();
-        drop(bound);
-        let grace = self.inner.in_force.load().settings.grace;
-        let all_ended = async { while connections.join_next().await.is_some() {} };
-        if tokio::time::timeout(grace, all_ended).await.is_err() {
-            tracing::warn!(
-                listener = "gateway",
-                %at,
-                connections = connections.len(),
-                "connections are cut off: their transactions took longer than a stop waits; nothing of them is delivered unacknowledged"
-            );
-        }
-        connections.shutdown().await;
+        // What is cut off then is delivered nowhere without an acknowledgement.
+        accepting.finish(self.inner.in_force.load().settings.grace).await;
         self.inner.ending.close();
         let _ = tokio::time::timeout(QUIT_WITHIN, self.inner.ending.wait()).await;
     }
@@ -292,18 +234,7 @@ impl Gateway {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        counters.accepted.fetch_add(1, Ordering::Relaxed);
-        counters.open.fetch_add(1, Ordering::Relaxed);
-        let _open = Open(counters);
+        let _open = Open::count(counters);
         connection::serve(&self.inner, stream, peer.to_canonical(), counters, shutdown).await;
-    }
-}
-
-/// One connection counted as open, for as long as this lives.
-struct Open<'a>(&'a Counters);
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
