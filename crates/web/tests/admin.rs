@@ -40,6 +40,25 @@ async fn cached_only_never_asks_the_destination() {
 }
 
 #[tokio::test]
+async fn a_client_that_guesses_by_the_api_gets_no_more_callouts() {
+    let bench = bench().await;
+    let ask = async |recipient: String, client: &str| {
+        bench
+            .get(&format!("/api/v1/recipients/{recipient}@example.com/verdict?client={client}&sender=a@b.example"))
+            .await
+            .ok()
+    };
+    for number in 0..21 {
+        assert_eq!(ask(format!("bad{number}"), "192.0.2.9").await["row"], 11);
+    }
+    let callouts = bench.engine.stats().flights;
+    let put_off = ask("anna".to_owned(), "::ffff:192.0.2.9").await;
+    assert_eq!((&put_off["row"], &put_off["answer"]["enhanced"]), (&json!(16), &json!("4.7.1")));
+    assert_eq!(bench.engine.stats().flights, callouts);
+    assert_eq!(ask("anna".to_owned(), "192.0.2.10").await["row"], 10, "others are asked for");
+}
+
+#[tokio::test]
 async fn addresses_are_decoded_once() {
     let bench = bench().await;
     for (path, recipient) in [
@@ -172,6 +191,7 @@ async fn each_wrong_request_has_a_sentence() {
         ("/api/v1/recipients/a@example.com/verdict?live=yes", "write true or false"),
         ("/api/v1/recipients/a@example.com/verdict?cached=true", "write only"),
         ("/api/v1/recipients/a@example.com/verdict?cached=only&live=true", "exclude each other"),
+        ("/api/v1/recipients/a@example.com/verdict?client=mx.example", "write an IP address"),
         ("/api/v1/destinations?x=1", "none are known here"),
     ] {
         let problem = bench.get(target).await.problem(400);

@@ -7,6 +7,7 @@
 
 const http = require('node:http');
 const https = require('node:https');
+const querystring = require('node:querystring');
 const DSN = require('haraka-dsn');
 
 // Callahead answers within 30 s, its callout.timeout. Haraka's own bound for this plugin is config/callahead.timeout and has to be longer.
@@ -39,7 +40,12 @@ exports.hook_rcpt = function (next, connection, params) {
     if (!connection.transaction || connection.relaying) return next();
 
     const recipient = params[0].format().replace(/^<|>$/g, '');
-    this.verdict(recipient, (problem, verdict) => {
+    const putOff = (problem) => {
+        connection.transaction?.results.add(this, { err: problem });
+        connection.logerror(this, `${recipient} is put off: ${problem}`);
+        next(DENYSOFT, DSN.create(451, "Recipients can't be verified now; try again later", 3, 5));
+    };
+    const answered = (problem, verdict) => {
         const answer = verdict && verdict.answer;
         if (answer && answer.action === 'accept') {
             connection.transaction?.results.add(this, { pass: `row ${verdict.row}` });
@@ -53,14 +59,20 @@ exports.hook_rcpt = function (next, connection, params) {
             // The code says what the reply is, where a domain's reject_code is 450 too.
             return next(answer.code >= 500 ? DENY : DENYSOFT, reply);
         }
-        connection.transaction?.results.add(this, { err: problem || 'the answer has no action' });
-        connection.logerror(this, `${recipient} is put off: ${problem || 'the answer has no action'}`);
-        next(DENYSOFT, DSN.create(451, "Recipients can't be verified now; try again later", 3, 5));
-    });
+        putOff(problem || 'the answer has no action');
+    };
+    // Where a plugin throws, Haraka asks the next one, and refuses for good what none of them takes.
+    try {
+        const client = connection.remote?.ip;
+        const sender = connection.transaction.mail_from?.format().replace(/^<|>$/g, '');
+        this.verdict({ recipient, client, sender }, answered);
+    } catch (error) {
+        putOff(error.message);
+    }
 };
 
 // Calls back once, with what was wrong or with the verdict.
-exports.verdict = function (recipient, done, again) {
+exports.verdict = function (asked, done, again) {
     let over = false;
     let request;
     const finish = (problem, verdict) => {
@@ -71,7 +83,12 @@ exports.verdict = function (recipient, done, again) {
         done(problem, verdict);
     };
     const timer = setTimeout(() => finish(`no answer within ${ANSWERS_WITHIN_MS / 1000} s`), ANSWERS_WITHIN_MS);
-    const url = `${this.server}/api/v1/recipients/${encodeURIComponent(recipient)}/verdict`;
+    // Callahead makes no more callouts for who asks for many recipients that do not exist.
+    const query = querystring.stringify({
+        ...(asked.client && { client: asked.client }),
+        ...(asked.sender !== undefined && { sender: asked.sender }),
+    });
+    const url = `${this.server}/api/v1/recipients/${encodeURIComponent(asked.recipient)}/verdict?${query}`;
     const options = { agent: this.agent, headers: { Authorization: `Bearer ${this.token}`, Accept: 'application/json' } };
     try {
         request = (this.server.startsWith('https:') ? https : http).get(url, options);
@@ -83,7 +100,7 @@ exports.verdict = function (recipient, done, again) {
         if (!over && !again && request.reusedSocket && error.code === 'ECONNRESET') {
             over = true;
             clearTimeout(timer);
-            return this.verdict(recipient, done, true);
+            return this.verdict(asked, done, true);
         }
         finish(error.message);
     });

@@ -81,6 +81,16 @@ local function as_they_came(task)
   return came
 end
 
+-- Who sends the message: for Callahead's log, and so that it makes no more callouts for who asks for many recipients that do not exist.
+local function who(task)
+  local query = {}
+  local ip = task:get_from_ip()
+  if ip and ip:is_valid() then table.insert(query, "client=" .. percent_encoded(tostring(ip))) end
+  local from = task:get_from("smtp")
+  if from and from[1] then table.insert(query, "sender=" .. percent_encoded(from[1].addr or "")) end
+  return #query > 0 and "?" .. table.concat(query, "&") or ""
+end
+
 local function check(task)
   -- Your own users may write to whom they like.
   if task:get_user() then return end
@@ -89,6 +99,7 @@ local function check(task)
   -- `passed`: one recipient at least is accepted, is none of Callahead's business, or was not asked for.
   local seen = { reject = {}, defer = {}, away = {}, text = {}, passed = asked < #recipients }
   local left = asked
+  local query = who(task)
   for at = 1, asked do
     local recipient = recipients[at].addr
     local function answered(err, code, body)
@@ -107,7 +118,7 @@ local function check(task)
     end
     local sent = rspamd_http.request {
       task = task,
-      url = string.format("%s/api/v1/recipients/%s/verdict", settings.server, percent_encoded(recipient)),
+      url = string.format("%s/api/v1/recipients/%s/verdict%s", settings.server, percent_encoded(recipient), query),
       headers = { Authorization = "Bearer " .. settings.token },
       timeout = settings.timeout,
       max_size = 65536,

@@ -9,7 +9,7 @@ use callahead_testbed::mta::{free_port, swaks};
 
 use crate::common::Running;
 use crate::common::mail::MailClient;
-use crate::{World, example, rendered, token, until};
+use crate::{World, example, logged, rendered, token, until};
 
 /// A Haraka that sends what it takes to the destination of the world.
 struct Haraka {
@@ -96,6 +96,10 @@ fn real_haraka_keeps_out_who_does_not_exist() {
     client.expect("RCPT TO:<postmaster>", "550 I cannot deliver mail for");
     client.expect("RCPT TO:<ben@example.com>", "250");
     client.expect("RCPT TO:<anna/x%y+z@example.com>", "550 5.1.1 ");
+
+    // Who asks is known, so clients that guess are too.
+    let rows = logged(&daemon, "dora@example.com");
+    assert!(rows.contains("\"127.0.0.1\"") && rows.contains("\"sender@elsewhere.example\""), "{rows}");
 
     // The mailbox is created; the cache has to be told.
     world.destination.add_mailbox("dora@example.com");

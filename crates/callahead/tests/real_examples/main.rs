@@ -64,6 +64,13 @@ pub fn token(daemon: &Daemon, account: &[&str], scopes: &[&str]) -> String {
     token.trim().to_owned()
 }
 
+/// What the decision log has of a recipient, once it has something.
+pub fn logged(daemon: &Daemon, recipient: &str) -> String {
+    let rows = || daemon.command(&["log", "--recipient", recipient, "--json"]);
+    until("the decision is logged", || rows().0 == 0);
+    rows().1
+}
+
 /// The folder of an example.
 pub fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(name)

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use callahead_testbed::mta::{Service, free_port};
 use serde_json::Value;
 
-use crate::{World, example, rendered, token, until};
+use crate::{World, example, logged, rendered, token, until};
 
 /// Puts the example where its README says and runs rspamd in the foreground, with its log on the console. No question of its other rules
 /// leaves the machine; names that its configuration has are not found at once.
@@ -129,6 +129,10 @@ fn real_rspamd_rejects_a_message_only_where_none_of_its_recipients_exists() {
     assert_eq!(rspamd.check(&["dora@elsewhere.example"]).action(), "no action");
     let own = rspamd.check_as(&["dora@example.com"], "User: anna@example.com\r\n");
     assert_eq!(own.action(), "no action", "{}", own.0);
+
+    // Who asks is known, so clients that guess are too.
+    let rows = logged(&daemon, "dora@example.com");
+    assert!(rows.contains("\"192.0.2.7\"") && rows.contains("\"someone@sender.example\""), "{rows}");
 
     // The mailbox is created, and the cache is told.
     world.destination.add_mailbox("dora@example.com");

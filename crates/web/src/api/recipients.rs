@@ -1,5 +1,7 @@
 //! `/recipients/{address}/verdict`.
 
+use std::net::IpAddr;
+
 use axum::Extension;
 use axum::extract::State as Given;
 use axum::response::Json;
@@ -21,6 +23,9 @@ use crate::query::Parameters;
         ("transcript" = Option<bool>, Query, description = "With the dialogue, where there was one"),
         ("live" = Option<bool>, Query, description = "Never from the cache"),
         ("cached" = Option<String>, Query, description = "`only`: never ask the destination"),
+        ("client" = Option<String>, Query, description = "The IP address that the mail comes from, for the log, and for \
+            `harvest.limit`: who asks for more recipients that do not exist gets no callouts"),
+        ("sender" = Option<String>, Query, description = "The sender, for the log; empty for the null sender"),
     ),
     responses((status = 200, description = "The verdict", body = schema::Verdict))
 )]
@@ -37,7 +42,14 @@ pub(crate) async fn verdict(
         Some("only") => true,
         Some(other) => return Err(Problem::bad_request(format!("cached is {other:?}: write only, or leave it out"))),
     };
-    query.end(&["transcript", "live", "cached"])?;
+    let client = query.take("client")?;
+    let client = client.map(|client| match client.parse::<IpAddr>() {
+        Ok(ip) => Ok(ip.to_canonical()),
+        Err(_) => Err(Problem::bad_request(format!("client is {client:?}: write an IP address, or leave it out"))),
+    });
+    let client = client.transpose()?;
+    let sender = query.take("sender")?;
+    query.end(&["transcript", "live", "cached", "client", "sender"])?;
     if live && cached_only {
         return Err(Problem::bad_request("live=true and cached=only exclude each other: give one of them"));
     }
@@ -45,7 +57,13 @@ pub(crate) async fn verdict(
         Door::Socket => Listener::Admin,
         Door::Http | Door::Page => Listener::Http,
     };
-    let question = Question { live, cached_only, ..Question::new(address.as_bytes(), listener) };
+    let question = Question {
+        client,
+        sender: sender.as_deref(),
+        live,
+        cached_only,
+        ..Question::new(address.as_bytes(), listener)
+    };
     let mut decision = state.engine.decide(question).await;
     if !transcript {
         decision.transcript = None;
