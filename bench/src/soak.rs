@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::load::{Answer, Client, Names, Protocol, Target, ask, connect, names};
+use crate::load::{Answer, Client, Names, Protocol, Target, ask, connect, names, open_loop};
 use crate::process;
 use crate::report::Table;
 use crate::stats::{Spread, count, megabytes, real};
@@ -28,6 +28,9 @@ const KNOWN: u64 = 10_000;
 const CLIENTS: u64 = 2_048;
 /// Policy connections that stay open.
 const CONNECTIONS: usize = 8;
+/// What is asked before the first look, a second and for so long: more decisions than the pages hold that the decision log keeps of its file
+/// (32 MiB). Without it memory would rise for a quarter of an hour until they are full.
+const WARM: (f64, Duration) = (5_000.0, Duration::from_secs(20));
 /// Between two looks at the daemon.
 const LOOK: Duration = Duration::from_secs(10);
 /// Between two clears of the domain.
@@ -62,6 +65,9 @@ pub async fn run(minutes: u64, folder: &Path, output: &Path) -> anyhow::Result<(
     let setup = Setup { gateway: true, harvest: 20, ..Setup::new(&folder.join("soak"), destination.address()) };
     fill(&setup.folder, KNOWN, 1).await?;
     let daemon = Callahead::start(&setup).await?;
+    let target = Target { address: daemon.address("policy")?, protocol: Protocol::Policy };
+    let (rate, warm) = WARM;
+    open_loop(target, &Names::random(KNOWN), CONNECTIONS, rate, warm).await?;
     let mut traffic = Traffic::start(&daemon).await?;
     let (began, mut looks, mut due) = (Instant::now(), Vec::new(), LOOK);
     let mut ticks = interval(Duration::from_secs(1) / u32::try_from(RATE)?);
