@@ -93,7 +93,7 @@ impl Options {
     }
 
     fn run(&self) -> anyhow::Result<()> {
-        allow_files()?;
+        callahead_testbed::files::allow(FILES)?;
         let folder = tempfile::TempDir::with_prefix("callahead-bench-")?;
         let bench = Bench { size: self.size.clone(), folder: folder.path().to_owned() };
         let began = Instant::now();
@@ -152,19 +152,4 @@ impl Options {
         scenario!("growth with domains", growth::domains(bench));
         Ok(sections)
     }
-}
-
-/// Raises the limit on open files, for this process and all that it starts.
-fn allow_files() -> anyhow::Result<()> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let now = getrlimit(Resource::Nofile);
-    if now.current.is_none_or(|current| current >= FILES) {
-        return Ok(());
-    }
-    let wanted =
-        Rlimit { current: Some(FILES), maximum: Some(now.maximum.map_or(FILES, |maximum| maximum.max(FILES))) };
-    setrlimit(Resource::Nofile, wanted).context(
-        "10,000 connections need more open files than this process may have, and it may not raise that: run it as root, or \
-         after ulimit -n 12000",
-    )
 }

@@ -12,6 +12,7 @@
 //! Nothing here shares code with the side that asks: it is the other side, and so a second opinion.
 
 pub mod dns;
+pub mod files;
 pub mod mta;
 mod net;
 mod record;
