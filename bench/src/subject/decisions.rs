@@ -18,7 +18,7 @@ use callahead_engine::{
 use crate::load::names;
 
 /// Decisions that may wait for the writer while it is filled: below its queue's bound.
-const WAITING: u64 = 20_000;
+const WAITING: u64 = DecisionLog::QUEUE as u64 / 2;
 /// The time over which the decisions are spread.
 pub const SPAN: Duration = Duration::from_secs(30 * 86_400 - 3600);
 /// The log's bound while it is filled and read, in bytes.

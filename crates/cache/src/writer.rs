@@ -201,10 +201,8 @@ impl Writer {
             }
             Operation::Sweep { now, done } => {
                 self.header.latest = self.header.latest.max(now);
-                let swept = {
-                    let settled = self.clears.settled(Instant::now());
-                    sweep::sweep(&self.store, txn, &mut self.header, sweep_from, now, settled)
-                };
+                let settled = self.clears.settled(Instant::now());
+                let swept = sweep::sweep(&self.store, txn, &mut self.header, sweep_from, now, settled);
                 notices.push(Notice::Swept(done, *swept.as_ref().unwrap_or(&Swept::default())));
                 swept.map(drop)
             }

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::callouts::{Callouts, Key};
 use crate::outcome::{Failure, HostFailure, Step};
 use crate::pool::{HostPool, RelayPlace};
-use crate::route::{Hop, HostPort, Route};
+use crate::route::{Hop, Route};
 use crate::session::{Offers, Session, Surplus};
 use crate::transcript::Transcript;
 
@@ -98,7 +98,7 @@ impl Callouts {
                         admission.succeeded();
                         // A callout may have found that it offers what it can't do.
                         session.offers.pipelining &= pool.pipelines();
-                        let destination = HostPort(&key.host, key.port).to_string();
+                        let destination = pool.name.clone();
                         let quit_timeout = settings.quit_timeout;
                         return Ok(ClientSession { session, destination, quit_timeout, pool, _place: place });
                     }

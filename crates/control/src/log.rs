@@ -17,8 +17,6 @@ use callahead_smtp::Domain;
 use crate::log_file::Readers;
 use crate::log_writer::Writer;
 
-/// Decisions that wait to be written at most: some 15 MB.
-const QUEUE: usize = 32_768;
 /// The longest sender that is kept, in characters.
 const MAX_SENDER: usize = 320;
 
@@ -106,6 +104,9 @@ impl fmt::Debug for DecisionLog {
 }
 
 impl DecisionLog {
+    /// Decisions that wait to be written at most: some 15 MB.
+    pub const QUEUE: usize = 32_768;
+
     /// Opens the file, and makes it where it is missing. A file that is damaged is moved aside, and one that can't be opened is tried again
     /// now and then: decisions go on without a log, which loses them and counts them.
     ///
@@ -120,7 +121,7 @@ impl DecisionLog {
         let readers = Arc::new(Readers::new(path));
         let mut writer = Writer::new(path, Arc::clone(&shared), Arc::clone(&clock), Arc::clone(&readers));
         writer.open();
-        let (queue, entries) = sync_channel(QUEUE);
+        let (queue, entries) = sync_channel(Self::QUEUE);
         let (stop, stopped) = sync_channel(1);
         let thread = std::thread::Builder::new().name("decision-log".into());
         let writer = thread.spawn(move || writer.run(&entries, &stopped))?;
@@ -162,7 +163,7 @@ impl Observer for DecisionLog {
             return;
         }
         // Looked at before anything is copied: while decisions come faster than they are written, that is most of them.
-        if shared.queued.load(Ordering::Relaxed) >= QUEUE as u64 {
+        if shared.queued.load(Ordering::Relaxed) >= Self::QUEUE as u64 {
             shared.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }

@@ -85,6 +85,7 @@ impl Accepting {
                 tracing::warn!(
                     listener = self.listener,
                     at = %self.bound.local_addr(),
+                    connections = self.connections.len(),
                     "as many connections are open as are allowed: further ones are closed at once"
                 );
                 self.said_full = true;

@@ -24,10 +24,6 @@ impl EnhancedCode {
     /// Reads a code at the start of a reply's text: three numbers without leading zeros, ended by a space or by the
     /// end. Gives the code and the text behind it.
     pub fn parse_prefix(text: &str) -> Option<(Self, &str)> {
-        // Most lines have none, and show so at once.
-        if !matches!(text.as_bytes(), [b'2' | b'4' | b'5', b'.', ..]) {
-            return None;
-        }
         let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
         let mut parts = word.split('.');
         let class = number(parts.next()?)?;

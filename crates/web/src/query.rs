@@ -1,6 +1,8 @@
 //! Query parameters, each known by name: one that is misspelt is an error and not ignored, since it may be what
 //! narrows a clear.
 
+use std::net::IpAddr;
+
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 
@@ -46,6 +48,15 @@ impl Parameters {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
             Some(other) => Err(Problem::bad_request(format!("{name} is {other:?}: write true or false"))),
+        }
+    }
+
+    /// Takes an IP address out.
+    pub(crate) fn ip(&mut self, name: &str) -> Result<Option<IpAddr>, Problem> {
+        let Some(value) = self.take(name)? else { return Ok(None) };
+        match value.parse() {
+            Ok(ip) => Ok(Some(ip)),
+            Err(_) => Err(Problem::bad_request(format!("{name} is {value:?}: write an IP address"))),
         }
     }
 

@@ -70,14 +70,11 @@ pub(crate) async fn search(Given(state): Given<State>, asker: Asker, mut query: 
         let known = VERDICTS.join(", ");
         return Err(Problem::bad_request(format!("verdict is {verdict:?}: known are {known}")));
     }
-    let client = query
-        .take("client")?
-        .map(|text| text.parse().map_err(|_| Problem::bad_request(format!("client is {text:?}: write an IP address"))));
     let filter = LogFilter {
         domain: query.take("domain")?.map(|text| parse_domain(&text)).transpose()?.map(|domain| domain.to_string()),
         recipient: query.take("recipient")?.filter(|text| !text.is_empty()),
         sender: query.take("sender")?.filter(|text| !text.is_empty()),
-        client: client.transpose()?,
+        client: query.ip("client")?,
         domains: None,
         verdict,
         since: query.take("since")?.map(|text| parse_time("since", &text)).transpose()?,

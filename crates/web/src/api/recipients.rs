@@ -1,7 +1,5 @@
 //! `/recipients/{address}/verdict`.
 
-use std::net::IpAddr;
-
 use axum::Extension;
 use axum::extract::State as Given;
 use axum::response::Json;
@@ -42,12 +40,7 @@ pub(crate) async fn verdict(
         Some("only") => true,
         Some(other) => return Err(Problem::bad_request(format!("cached is {other:?}: write only, or leave it out"))),
     };
-    let client = query.take("client")?;
-    let client = client.map(|client| match client.parse::<IpAddr>() {
-        Ok(ip) => Ok(ip.to_canonical()),
-        Err(_) => Err(Problem::bad_request(format!("client is {client:?}: write an IP address, or leave it out"))),
-    });
-    let client = client.transpose()?;
+    let client = query.ip("client")?.map(|ip| ip.to_canonical());
     let sender = query.take("sender")?;
     query.end(&["transcript", "live", "cached", "client", "sender"])?;
     if live && cached_only {
