@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use crate::load::{Answer, Client, Names, Protocol, Target, ask, connect, names, open_loop};
 use crate::process;
 use crate::report::Table;
-use crate::stats::{Spread, count, megabytes, real};
+use crate::stats::{Spread, count, megabytes, number, real};
 use crate::subject::{Callahead, Destination, Setup, fill};
 
 /// Questions and other doings a second.
@@ -299,9 +299,10 @@ fn page(minutes: u64, looks: &[Look], judged: &Judged) -> String {
         "# Memory over time\n\nThis file is written by `cargo xtask soak --memory MINUTES`; it was last run for {minutes} min.\n\n\
          One daemon, {RATE} doings a second: in twenty, thirteen questions for {} known recipients, four for new ones, a message through \
          the gateway, a look at /metrics, and a client that goes away within what it says. Every {} min the domain is cleared. \
-         Resident memory has the pages of the cache's file in it, which the system takes back when it needs them.\n\n{}\n\n{rows}",
+         Before the first look {} questions were asked, which fill what the decision log's database keeps of its file in memory. Resident memory has the pages of the cache's file in it, which the system takes back when it needs them.\n\n{}\n\n{rows}",
         count(KNOWN),
         CLEAR_EVERY * LOOK.as_secs() / 60,
+        number(WARM.0 * WARM.1.as_secs_f64()),
         judged.sentence()
     )
 }
