@@ -375,8 +375,13 @@ impl Cache {
     fn put(&self, operation: impl FnOnce(writer::PutDone) -> Operation) -> PutTicket {
         let (done, ticket) = oneshot::channel();
         let queue = self.inner.queue.as_ref();
-        if queue.is_none_or(|queue| queue.try_send(operation(done)).is_err()) {
-            self.inner.store.update_health(|health| health.dropped += 1);
+        match queue {
+            Some(queue) if queue.try_send(operation(done)).is_ok() => {
+                if queue.capacity() < queue.max_capacity() / 2 {
+                    self.inner.hurry();
+                }
+            }
+            _ => self.inner.store.update_health(|health| health.dropped += 1),
         }
         PutTicket(ticket)
     }
@@ -413,7 +418,9 @@ impl Cache {
 
     async fn send(&self, operation: Operation) -> Result<(), CacheError> {
         let queue = self.inner.queue.as_ref().ok_or(CacheError::Closed)?;
-        queue.send(operation).await.map_err(|_| CacheError::Closed)
+        queue.send(operation).await.map_err(|_| CacheError::Closed)?;
+        self.inner.hurry();
+        Ok(())
     }
 
     /// Counts of everything, or of one domain, from counters: the same time whatever is kept.
@@ -456,10 +463,20 @@ impl Cache {
     }
 }
 
+impl Inner {
+    /// Has the writer gather no longer.
+    fn hurry(&self) {
+        if let Some(writer) = &self.writer {
+            writer.thread().unpark();
+        }
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         // The writer ends when the queue is closed and empty; only then may the file be closed.
         drop(self.queue.take());
+        self.hurry();
         if let Some(writer) = self.writer.take()
             && writer.join().is_err()
         {

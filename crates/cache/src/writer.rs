@@ -1,6 +1,7 @@
 //! The one writer: takes what has queued up, writes it in one transaction, commits with a sync, and tells those who wait.
 
 use std::collections::VecDeque;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,6 +19,10 @@ use crate::key;
 use crate::record::{DomainState, Epoch, FLIGHT_MAX, RecipientState, Record, State, Timestamp};
 use crate::store::{CacheError, HEADER, Store};
 use crate::sweep::{self, Swept};
+
+/// The least time between two commits that nobody waits for. Each is a sync of the disk, which others need too; what was learned
+/// meanwhile is answered from memory.
+const GATHER_FOR: Duration = Duration::from_millis(20);
 
 /// What a clear forgets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +85,15 @@ pub(crate) struct Writer {
     pub(crate) clears: Clears,
 }
 
+/// The slots of the domains that one commit is about: each is read once and written once, however many of its recipients are put.
+#[derive(Default)]
+struct Domains(BTreeMap<Vec<u8>, OfDomain>);
+
+struct OfDomain {
+    slot: DomainSlot,
+    changed: bool,
+}
+
 /// The clears since the cache was opened, by a clock that nobody sets: a callout from before one of them may still be under way. None
 /// can be from before the start.
 #[derive(Debug)]
@@ -98,12 +112,23 @@ struct Clear {
 }
 
 impl Writer {
-    /// Runs until the queue is closed and empty.
+    /// Runs until the queue is closed and empty. Whoever unparks its thread has what is queued written without delay.
     pub(crate) fn run(mut self, mut operations: mpsc::Receiver<Operation>) {
         let mut batch = Vec::new();
         let mut sweep_from = Vec::new();
+        let mut due = std::time::Instant::now();
         while operations.blocking_recv_many(&mut batch, self.batch) > 0 {
+            let early = due.saturating_duration_since(std::time::Instant::now());
+            if !early.is_zero() {
+                std::thread::park_timeout(early);
+            }
+            while batch.len() < self.batch
+                && let Ok(operation) = operations.try_recv()
+            {
+                batch.push(operation);
+            }
             self.write(&mut batch, &mut sweep_from);
+            due = std::time::Instant::now() + GATHER_FOR;
         }
     }
 
@@ -162,15 +187,17 @@ impl Writer {
         let env = self.env.clone();
         let mut txn = env.write_txn()?;
         let mut failed = Ok(());
+        let mut domains = Domains::default();
         let mut rest = std::mem::take(batch).into_iter();
         for operation in rest.by_ref() {
-            if let Err(error) = self.apply(&mut txn, operation, notices, sweep_from) {
+            if let Err(error) = self.apply(&mut txn, &mut domains, operation, notices, sweep_from) {
                 failed = Err(error);
                 break;
             }
         }
         batch.extend(rest);
         failed?;
+        domains.write(&self.store, &mut txn)?;
         self.store.meta.put(&mut txn, HEADER, &self.header.encode(HEADER))?;
         txn.commit()
     }
@@ -178,28 +205,32 @@ impl Writer {
     fn apply(
         &mut self,
         txn: &mut RwTxn<'_>,
+        domains: &mut Domains,
         operation: Operation,
         notices: &mut Vec<Notice>,
         sweep_from: &mut Vec<u8>,
     ) -> Result<(), heed::Error> {
         match operation {
             Operation::PutRecipient { key, record, epoch, done } => {
-                let put = self.put_recipient(txn, &key, record, epoch);
+                let put = self.put_recipient(txn, domains, &key, record, epoch);
                 notices.push(Notice::Put(done, *put.as_ref().unwrap_or(&Put::Superseded)));
                 put.map(drop)
             }
             Operation::PutDomain { key, record, epoch, done } => {
-                let put = self.put_domain(txn, &key, record, epoch);
+                let put = self.put_domain(txn, domains, &key, record, epoch);
                 notices.push(Notice::Put(done, *put.as_ref().unwrap_or(&Put::Superseded)));
                 put.map(drop)
             }
             Operation::Clear { scope, now, done } => {
                 let nothing = Cleared { entries: 0, epoch: Epoch(0) };
-                let cleared = self.clear(txn, &scope, now);
+                let cleared = self.clear(txn, domains, &scope, now);
                 notices.push(Notice::Cleared(done, *cleared.as_ref().unwrap_or(&nothing)));
                 cleared.map(drop)
             }
             Operation::Sweep { now, done } => {
+                // It reads and writes the slots itself.
+                domains.write(&self.store, txn)?;
+                domains.0.clear();
                 self.header.latest = self.header.latest.max(now);
                 let settled = self.clears.settled(Instant::now());
                 let swept = sweep::sweep(&self.store, txn, &mut self.header, sweep_from, now, settled);
@@ -213,13 +244,6 @@ impl Writer {
         }
     }
 
-    /// The domain's slot with its counters up to date. One that can't be read counts as cleared just now.
-    fn domain_slot(&self, txn: &RwTxn<'_>, key: &[u8]) -> Result<DomainSlot, heed::Error> {
-        let mut slot = DomainSlot::read(key, self.store.slots.get(txn, key)?, self.header.last_epoch);
-        slot.recount(self.header.all_cleared);
-        Ok(slot)
-    }
-
     fn recipient_slot(&self, txn: &RwTxn<'_>, key: &[u8]) -> Result<Option<RecipientSlot>, heed::Error> {
         let lost = RecipientSlot { epoch: self.header.last_epoch, at: Timestamp::default(), record: None };
         Ok(self.store.slots.get(txn, key)?.map(|bytes| RecipientSlot::decode(key, bytes).unwrap_or(lost)))
@@ -228,13 +252,14 @@ impl Writer {
     fn put_recipient(
         &mut self,
         txn: &mut RwTxn<'_>,
+        domains: &mut Domains,
         key: &[u8],
         mut record: Record<RecipientState>,
         epoch: Epoch,
     ) -> Result<Put, heed::Error> {
         bound(&mut record);
         let domain_key = &key[..key::domain_len(key).unwrap_or(key.len())];
-        let mut domain = self.domain_slot(txn, domain_key)?;
+        let OfDomain { slot: domain, changed } = domains.get(&self.store, &self.header, txn, domain_key)?;
         let floor = domain.floor(self.header.all_cleared);
         let old = self.recipient_slot(txn, key)?.filter(|slot| slot.epoch >= floor);
         if epoch < old.as_ref().map_or(floor, |slot| slot.epoch) {
@@ -252,24 +277,25 @@ impl Writer {
         *self.header.counter(record.state) += 1;
         self.header.latest = self.header.latest.max(record.checked_at);
         domain.at = domain.at.max(record.checked_at);
+        *changed = true;
         let slot = RecipientSlot { epoch, at: record.checked_at, record: Some(record) };
         self.store.slots.put(txn, key, &slot.encode(key))?;
-        self.store.slots.put(txn, domain_key, &domain.encode(domain_key))?;
         Ok(Put::Written)
     }
 
     fn put_domain(
         &mut self,
         txn: &mut RwTxn<'_>,
+        domains: &mut Domains,
         key: &[u8],
         mut record: Record<DomainState>,
         epoch: Epoch,
     ) -> Result<Put, heed::Error> {
         bound(&mut record);
-        let mut domain = self.domain_slot(txn, key)?;
+        let OfDomain { slot: domain, changed } = domains.get(&self.store, &self.header, txn, key)?;
         let floor = domain.floor(self.header.all_cleared);
-        let old = domain.record.take().filter(|(learned, _)| *learned >= floor);
-        let newer = old.as_ref().is_some_and(|(learned, old)| *learned > epoch || old.checked_at > record.checked_at);
+        let old = domain.record.as_ref().filter(|(learned, _)| *learned >= floor);
+        let newer = old.is_some_and(|(learned, old)| *learned > epoch || old.checked_at > record.checked_at);
         if epoch < floor || newer {
             return Ok(Put::Superseded);
         }
@@ -277,17 +303,23 @@ impl Writer {
         self.header.latest = self.header.latest.max(record.checked_at);
         domain.at = domain.at.max(record.checked_at);
         domain.record = Some((epoch, record));
-        self.store.slots.put(txn, key, &domain.encode(key))?;
+        *changed = true;
         Ok(Put::Written)
     }
 
-    fn clear(&mut self, txn: &mut RwTxn<'_>, scope: &Scope, now: Timestamp) -> Result<Cleared, heed::Error> {
+    fn clear(
+        &mut self,
+        txn: &mut RwTxn<'_>,
+        domains: &mut Domains,
+        scope: &Scope,
+        now: Timestamp,
+    ) -> Result<Cleared, heed::Error> {
         self.header.latest = self.header.latest.max(now);
         let entries = match scope {
             Scope::All => clear_all(&mut self.header),
             Scope::Domain(domain) => {
                 let key = key::domain(domain);
-                let mut slot = self.domain_slot(txn, &key)?;
+                let OfDomain { slot, changed } = domains.get(&self.store, &self.header, txn, &key)?;
                 let floor = slot.floor(self.header.all_cleared);
                 let record = u64::from(slot.record.take().is_some_and(|(learned, _)| learned >= floor));
                 let entries = slot.valid + slot.invalid + record;
@@ -295,19 +327,19 @@ impl Writer {
                 self.header.invalid = self.header.invalid.saturating_sub(slot.invalid);
                 self.header.domains = self.header.domains.saturating_sub(record);
                 self.header.last_epoch.0 += 1;
-                let slot = DomainSlot {
+                *slot = DomainSlot {
                     cleared: self.header.last_epoch,
                     at: slot.at.max(now),
                     counted_under: slot.counted_under,
                     ..DomainSlot::default()
                 };
-                self.store.slots.put(txn, &key, &slot.encode(&key))?;
+                *changed = true;
                 entries
             }
             Scope::Recipient(recipient) => {
                 let key = key::recipient(recipient);
                 let domain_key = key::domain(recipient.domain());
-                let mut domain = self.domain_slot(txn, &domain_key)?;
+                let OfDomain { slot: domain, changed } = domains.get(&self.store, &self.header, txn, &domain_key)?;
                 let floor = domain.floor(self.header.all_cleared);
                 let old = self.recipient_slot(txn, &key)?.filter(|slot| slot.epoch >= floor);
                 let old = old.and_then(|slot| slot.record);
@@ -317,10 +349,10 @@ impl Writer {
                 }
                 self.header.last_epoch.0 += 1;
                 domain.at = domain.at.max(now);
+                *changed = true;
                 // Written where nothing was kept, too: a callout that is under way must find it.
                 let slot = RecipientSlot { epoch: self.header.last_epoch, at: now, record: None };
                 self.store.slots.put(txn, &key, &slot.encode(&key))?;
-                self.store.slots.put(txn, &domain_key, &domain.encode(&domain_key))?;
                 u64::from(old.is_some())
             }
         };
@@ -346,6 +378,37 @@ pub(crate) fn count_out(counter: &mut u64) {
 fn bound<S: State>(record: &mut Record<S>) {
     record.expires_at = record.end();
     crate::record::cut(&mut record.destination, 255);
+}
+
+// === impl Domains ===
+
+impl Domains {
+    /// The domain's slot with its counters up to date. One that can't be read counts as cleared just now.
+    fn get(
+        &mut self,
+        store: &Store,
+        header: &Header,
+        txn: &RwTxn<'_>,
+        key: &[u8],
+    ) -> Result<&mut OfDomain, heed::Error> {
+        let domain = match self.0.entry(key.to_vec()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let slot = DomainSlot::read(key, store.slots.get(txn, key)?, header.last_epoch);
+                place.insert(OfDomain { slot, changed: false })
+            }
+        };
+        domain.slot.recount(header.all_cleared);
+        Ok(domain)
+    }
+
+    /// Puts what was changed into the transaction.
+    fn write(&self, store: &Store, txn: &mut RwTxn<'_>) -> Result<(), heed::Error> {
+        for (key, domain) in self.0.iter().filter(|(_, domain)| domain.changed) {
+            store.slots.put(txn, key, &domain.slot.encode(key))?;
+        }
+        Ok(())
+    }
 }
 
 // === impl Clears ===
