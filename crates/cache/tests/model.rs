@@ -198,11 +198,90 @@ fn check(cache: &Cache, model: &Model, now: Timestamp) -> Result<(), TestCaseErr
     Ok(())
 }
 
+/// What the writer is told, with epochs that may be too small or lie ahead.
+#[derive(Clone, Debug)]
+enum Told {
+    Put(u8, RecipientState, u64),
+    PutDomain(u8, DomainState, u64),
+    Clear(u8, u8),
+    Sweep(u64),
+}
+
+fn told() -> impl Strategy<Value = Vec<Told>> {
+    let state = prop_oneof![Just(RecipientState::Valid), Just(RecipientState::Invalid)];
+    let domain_state = prop_oneof![Just(DomainState::AcceptAll), Just(DomainState::NullMx)];
+    let one = prop_oneof![
+        8 => (0u8..6, state, 0u64..6).prop_map(|(r, s, e)| Told::Put(r, s, e)),
+        2 => (0u8..6, domain_state, 0u64..6).prop_map(|(r, s, e)| Told::PutDomain(r, s, e)),
+        4 => (0u8..3, 0u8..6).prop_map(|(what, r)| Told::Clear(what, r)),
+        1 => prop_oneof![Just(0u64), Just(7200), Just(200 * 3600)].prop_map(Told::Sweep),
+    ];
+    proptest::collection::vec(one, 1..30)
+}
+
+/// What came of it, and what is kept afterwards.
+async fn outcome(told: &[Told], at_once: bool) -> (Vec<String>, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let now = Timestamp(1_700_000_000_000);
+    let options = Options { map_size: 64 << 20, ..Options::default() };
+    let cache = Cache::open_paced(dir.path(), &options, now, || async {}).unwrap();
+    let mut pending = Vec::new();
+    let mut said = Vec::new();
+    for (n, told) in told.iter().cloned().enumerate() {
+        let now = now.after(Duration::from_millis(n as u64));
+        let cache = cache.clone();
+        // Queued here, or when it is first polled, which is in this order too.
+        let mut one: std::pin::Pin<Box<dyn Future<Output = String>>> =
+            match told {
+                Told::Put(r, state, epoch) => {
+                    let put = cache.put_recipient(&recipient(r), record(state, now, 3600), Epoch(epoch));
+                    Box::pin(async move { format!("{:?}", put.await.unwrap()) })
+                }
+                Told::PutDomain(r, state, epoch) => {
+                    let put = cache.put_domain(&domain(r / 3), record(state, now, 3600), Epoch(epoch));
+                    Box::pin(async move { format!("{:?}", put.await.unwrap()) })
+                }
+                Told::Clear(what, r) => {
+                    let scope = match what {
+                        0 => Scope::Recipient(recipient(r)),
+                        1 => Scope::Domain(domain(r / 3)),
+                        _ => Scope::All,
+                    };
+                    Box::pin(async move { format!("{:?}", cache.clear(scope, now).await.unwrap()) })
+                }
+                Told::Sweep(later) => Box::pin(async move {
+                    format!("{:?}", cache.sweep(now.after(Duration::from_secs(later))).await.unwrap())
+                }),
+            };
+        if at_once {
+            let first = std::future::poll_fn(|context| std::task::Poll::Ready(one.as_mut().poll(context))).await;
+            assert!(first.is_pending(), "it was not queued behind what was told before");
+            pending.push(one);
+        } else {
+            said.push(one.await);
+        }
+    }
+    for one in pending {
+        said.push(one.await);
+    }
+    let kept = cache.list(&Filter::default(), None, 1000).unwrap().entries;
+    let counts = cache.domain_counts(None, 100).unwrap();
+    let looked_up: Vec<_> = (0..6).map(|r| cache.lookup(&recipient(r)).unwrap()).collect();
+    let stats = cache.stats(None).unwrap();
+    (said, format!("{kept:?} {counts:?} {looked_up:?} {} {} {}", stats.valid, stats.invalid, stats.domains))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_cache_keeps_its_promises_whatever_is_done_to_it(ops in ops()) {
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(run(ops))?;
+    }
+    #[test]
+    fn what_is_told_in_one_commit_comes_to_the_same_as_one_after_another(told in told()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let at_once = runtime.block_on(outcome(&told, true));
+        prop_assert_eq!(at_once, runtime.block_on(outcome(&told, false)));
     }
 }
