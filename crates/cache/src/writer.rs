@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::collections::btree_map::{BTreeMap, Entry};
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -378,6 +379,18 @@ pub(crate) fn count_out(counter: &mut u64) {
 fn bound<S: State>(record: &mut Record<S>) {
     record.expires_at = record.end();
     crate::record::cut(&mut record.destination, 255);
+}
+
+// === impl Scope ===
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Recipient(recipient) => recipient.fmt(f),
+            Self::Domain(domain) => domain.fmt(f),
+            Self::All => f.write_str("everything"),
+        }
+    }
 }
 
 // === impl Domains ===

@@ -59,6 +59,13 @@ impl Site {
         browser.sees("Add a domain");
     }
 
+    /// A browser that is logged in with the first account.
+    fn administrator(&self, look: Look) -> Browser {
+        let browser = self.browser(look);
+        self.set_up(&browser);
+        browser
+    }
+
     fn add_domain(&self, browser: &Browser, name: &str, callouts: &str) {
         browser.open("/domain/new");
         browser.fill("name", name);
@@ -67,6 +74,17 @@ impl Site {
         browser.click("Add the domain");
         browser.sees("is added and in force");
     }
+}
+
+/// An account that may see `example.com` and nothing else.
+fn add_owner(browser: &Browser) {
+    browser.open("/account/new");
+    browser.fill("name", "owner");
+    browser.choose("role", "domain");
+    browser.fill("domains", "example.com");
+    browser.fill("password", PASSWORD);
+    browser.click("Add the account");
+    browser.sees("The account owner is made.");
 }
 
 fn log_in(browser: &Browser, account: &str) {
@@ -165,8 +183,7 @@ async fn real_browser_a_refusal_is_found_and_put_right_without_a_script() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn real_browser_times_are_shown_in_the_readers_zone_by_the_script() {
     let site = Site::start().await;
-    let browser = site.browser(DESK);
-    site.set_up(&browser);
+    let browser = site.administrator(DESK);
     browser.open("/audit");
     browser.sees("account.create");
     assert!(!browser.text().contains(" UTC"), "{}", browser.text());
@@ -178,17 +195,10 @@ async fn real_browser_times_are_shown_in_the_readers_zone_by_the_script() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn real_browser_a_domain_owner_sees_and_clears_what_is_theirs_and_nothing_else() {
     let site = Site::start().await;
-    let browser = site.browser(DESK);
-    site.set_up(&browser);
+    let browser = site.administrator(DESK);
     site.add_domain(&browser, "example.com", "enforce");
     site.add_domain(&browser, "other.example", "enforce");
-    browser.open("/account/new");
-    browser.fill("name", "owner");
-    browser.choose("role", "domain");
-    browser.fill("domains", "example.com");
-    browser.fill("password", PASSWORD);
-    browser.click("Add the account");
-    browser.sees("The account owner is made.");
+    add_owner(&browser);
 
     // By the administrator in the owner's place first.
     browser.click("Log in as owner");
@@ -233,8 +243,7 @@ async fn real_browser_a_domain_owner_sees_and_clears_what_is_theirs_and_nothing_
 async fn real_browser_what_destinations_and_senders_write_is_text_and_never_markup() {
     let site = Site::start().await;
     site.destination.script().rcpt_replies.insert("evil@file.example".into(), HOSTILE.into());
-    let browser = site.browser(DESK);
-    site.set_up(&browser);
+    let browser = site.administrator(DESK);
     let mut postfix = site.daemon.client();
     assert!(postfix.ask("evil@file.example").starts_with("550"));
     postfix.ask("<script>alert(2)</script>");
@@ -255,8 +264,7 @@ async fn real_browser_what_destinations_and_senders_write_is_text_and_never_mark
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn real_browser_a_recipient_is_checked_and_cleared_by_keyboard_alone() {
     let site = Site::start().await;
-    let browser = site.browser(DESK);
-    site.set_up(&browser);
+    let browser = site.administrator(DESK);
     browser.click("Log out");
     browser.sees("Log in to Callahead");
     assert!(site.daemon.client().ask("carol@file.example").starts_with("550"));
@@ -290,8 +298,7 @@ async fn real_browser_a_recipient_is_checked_and_cleared_by_keyboard_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn real_browser_what_needs_attention_is_shown_until_the_destination_shows_otherwise() {
     let site = Site::start().await;
-    let browser = site.browser(DESK);
-    site.set_up(&browser);
+    let browser = site.administrator(DESK);
     browser.open("/");
     browser.sees("All destinations that were asked answered properly.");
     site.destination.script().null_sender_reply = Some("550 5.7.1 No bounces here".into());
@@ -332,8 +339,7 @@ async fn real_browser_what_needs_attention_is_shown_until_the_destination_shows_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn real_browser_a_route_is_tested_step_by_step_and_a_relay_is_told_of() {
     let site = Site::start().await;
-    let browser = site.browser(DESK);
-    site.set_up(&browser);
+    let browser = site.administrator(DESK);
     site.destination.script().relays = true;
     site.destination.script().reply_delay = Duration::from_millis(400);
     browser.open("/domains/file.example");
@@ -368,8 +374,7 @@ async fn real_browser_a_route_is_tested_step_by_step_and_a_relay_is_told_of() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn real_browser_a_domain_is_observed_and_then_enforced() {
     let site = Site::start().await;
-    let browser = site.browser(DESK);
-    site.set_up(&browser);
+    let browser = site.administrator(DESK);
     site.add_domain(&browser, "example.com", "observe");
     let mut postfix = site.daemon.client();
     for _ in 0..3 {
@@ -480,13 +485,7 @@ async fn every_page(look: Look, name: &str) {
     browser.click("Make the token");
     browser.sees("never again");
     check("token-made", &mut wrong);
-    browser.open("/account/new");
-    browser.fill("name", "owner");
-    browser.choose("role", "domain");
-    browser.fill("domains", "example.com");
-    browser.fill("password", PASSWORD);
-    browser.click("Add the account");
-    browser.sees("The account owner is made.");
+    add_owner(&browser);
     browser.click("Log out");
     browser.sees("Log in to Callahead");
     check("login", &mut wrong);

@@ -232,7 +232,7 @@ impl Engine {
         self.inner.callouts.retire_sessions();
         let cleared = self.inner.cache.clear(scope.clone(), self.inner.clock.now()).await?;
         // Flights and hold-downs are under smaller epochs and so found no more.
-        tracing::info!(scope = ?scope, entries = cleared.entries, epoch = cleared.epoch.0, "cleared");
+        tracing::info!(%scope, entries = cleared.entries, epoch = cleared.epoch.0, "cleared");
         Ok(cleared)
     }
 

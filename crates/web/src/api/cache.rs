@@ -115,13 +115,8 @@ async fn clear_scope(state: &State, asker: &Asker, scope: Scope) -> Answer {
         Scope::Domain(domain) => (json!({"scope": "domain", "domain": domain.to_string()}), Some(domain.clone())),
         Scope::All => (json!({"scope": "all"}), None),
     };
-    let object = match &scope {
-        Scope::Recipient(recipient) => recipient.to_string(),
-        Scope::Domain(domain) => domain.to_string(),
-        Scope::All => "everything".to_owned(),
-    };
     // Written before it is done: there is no clear without its entry.
-    let mut entry = AuditEntry::new(asker.actor(), "cache.clear", &object);
+    let mut entry = AuditEntry::new(asker.actor(), "cache.clear", &scope.to_string());
     if let Some(ownership) = domain.as_ref().and_then(|domain| administration.ownership(&state.engine, domain)) {
         entry = entry.about(&ownership.name, ownership.owner.as_deref());
     }
