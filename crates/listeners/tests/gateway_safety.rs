@@ -269,6 +269,7 @@ async fn starttls_encrypts_forgets_what_was_said_and_takes_nothing_from_before()
     let second = pem();
     std::fs::write(&certificate, &second.chain).unwrap();
     std::fs::write(&key, &second.key).unwrap();
+    std::fs::write(folder.path().join("old.key"), &second.key).unwrap();
     world.gateway.refresh_tls();
     for broken in [false, true] {
         if broken {
@@ -279,6 +280,11 @@ async fn starttls_encrypts_forgets_what_was_said_and_takes_nothing_from_before()
         client.expect("STARTTLS", "220").await;
         client.encrypt(second.root.clone(), "filter.example").await.quit().await;
     }
+    // Told of once, and not with every look at the files.
+    let tls = TlsServer::load(&certificate, &folder.path().join("old.key")).unwrap();
+    std::fs::write(folder.path().join("old.key"), "no key").unwrap();
+    assert!(tls.refresh().is_err());
+    assert!(matches!(tls.refresh(), Ok(false)));
     let error = TlsServer::load(&certificate, &key).unwrap_err().to_string();
     assert!(error.starts_with(&format!("{}: the private key can't be read", key.display())), "{error}");
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
@@ -43,10 +43,11 @@ pub struct TlsServer {
 struct Inner {
     certificate: PathBuf,
     key: PathBuf,
-    config: ArcSwap<(ServerConfigOf, Stamps)>,
+    config: ArcSwap<ServerConfig>,
+    /// How the files looked when they were read last, with or without success.
+    seen: Mutex<Stamps>,
 }
 
-type ServerConfigOf = Arc<ServerConfig>;
 /// When the files were changed, and how long they are.
 type Stamps = [Option<(SystemTime, u64)>; 2];
 
@@ -56,18 +57,21 @@ impl TlsServer {
     /// # Errors
     /// What can't be read or used.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsFileError> {
-        let loaded = load(certificate, key)?;
-        let inner = Inner { certificate: certificate.into(), key: key.into(), config: ArcSwap::from_pointee(loaded) };
-        Ok(Self { inner: Arc::new(inner) })
+        // Before they are read: a change in between is found the next time.
+        let seen = Mutex::new(stamps(certificate, key));
+        let config = ArcSwap::from_pointee(load(certificate, key)?);
+        Ok(Self { inner: Arc::new(Inner { certificate: certificate.into(), key: key.into(), config, seen }) })
     }
 
-    /// Reads the files again if they have changed since; whether they had.
+    /// Reads the files again if they have changed since they were read last; whether they had. Files that can't be used are told of once.
     ///
     /// # Errors
     /// As [`load`](Self::load); what was in use stays in use then.
     pub fn refresh(&self) -> Result<bool, TlsFileError> {
         let inner = &self.inner;
-        if inner.config.load().1 == stamps(&inner.certificate, &inner.key) {
+        let now = stamps(&inner.certificate, &inner.key);
+        let seen = std::mem::replace(&mut *inner.seen.lock().unwrap_or_else(PoisonError::into_inner), now);
+        if seen == now {
             return Ok(false);
         }
         inner.config.store(Arc::new(load(&inner.certificate, &inner.key)?));
@@ -80,7 +84,7 @@ impl TlsServer {
     }
 
     pub(crate) fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.inner.config.load().0)
+        self.inner.config.load_full()
     }
 }
 
@@ -97,9 +101,7 @@ fn stamps(certificate: &Path, key: &Path) -> Stamps {
     })
 }
 
-fn load(certificate: &Path, key: &Path) -> Result<(ServerConfigOf, Stamps), TlsFileError> {
-    // Before they are read: a change in between is found the next time.
-    let stamps = stamps(certificate, key);
+fn load(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsFileError> {
     let read = |path: &Path, what, why: String| TlsFileError::Read { path: path.into(), what, why };
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect)
@@ -109,11 +111,10 @@ fn load(certificate: &Path, key: &Path) -> Result<(ServerConfigOf, Stamps), TlsF
     }
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| read(key, "the private key", error.to_string()))?;
     let unusable = |why| TlsFileError::Unusable { path: certificate.into(), why };
-    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(unusable)?
         .with_no_client_auth()
         .with_single_cert(chain, private)
-        .map_err(unusable)?;
-    Ok((Arc::new(config), stamps))
+        .map_err(unusable)
 }
