@@ -211,6 +211,7 @@ async fn row_11_words_about_the_filter_raise_an_alert_and_are_deferred_where_tha
     bench.pass(2 * MINUTE);
     bench.says(rejected());
     assert_eq!(short(&bench.ask(ANNA).await), "11 invalid callout reject 550 5.1.1", "5.1.1 is about the recipient");
+    assert_eq!(short(&bench.ask(ANNA).await), "8 invalid cache reject 550 5.1.1", "and is kept");
 }
 
 #[tokio::test(start_paused = true)]
@@ -362,6 +363,33 @@ async fn row_16_too_many_flights_defer() {
     bench.acts([Act::Never]);
     assert_eq!(short(&bench.ask(ANNA).await), "16 unknown callout defer 451 4.4.1");
     assert_eq!(short(&bench.ask("ben@one.example").await), "16 unknown callout defer 451 4.4.5");
+
+    let bench = Bench::with(domain(Policy::default()), settings);
+    bench.says(accepted());
+    for name in ["anna", "ben", "carol"] {
+        let decision = bench.ask(&format!("{name}@one.example")).await;
+        assert_eq!(short(&decision), "10 valid callout accept", "one that is over makes room");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_16_a_client_that_guesses_is_answered_by_a_stale_valid() {
+    for tempfail in [AcceptOrDefer::Defer, AcceptOrDefer::Accept] {
+        let bench = Bench::policy(|policy| policy.tempfail = tempfail);
+        bench.says(accepted());
+        bench.ask(ANNA).await;
+        bench.pass(96 * HOUR);
+        bench.says(rejected());
+        let ask = async |recipient: &str| {
+            let client = "192.0.2.9".parse().ok();
+            bench.engine.decide(Question { client, ..Question::new(recipient.as_bytes(), Listener::Policy) }).await
+        };
+        for n in 0..21 {
+            assert_eq!(ask(&format!("guess{n}@one.example")).await.row, 11);
+        }
+        assert_eq!(short(&ask(ANNA).await), "16 unknown policy accept", "it was one 4 days ago");
+        assert_eq!(short(&ask("new@one.example").await), "16 unknown policy defer 451 4.7.1", "whatever tempfail says");
+    }
 }
 
 #[tokio::test(start_paused = true)]
