@@ -223,6 +223,13 @@ async fn a_live_question_asks_whatever_is_kept_and_its_answer_is_kept() {
     assert_eq!(short(&bench.engine.decide(live).await), "10 valid callout accept");
     bench.settle().await;
     assert_eq!(short(&bench.ask(ANNA).await), "7 valid cache accept");
+
+    let bench = Bench::new();
+    bench.says(deferred());
+    bench.ask(ANNA).await;
+    bench.says(accepted());
+    assert_eq!(short(&bench.ask(ANNA).await), "12 unknown cache defer 451 4.4.0");
+    assert_eq!(short(&bench.engine.decide(live).await), "10 valid callout accept", "held down or not");
 }
 
 #[tokio::test(start_paused = true)]
@@ -231,7 +238,22 @@ async fn a_question_of_what_is_kept_only_never_asks() {
     let kept = Question { cached_only: true, ..Question::new(ANNA.as_bytes(), Listener::Admin) };
     let decision = bench.engine.decide(kept).await;
     assert_eq!((decision.row, decision.verdict.unwrap().as_str()), (16, "unknown"));
+    assert_eq!(decision.reason, "nothing is kept of the recipient, and the destination was not to be asked");
     assert_eq!(bench.callouts(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_callout_that_ends_in_a_panic_keeps_nobody_waiting() {
+    let bench = Bench::new();
+    bench.acts([Act::Panic, Act::Say(accepted(), true)]);
+    let began = tokio::time::Instant::now();
+    let ask = || bench.engine.decide(Question::new(ANNA.as_bytes(), Listener::Policy));
+    let (asks, joins) = tokio::join!(ask(), ask());
+    for decision in [asks, joins] {
+        assert_eq!(short(&decision), "16 unknown callout defer 451 4.4.5");
+    }
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!(short(&bench.ask(ANNA).await), "10 valid callout accept");
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,11 +8,17 @@ use std::time::Duration;
 
 use callahead_callout::Outcome;
 use callahead_engine::{
-    AcceptOrDefer, AlertKind, Callouts, Directory, Listener, Policy, Question, RejectOrDefer, Settings, Verdict,
+    AcceptOrDefer, AlertKind, Callouts, Decision, Directory, Listener, Policy, Question, RejectOrDefer, Settings,
+    Verdict,
 };
 use common::*;
 
 const ANNA: &str = "anna@one.example";
+
+/// For how long in all it counts.
+fn lasts(decision: &Decision) -> Duration {
+    decision.expires_at.unwrap().since(decision.checked_at.unwrap())
+}
 
 #[tokio::test(start_paused = true)]
 async fn row_01_what_is_no_mailbox_is_rejected_as_malformed() {
@@ -80,7 +86,11 @@ async fn row_06_a_domain_known_to_accept_all_needs_no_callouts() {
     let other = bench.ask("whoever@one.example").await;
     assert_eq!(short(&other), "6 valid cache accept");
     assert!(other.accept_all);
+    assert_eq!(lasts(&other), 96 * HOUR);
     assert_eq!(bench.callouts(), 1);
+    bench.pass(13 * HOUR);
+    assert_eq!(short(&bench.ask("whoever@one.example").await), "6 valid cache accept");
+    assert_eq!(bench.callouts(), 2, "past its soft age it is asked again in the background");
 
     let bench = Bench::policy(|policy| policy.accept_all = AcceptOrDefer::Defer);
     bench.says(accepts_all());
@@ -142,6 +152,7 @@ async fn row_09_a_random_local_part_that_is_accepted_makes_a_record_of_the_domai
     let decision = bench.ask(ANNA).await;
     assert_eq!(short(&decision), "9 valid callout accept");
     assert!(decision.accept_all);
+    assert_eq!(lasts(&decision), 96 * HOUR);
     let stats = bench.engine.cache().stats(None).unwrap();
     assert_eq!((stats.valid, stats.invalid, stats.domains), (0, 0, 1));
     assert_eq!(bench.alerts.0.lock().unwrap()[0].kind, AlertKind::AcceptAll);
@@ -153,9 +164,13 @@ async fn row_10_a_2xx_is_kept_96_hours() {
     bench.says(accepted());
     let first = bench.ask(ANNA).await;
     assert_eq!(short(&first), "10 valid callout accept");
+    assert_eq!(lasts(&first), 96 * HOUR);
     assert!(bench.script.requests.lock().unwrap()[0].probe, "a random local part is asked first");
     bench.pass(96 * HOUR - MINUTE);
-    assert_eq!(short(&bench.ask(ANNA).await), "7 valid cache accept");
+    let kept = bench.ask(ANNA).await;
+    assert_eq!((short(&kept).as_str(), lasts(&kept)), ("7 valid cache accept", 96 * HOUR));
+    assert_eq!(kept.destination.as_deref(), Some(DESTINATION), "it cites who said so");
+    assert_eq!(kept.reply.unwrap().code, 250);
     bench.pass(MINUTE);
     assert_eq!(short(&bench.ask(ANNA).await), "10 valid callout accept");
     assert_eq!(bench.callouts(), 2);
@@ -180,7 +195,7 @@ async fn row_11_a_5xx_to_the_recipient_is_cached_two_hours() {
     let decision = bench.ask(ANNA).await;
     assert_eq!(short(&decision), "11 invalid callout reject 550 5.1.1");
     assert!(!decision.answer.text.contains("internal"), "the destination's words and name stay here");
-    assert_eq!(decision.expires_at.unwrap().since(decision.checked_at.unwrap()), 2 * HOUR);
+    assert_eq!(lasts(&decision), 2 * HOUR);
     bench.pass(2 * HOUR - Duration::from_millis(1));
     assert_eq!(short(&bench.ask(ANNA).await), "8 invalid cache reject 550 5.1.1");
     bench.pass(Duration::from_millis(1));
@@ -205,7 +220,9 @@ async fn row_11_words_about_the_filter_raise_an_alert_and_are_deferred_where_tha
 
     let bench = Bench::policy(|policy| policy.policy_rejects = RejectOrDefer::Defer);
     bench.says(blocked());
-    assert_eq!(short(&bench.ask(ANNA).await), "11 unknown callout defer 451 4.7.1");
+    let deferred = bench.ask(ANNA).await;
+    assert_eq!(short(&deferred), "11 unknown callout defer 451 4.7.1");
+    assert_eq!(deferred.expires_at, None);
     assert_eq!(bench.engine.cache().stats(None).unwrap().invalid, 0, "no Invalid is kept");
     assert_eq!(bench.alerts.0.lock().unwrap()[0].kind, AlertKind::TalksOfFilter);
     bench.pass(2 * MINUTE);
@@ -307,8 +324,11 @@ async fn row_12_three_answers_of_ten_that_look_like_greylisting_raise_an_alert_u
 async fn row_13_a_refused_null_sender_says_nothing_of_the_recipient() {
     let bench = Bench::new();
     bench.says(null_sender_refused());
-    assert_eq!(short(&bench.ask(ANNA).await), "13 unknown callout accept");
-    assert_eq!(short(&bench.ask("ben@one.example").await), "13 unknown cache accept", "kept for the domain");
+    let decision = bench.ask(ANNA).await;
+    assert_eq!((short(&decision).as_str(), lasts(&decision)), ("13 unknown callout accept", 2 * HOUR));
+    let kept = bench.ask("ben@one.example").await;
+    assert_eq!(short(&kept), "13 unknown cache accept", "kept for the domain");
+    assert_eq!((kept.reply.as_ref().map(|reply| reply.code), lasts(&kept)), (Some(550), 2 * HOUR));
     assert_eq!(bench.callouts(), 1);
     assert_eq!(bench.alerts.0.lock().unwrap()[0].kind, AlertKind::RefusesNullSender);
     bench.pass(2 * HOUR);
@@ -414,6 +434,11 @@ async fn row_16_a_client_that_guesses_gets_no_callouts_and_known_recipients_as_a
     assert_eq!(short(&ask("guess3@one.example".into(), "192.0.2.9").await), "8 invalid cache reject 550 5.1.1");
     assert_eq!(bench.callouts(), asked);
     assert_eq!(ask("new@one.example".into(), "192.0.2.10").await.row, 11, "others are asked for");
+    for n in 0..21 {
+        assert_eq!(ask(format!("guess{n}@one.example"), "192.0.2.11").await.row, 8);
+    }
+    let guessing = ask("newest@one.example".into(), "192.0.2.11").await;
+    assert_eq!(short(&guessing), "16 unknown policy defer 451 4.7.1", "guesses that the cache answers are guesses");
     bench.pass(11 * MINUTE);
     assert_eq!(ask("newer@one.example".into(), "192.0.2.9").await.row, 11, "and so is it, after the window");
 }

@@ -27,6 +27,7 @@ pub enum Act {
     /// Likewise, and the random local part is refused.
     WaitProbed(Outcome),
     Never,
+    Panic,
 }
 
 #[derive(Clone, Default)]
@@ -57,6 +58,7 @@ impl Ask for Script {
                     (outcome, probed)
                 }
                 Act::Never => std::future::pending().await,
+                Act::Panic => panic!("a callout that goes wrong by script"),
             };
             let destination = Some(DESTINATION.to_owned());
             Report {
