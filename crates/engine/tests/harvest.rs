@@ -3,6 +3,10 @@
 
 mod common;
 
+use std::sync::Arc;
+
+use callahead_cache::Scope;
+use callahead_callout::{Outcome, Route, TlsPolicy};
 use callahead_engine::{Decision, Directory, DomainConfig, Engine, Harvest, Listener, Policy, Question, Settings};
 use common::{Act, Bench, accepted, domain, rejected, short};
 use tokio::task::JoinSet;
@@ -99,6 +103,71 @@ async fn a_destination_that_hangs_keeps_none_of_a_clients_mail_for_others() {
     let decision = ask(bench.engine.clone(), "anna@two.example".to_owned()).await;
     assert_eq!(short(&decision), "10 valid callout accept");
     waiting.shutdown().await;
+}
+
+/// A client with all its places taken by callouts that hang, and one question more, for `mailbox21`, that waits for a place.
+async fn one_waits(then: Outcome) -> (Bench, JoinSet<Decision>) {
+    let bench = known().await;
+    let hanging = vec![Act::Wait(accepted()); ALLOWED];
+    bench.acts(hanging.into_iter().chain([Act::Say(then, true)]));
+    let questions = at_once(&bench, ALLOWED + 1, "one.example");
+    turns().await;
+    (bench, questions)
+}
+
+/// One of the callouts comes back; what the question that waited for its place is told.
+async fn makes_room(bench: &Bench, mut questions: JoinSet<Decision>) -> Decision {
+    bench.script.go.notify_one();
+    loop {
+        let decision = questions.join_next().await.unwrap().unwrap();
+        if decision.recipient.starts_with("mailbox21@") {
+            return decision;
+        }
+    }
+}
+
+/// The same domain with another route and a policy of its own, and what was known of it cleared, as the control database does it.
+async fn moves(bench: &Bench, change: impl FnOnce(&mut Policy)) -> Arc<Route> {
+    let mut policy = Policy::default();
+    change(&mut policy);
+    let route = Arc::new(Route { hops: vec!["192.0.2.25".parse().unwrap()], tls: TlsPolicy::Off });
+    let moved = DomainConfig { route: Arc::clone(&route), ..domain(policy) };
+    bench.engine.set_directory(Directory::new([moved]).unwrap());
+    bench.clear(Scope::Domain("one.example".parse().unwrap())).await;
+    route
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_became_known_while_a_question_waited_answers_it() {
+    let (bench, questions) = one_waits(rejected()).await;
+    assert_eq!(bench.ask("mailbox21@one.example").await.row, 11, "somebody else's question waits for no place");
+    let before = bench.callouts();
+    let decision = makes_room(&bench, questions).await;
+    assert_eq!((short(&decision).as_str(), bench.callouts()), ("8 invalid cache reject 550 5.1.1", before));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_that_waited_is_asked_where_the_domain_is_now_under_the_policy_that_it_began_with() {
+    let (bench, questions) = one_waits(rejected()).await;
+    let route = moves(&bench, |policy| policy.reject_code = 450).await;
+    let decision = makes_room(&bench, questions).await;
+    assert_eq!(short(&decision), "11 invalid callout reject 550 5.1.1");
+    assert_eq!(bench.script.requests.lock().unwrap().last().unwrap().route, route);
+    bench.settle().await;
+    let kept = bench.ask("mailbox21@one.example").await;
+    assert_eq!(short(&kept), "8 invalid cache reject 450 4.1.1", "it is of after the clear");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_that_waited_while_its_recipient_became_another_leaves_nothing_behind() {
+    let (bench, questions) = one_waits(rejected()).await;
+    let route = moves(&bench, |policy| policy.fold_local_part = true).await;
+    let decision = makes_room(&bench, questions).await;
+    assert_eq!(short(&decision), "11 invalid callout reject 550 5.1.1");
+    assert_ne!(bench.script.requests.lock().unwrap().last().unwrap().route, route, "it goes on as it began");
+    bench.settle().await;
+    assert_eq!(short(&bench.ask("mailbox21@one.example").await), "11 invalid callout reject 550 5.1.1");
+    assert_eq!(bench.script.requests.lock().unwrap().last().unwrap().route, route);
 }
 
 #[tokio::test(start_paused = true)]

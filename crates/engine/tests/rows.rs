@@ -34,6 +34,7 @@ async fn row_01_what_is_no_mailbox_is_rejected_as_malformed() {
     ] {
         assert_eq!(short(&bench.ask(bad).await), "1 - policy reject 501 5.1.3", "{bad:?}");
     }
+    assert_eq!(bench.ask("not\u{7} an\n address").await.recipient, "not an address", "it can be shown and logged");
     assert_eq!(bench.callouts(), 0);
 }
 
