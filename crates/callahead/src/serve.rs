@@ -12,10 +12,10 @@ use anyhow::Context as _;
 use callahead_control::{Actor, Control, DecisionLog, Domains, Passwords};
 use callahead_engine::{Clock as _, Observer, SystemClock};
 use callahead_listeners::gateway::Gateway;
-use callahead_listeners::{Bound, Limits, Listen, MODE_EVERYONE, MODE_GROUP};
+use callahead_listeners::{Bound, Limits, Listen, MODE_EVERYONE, MODE_GROUP, TlsFilesError, TlsServer};
 use callahead_web::{
-    Administration, AlertBoard, Events, HttpLimits, HttpTls, ListenerStatus, Metrics, NodeFacts, Reach, Readiness,
-    State, Throttle, Web, admin_router, http_router, reached, serve_http, serve_https, web_router,
+    Administration, AlertBoard, Events, HTTP_PROTOCOLS, HttpLimits, ListenerStatus, Metrics, NodeFacts, Reach,
+    Readiness, State, Throttle, Web, admin_router, http_router, reached, serve_http, serve_https, web_router,
 };
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -58,7 +58,7 @@ pub struct Server {
     /// What they show.
     pub state: State,
     /// The http listener's certificate.
-    tls: Option<HttpTls>,
+    tls: Option<TlsServer>,
     reach: Reach,
 }
 
@@ -185,7 +185,9 @@ impl Server {
         };
         let web = Web::new(Arc::clone(&alerts), facts);
         let tls = match (&config.http.tls_certificate, &config.http.tls_key) {
-            (Some(certificate), Some(key)) => Some(HttpTls::load(certificate, key).context("[http]")?),
+            (Some(certificate), Some(key)) => {
+                Some(TlsServer::load(certificate, key, HTTP_PROTOCOLS).context("[http]")?)
+            }
             _ => None,
         };
         let reach = Reach::new(tls.is_some(), config.http.trusted_proxies.clone());
@@ -329,10 +331,10 @@ impl Server {
     }
 
     /// What the http listener shall show, where the configuration names other files than those that it shows.
-    fn other_tls(&self, config: &Config) -> Result<Option<HttpTls>, callahead_web::TlsFilesError> {
+    fn other_tls(&self, config: &Config) -> Result<Option<TlsServer>, TlsFilesError> {
         match (&self.tls, &config.http.tls_certificate, &config.http.tls_key) {
             (Some(tls), Some(certificate), Some(key)) if tls.files() != (certificate.clone(), key.clone()) => {
-                HttpTls::load(certificate, key).map(Some)
+                TlsServer::load(certificate, key, HTTP_PROTOCOLS).map(Some)
             }
             _ => Ok(None),
         }
@@ -434,7 +436,7 @@ async fn keep_alerts(alerts: Arc<AlertBoard>, shutdown: CancellationToken) {
 }
 
 /// Reads certificates again when their files have changed.
-async fn refresh_certificates(gateway: Option<Gateway>, http: Option<HttpTls>, shutdown: CancellationToken) {
+async fn refresh_certificates(gateway: Option<Gateway>, http: Option<TlsServer>, shutdown: CancellationToken) {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -443,7 +445,7 @@ async fn refresh_certificates(gateway: Option<Gateway>, http: Option<HttpTls>, s
         if let Some(gateway) = &gateway {
             gateway.refresh_tls();
         }
-        match http.as_ref().map(HttpTls::refresh) {
+        match http.as_ref().map(TlsServer::refresh) {
             Some(Ok(true)) => tracing::info!("the http listener's certificate was read again"),
             Some(Err(error)) => tracing::error!("{error}; the old certificate stays in use"),
             Some(Ok(false)) | None => {}

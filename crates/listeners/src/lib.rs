@@ -24,6 +24,8 @@ pub mod milter;
 pub mod policy;
 mod server;
 pub mod socketmap;
+mod tls;
 
 pub use listen::{BindError, Bound, Listen, ListenError, MODE_EVERYONE, MODE_GROUP, MODE_OWNER, Stream};
 pub use server::{Counters, Limits};
+pub use tls::{TlsFilesError, TlsServer};

@@ -25,7 +25,6 @@ mod readiness;
 mod scrape;
 mod serve;
 mod throttle;
-mod tls;
 mod ui;
 
 use std::sync::Arc;
@@ -42,9 +41,8 @@ pub use forwarded::{Reach, reached};
 pub use http::{OPENMETRICS, admin_router, http_router};
 pub use metrics::Metrics;
 pub use readiness::Readiness;
-pub use serve::{HttpLimits, serve_http, serve_https};
+pub use serve::{HTTP_PROTOCOLS, HttpLimits, serve_http, serve_https};
 pub use throttle::Throttle;
-pub use tls::{HttpTls, TlsFilesError};
 pub use ui::{ABSOLUTE, AlertBoard, IDLE, LINK_FOR, Needs, NodeFacts, PAGES, PageRule, Web, web_router};
 
 /// What is shown and asked through HTTP. Clones share everything.

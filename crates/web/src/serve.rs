@@ -9,18 +9,18 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use callahead_listeners::Bound;
+use callahead_listeners::{Bound, TlsServer};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::newcomers::{Newcomer, Newcomers};
-use crate::tls::HttpTls;
 
 /// What clients may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,17 +59,26 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a connection that makes room for another may take for it; it has nothing left to do.
 const ROOM_WITHIN: Duration = Duration::from_millis(500);
 
+/// What [`serve_https`] speaks, by its names in ALPN (RFC 7301).
+pub const HTTP_PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
+
 /// Serves a router until `shutdown`; comes back when the requests under way are answered, or after [`HttpLimits::grace`].
 pub async fn serve_http(bound: Bound, router: Router, limits: HttpLimits, shutdown: CancellationToken) {
     serve(bound, router, limits, None, shutdown).await;
 }
 
 /// The same over TLS.
-pub async fn serve_https(bound: Bound, router: Router, limits: HttpLimits, tls: HttpTls, shutdown: CancellationToken) {
+pub async fn serve_https(
+    bound: Bound,
+    router: Router,
+    limits: HttpLimits,
+    tls: TlsServer,
+    shutdown: CancellationToken,
+) {
     serve(bound, router, limits, Some(tls), shutdown).await;
 }
 
-async fn serve(bound: Bound, router: Router, limits: HttpLimits, tls: Option<HttpTls>, shutdown: CancellationToken) {
+async fn serve(bound: Bound, router: Router, limits: HttpLimits, tls: Option<TlsServer>, shutdown: CancellationToken) {
     let counters = bound.counters();
     let room = Arc::new(Semaphore::new(limits.connections));
     let newcomers = Arc::<Newcomers>::default();
@@ -103,7 +112,7 @@ async fn serve(bound: Bound, router: Router, limits: HttpLimits, tls: Option<Htt
         counters.accepted.fetch_add(1, Ordering::Relaxed);
         counters.open.fetch_add(1, Ordering::Relaxed);
         let (router, shutdown, counters) = (router.clone(), shutdown.clone(), Arc::clone(&counters));
-        let acceptor = tls.as_ref().map(HttpTls::acceptor);
+        let acceptor = tls.as_ref().map(|tls| TlsAcceptor::from(tls.config()));
         let newcomer = Arc::new(newcomers.enter());
         connections.spawn(async move {
             let peer = Peer(stream.peer());

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use callahead_listeners::gateway::{Settings, TlsFileError, TlsServer};
+use callahead_listeners::gateway::Settings;
+use callahead_listeners::{TlsFilesError, TlsServer};
 use callahead_smtp::Domain;
 use ipnet::IpNet;
 use toml::de::DeValue;
@@ -115,10 +116,10 @@ impl Config {
     ///
     /// # Errors
     /// When the certificate or its key can't be used.
-    pub fn gateway_settings(&self) -> Result<Settings, TlsFileError> {
+    pub fn gateway_settings(&self) -> Result<Settings, TlsFilesError> {
         let config = &self.gateway;
         let tls = match (&config.tls_certificate, &config.tls_key) {
-            (Some(certificate), Some(key)) => Some(TlsServer::load(certificate, key)?),
+            (Some(certificate), Some(key)) => Some(TlsServer::load(certificate, key, &[])?),
             _ => None,
         };
         Ok(Settings {

@@ -29,7 +29,6 @@ pub mod content;
 pub mod proxy;
 mod relay;
 pub mod session;
-mod tls;
 mod trace;
 mod wording;
 
@@ -51,7 +50,7 @@ use tokio_util::task::TaskTracker;
 use crate::accept::{Accepting, Open};
 use crate::listen::{Bound, Stream};
 use crate::server::Counters;
-pub use tls::{TlsFileError, TlsServer};
+use crate::tls::TlsServer;
 
 /// For a client beyond [`Settings::connections`].
 const TOO_MANY: &[u8] = b"421 4.7.0 Too many connections; try again later\r\n";

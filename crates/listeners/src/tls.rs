@@ -1,0 +1,172 @@
+//! TLS towards clients, for the gateway and for HTTP: a certificate and its key from files, read again when they are renewed.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// Why there is no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsFilesError {
+    /// The certificate's file can't be read.
+    #[error("the certificate {} can't be read: {why}; it has to be PEM, the host's own certificate first", .file.display())]
+    Certificate {
+        /// Which.
+        file: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The key's file can't be read.
+    #[error("the key {} can't be read: {why}; it has to be PEM and not encrypted", .file.display())]
+    Key {
+        /// Which.
+        file: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The two do not belong together, or are of a kind that rustls does not know.
+    #[error("the certificate {} and the key {} can't be used: {why}", .certificate.display(), .key.display())]
+    Pair {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// What clients are shown. Clones share it.
+#[derive(Clone)]
+pub struct TlsServer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shown: ArcSwap<Shown>,
+    /// How the files looked when they were read last, with or without success.
+    seen: Mutex<Stamps>,
+    /// What is offered by ALPN (RFC 7301).
+    protocols: Vec<Vec<u8>>,
+}
+
+struct Shown {
+    config: Arc<ServerConfig>,
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+/// When the certificate and the key were changed, and how long they are.
+type Stamps = [Option<(SystemTime, u64)>; 2];
+
+// === impl TlsServer ===
+
+impl TlsServer {
+    /// Reads a certificate, with the ones that sign it behind it, and its private key, both PEM. Offers these protocols by ALPN (RFC 7301);
+    /// none where there is none, as SMTP has none.
+    ///
+    /// # Errors
+    /// Which file can't be used, and why.
+    pub fn load(certificate: &Path, key: &Path, protocols: &[&[u8]]) -> Result<Self, TlsFilesError> {
+        let protocols: Vec<_> = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        // Before they are read: a change in between is found the next time.
+        let seen = Mutex::new(stamps(certificate, key));
+        let shown = ArcSwap::from_pointee(Shown::read(certificate, key, &protocols)?);
+        Ok(Self { inner: Arc::new(Inner { shown, seen, protocols }) })
+    }
+
+    /// Reads the files again; connections from now on get what is in them.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load); what was in use stays in use then.
+    pub fn reload(&self) -> Result<(), TlsFilesError> {
+        let Inner { shown, protocols, .. } = &*self.inner;
+        let Shown { certificate, key, .. } = &**shown.load();
+        self.see(stamps(certificate, key));
+        shown.store(Arc::new(Shown::read(certificate, key, protocols)?));
+        Ok(())
+    }
+
+    /// Reads the files again if they have changed since they were read last; whether they had. Files that can't be used are told of once.
+    ///
+    /// # Errors
+    /// As [`reload`](Self::reload).
+    pub fn refresh(&self) -> Result<bool, TlsFilesError> {
+        let Shown { certificate, key, .. } = &**self.inner.shown.load();
+        let now = stamps(certificate, key);
+        if self.see(now) == now {
+            return Ok(false);
+        }
+        self.reload().map(|()| true)
+    }
+
+    /// Shows from now on what `other` shows, of its files.
+    pub fn replace(&self, other: &Self) {
+        self.see(*other.inner.seen.lock().unwrap_or_else(PoisonError::into_inner));
+        self.inner.shown.store(other.inner.shown.load_full());
+    }
+
+    /// Where the certificate and the key are.
+    pub fn files(&self) -> (PathBuf, PathBuf) {
+        let shown = self.inner.shown.load();
+        (shown.certificate.clone(), shown.key.clone())
+    }
+
+    /// For connections from now on.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.inner.shown.load().config)
+    }
+
+    /// Notes how the files look; gives how they looked before.
+    fn see(&self, stamps: Stamps) -> Stamps {
+        std::mem::replace(&mut *self.inner.seen.lock().unwrap_or_else(PoisonError::into_inner), stamps)
+    }
+}
+
+impl fmt::Debug for TlsServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsServer").field("files", &self.files()).finish_non_exhaustive()
+    }
+}
+
+// === impl Shown ===
+
+impl Shown {
+    fn read(certificate: &Path, key: &Path, protocols: &[Vec<u8>]) -> Result<Self, TlsFilesError> {
+        let unreadable = |why: String| TlsFilesError::Certificate { file: certificate.to_owned(), why };
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(certificate)
+            .and_then(Iterator::collect)
+            .map_err(|error| unreadable(error.to_string()))?;
+        if chain.is_empty() {
+            return Err(unreadable("there is no certificate in it".to_owned()));
+        }
+        let secret = PrivateKeyDer::from_pem_file(key)
+            .map_err(|error| TlsFilesError::Key { file: key.to_owned(), why: error.to_string() })?;
+        let unusable = |error: rustls::Error| TlsFilesError::Pair {
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
+            why: error.to_string(),
+        };
+        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(unusable)?
+            .with_no_client_auth()
+            .with_single_cert(chain, secret)
+            .map_err(unusable)?;
+        config.alpn_protocols = protocols.to_vec();
+        Ok(Self { config: Arc::new(config), certificate: certificate.to_owned(), key: key.to_owned() })
+    }
+}
+
+fn stamps(certificate: &Path, key: &Path) -> Stamps {
+    [certificate, key].map(|path| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
+    })
+}
