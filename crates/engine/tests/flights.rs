@@ -243,6 +243,46 @@ async fn a_question_of_what_is_kept_only_never_asks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_known_is_explained_and_nobody_is_asked_or_told() {
+    let bench = Bench::new();
+    let explained = |recipient: &str| bench.engine.explain(recipient.as_bytes()).map(|decision| short(&decision));
+    assert_eq!(explained(ANNA), None);
+    assert_eq!(explained("nobody@two.example").unwrap(), "2 not_ours policy none");
+    for (outcome, recipient, as_what) in [
+        (rejected(), "carol@one.example", "8 invalid cache reject 550 5.1.1"),
+        (deferred(), "grey@one.example", "12 unknown cache defer 451 4.4.0"),
+        (accepted(), ANNA, "7 valid cache accept"),
+    ] {
+        bench.says(outcome);
+        bench.ask(recipient).await;
+        let before = bench.callouts();
+        assert_eq!(explained(recipient).unwrap(), as_what);
+        bench.settle().await;
+        assert_eq!(bench.callouts(), before);
+    }
+    bench.pass(13 * HOUR);
+    assert_eq!(explained(ANNA).unwrap(), "7 valid cache accept");
+    bench.settle().await;
+    assert_eq!(bench.engine.stats().refreshes, 0, "past its soft age, too");
+}
+
+#[tokio::test(start_paused = true)]
+async fn callouts_under_way_are_counted_and_their_domains_known() {
+    let bench = Bench::new();
+    bench.acts([Act::Wait(accepted())]);
+    let engine = bench.engine.clone();
+    let asked = tokio::spawn(async move { engine.decide(Question::new(ANNA.as_bytes(), Listener::Policy)).await });
+    bench.settle().await;
+    assert_eq!(bench.engine.stats().under_way, 1);
+    assert!(bench.engine.domains_in_memory().contains(&"one.example".parse().unwrap()));
+    bench.script.go.notify_one();
+    asked.await.unwrap();
+    bench.settle().await;
+    assert_eq!(bench.engine.stats().under_way, 0);
+    assert!(bench.engine.domains_in_memory().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_callout_that_ends_in_a_panic_keeps_nobody_waiting() {
     let bench = Bench::new();
     bench.acts([Act::Panic, Act::Say(accepted(), true)]);

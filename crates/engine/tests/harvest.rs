@@ -77,6 +77,20 @@ async fn mailboxes_that_exist_are_all_found_however_many_are_asked_for_at_once()
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_callout_that_comes_back_makes_room_for_one() {
+    let bench = known().await;
+    bench.acts([Act::Wait(accepted())]);
+    let before = bench.callouts();
+    let mut questions = at_once(&bench, 2 * ALLOWED, "one.example");
+    for back in 0..ALLOWED {
+        turns().await;
+        assert_eq!(bench.callouts() - before, ALLOWED + back);
+        bench.script.go.notify_one();
+    }
+    questions.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_goes_before_its_answer_has_guessed_all_the_same() {
     let bench = known().await;
     bench.acts([Act::Wait(rejected())]);

@@ -105,7 +105,8 @@ async fn row_07_a_fresh_valid_is_accepted_and_refreshed_past_its_soft_age() {
     bench.says(accepted());
     bench.ask(ANNA).await;
     bench.pass(11 * HOUR);
-    assert_eq!(short(&bench.ask(ANNA).await), "7 valid cache accept");
+    let kept = bench.ask(ANNA).await;
+    assert_eq!((short(&kept).as_str(), lasts(&kept)), ("7 valid cache accept", 96 * HOUR));
     assert_eq!(bench.callouts(), 1, "before the soft age nobody is asked");
     bench.pass(2 * HOUR);
     bench.says(rejected());
@@ -196,6 +197,7 @@ async fn row_11_a_5xx_to_the_recipient_is_cached_two_hours() {
     let decision = bench.ask(ANNA).await;
     assert_eq!(short(&decision), "11 invalid callout reject 550 5.1.1");
     assert!(!decision.answer.text.contains("internal"), "the destination's words and name stay here");
+    assert!(bench.alerts.0.lock().unwrap().is_empty(), "5.1.1 is nobody's trouble");
     assert_eq!(lasts(&decision), 2 * HOUR);
     bench.pass(2 * HOUR - Duration::from_millis(1));
     assert_eq!(short(&bench.ask(ANNA).await), "8 invalid cache reject 550 5.1.1");
@@ -259,6 +261,28 @@ async fn row_12_a_4xx_defers_and_holds_the_recipient_down_for_a_minute() {
     }
     let stats = bench.engine.cache().stats(None).unwrap();
     assert_eq!((stats.valid, stats.invalid), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_12_so_many_recipients_are_held_down_and_those_that_are_over_make_room() {
+    let bench = Bench::with(domain(Policy::default()), Settings { hold_downs: 2, ..Settings::default() });
+    bench.says(deferred());
+    let ask_three = async |names: [&str; 3]| {
+        for name in names {
+            bench.ask(&format!("{name}@one.example")).await;
+        }
+        let before = bench.callouts();
+        for name in names {
+            bench.ask(&format!("{name}@one.example")).await;
+        }
+        bench.callouts() - before
+    };
+    assert_eq!(ask_three(["anna", "ben", "carol"]).await, 1, "the third is asked for again");
+    assert_eq!(bench.engine.stats().held_down, 2);
+    bench.pass(MINUTE);
+    assert_eq!(ask_three(["dora", "emil", "fritz"]).await, 1);
+    assert_eq!(bench.engine.stats().held_down, 2);
+    assert!(bench.engine.domains_in_memory().contains(&"one.example".parse().unwrap()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -348,6 +372,15 @@ async fn row_14_a_destination_that_cannot_be_asked_defers_and_nothing_is_kept() 
     let decision = bench.ask(ANNA).await;
     assert_eq!(short(&decision), "14 unknown callout defer 451 4.4.1");
     assert!(decision.reason.contains(DESTINATION) && !decision.answer.text.contains("mail1"));
+    let alerts = || bench.alerts.0.lock().unwrap().clone();
+    assert_eq!((alerts()[0].kind, alerts()[0].domain.as_str()), (AlertKind::Unreachable, "one.example"));
+    assert!(alerts()[0].detail.contains(DESTINATION), "{:?}", alerts());
+    bench.pass(9 * MINUTE);
+    bench.ask(ANNA).await;
+    assert_eq!(alerts().len(), 1, "the same is not told again at once");
+    bench.pass(MINUTE);
+    bench.ask(ANNA).await;
+    assert_eq!(alerts().len(), 2);
     bench.says(accepted());
     assert_eq!(short(&bench.ask(ANNA).await), "10 valid callout accept", "no hold-down: the breaker is the host's");
 }
