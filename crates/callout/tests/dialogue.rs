@@ -196,6 +196,30 @@ async fn a_503_behind_an_accepted_mail_is_asked_again_without_pipelining() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_503_to_mail_refuses_the_null_sender_only_where_nothing_was_pipelined() {
+    let bad_sequence = || Fault::Reply("503 5.5.1 Bad sequence".into());
+    let (bench, _) = Bench::one(normal().fault_times(Step::Mail, bad_sequence(), 1));
+    assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "accepted", "one by one it is another answer");
+    for script in [normal(), normal().without("PIPELINING")] {
+        let (bench, _) = Bench::one(script.fault(Step::Mail, bad_sequence()));
+        assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "null sender refused");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_random_local_part_that_is_put_off_tells_nothing_and_the_recipient_is_asked_for() {
+    for script in [normal(), normal().without("PIPELINING")] {
+        let (bench, destination) =
+            Bench::one(script.fault_times(Step::Rcpt, Fault::Reply("450 4.2.0 Greylisted".into()), 1));
+        let report = bench.probe("anna@one.example").await;
+        assert_eq!((kind(&report.outcome), report.not_accept_all), ("accepted", false), "{}", dialogue(&report));
+        assert_eq!(destination.record().connections, 1);
+        bench.end().await;
+        destination.assert_polite();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reply_that_nobody_asked_for_is_not_taken_for_an_answer() {
     let (bench, _) =
         Bench::one(normal().fault(Step::Greeting, Fault::Garbage(b"220 hello\r\n550 5.1.1 gone\r\n".to_vec())));
