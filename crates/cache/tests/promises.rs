@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use callahead_cache::{
-    Cache, CacheError, Cursor, DomainState, Entry, EntryState, Filter, Options, Put, RecipientState, Record, Scope,
-    Timestamp,
+    Cache, CacheError, Cursor, DomainState, Entry, EntryState, Filter, MAX_REPLY_TEXT, Options, Put, RecipientState,
+    Record, Scope, State, StoredReply, Timestamp,
 };
-use callahead_smtp::{Domain, Recipient};
+use callahead_smtp::{Domain, EnhancedCode, Recipient, Reply};
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
@@ -41,6 +41,45 @@ async fn nothing_invalid_is_served_after_two_hours_whatever_its_expiry_says() {
     assert!(!kept.is_fresh(NOW.after(Duration::from_secs(7200))));
     assert!(!kept.is_stale(NOW.after(Duration::from_secs(7200))), "there is no stale Invalid");
     assert_eq!(kept.expires_at, NOW.after(Duration::from_secs(7200)), "the longer expiry was not even written");
+}
+
+/// When a record that was written for 96 h stops being fresh, and when it stops being stale, in hours; a millisecond tells.
+fn lives<S: State>(state: S) -> (u64, u64) {
+    let record = record(state, NOW, 96);
+    let ends = |counts: &dyn Fn(Timestamp) -> bool| {
+        let hour = |hours: u64| NOW.after(Duration::from_secs(hours * 3600));
+        let end = (0..1000).rev().find(|hours| counts(Timestamp(hour(*hours).0 - 1))).unwrap_or(0);
+        assert!(!counts(hour(end)));
+        end
+    };
+    assert_eq!(record.age(NOW.after(Duration::from_secs(5))), Duration::from_secs(5));
+    assert_eq!(record.is_stale(record.end()), ends(&|at| record.is_stale(at)) > 0, "stale is what has just been fresh");
+    (ends(&|at| record.is_fresh(at)), ends(&|at| record.is_stale(at)))
+}
+
+#[test]
+fn each_state_is_fresh_and_stale_for_as_long_as_it_may_be() {
+    const STALE: u64 = 96 + 4 * 24;
+    assert_eq!(lives(RecipientState::Valid), (96, STALE));
+    assert_eq!(lives(RecipientState::Invalid), (2, 0));
+    assert_eq!(lives(DomainState::AcceptAll), (96, STALE));
+    assert_eq!(lives(DomainState::NotAcceptAll), (96, 0));
+    assert_eq!(lives(DomainState::RefusesNullSender), (2, 0));
+    assert_eq!(lives(DomainState::NullMx), (2, 0));
+}
+
+#[tokio::test]
+async fn of_a_destinations_words_no_more_is_kept_than_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let alice = address("alice@one.example");
+    let long = Reply::new(550, EnhancedCode::new(5, 1, 1), &"x".repeat(2000));
+    let reply = Some(StoredReply::from(&long));
+    let told = Record { destination: "h".repeat(400), reply, ..record(RecipientState::Invalid, NOW, 1) };
+    cache.put_recipient(&alice, told, cache.lookup(&alice).unwrap().epoch).await.unwrap();
+    let kept = cache.lookup(&alice).unwrap().recipient.unwrap();
+    assert_eq!(kept.destination.len(), 255);
+    assert_eq!(kept.reply.unwrap().text, "x".repeat(MAX_REPLY_TEXT));
 }
 
 #[test]
