@@ -205,6 +205,29 @@ async fn the_file_is_used_again_and_does_not_grow_without_end() {
     assert!(sizes[7] <= sizes[2] * 3 / 2, "{sizes:?}");
 }
 
+#[tokio::test]
+async fn what_is_known_of_domains_is_swept_when_it_counts_no_more_and_not_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let hour = |hours: u64| NOW.after(Duration::from_secs(hours * 3600));
+    let keep = async |name: &str, at, hours| {
+        let epoch = cache.lookup(&address(&format!("alice@{name}"))).unwrap().epoch;
+        let known = record(DomainState::NotAcceptAll, at, hours);
+        cache.put_domain(&name.parse().unwrap(), known, epoch).await.unwrap()
+    };
+    keep("one.example", NOW, 1).await;
+    keep("two.example", NOW, 96).await;
+    let swept = cache.sweep(hour(2)).await.unwrap();
+    assert_eq!((swept.examined, swept.removed, swept.done), (2, 1, true), "the one that has expired");
+    assert_eq!(cache.stats(None).unwrap().domains, 1);
+    cache.clear(Scope::All, hour(3)).await.unwrap();
+    keep("three.example", hour(3), 96).await;
+    let swept = cache.sweep(hour(4)).await.unwrap();
+    assert_eq!((swept.examined, swept.removed, swept.done), (2, 1, true), "the one from before the clear");
+    assert_eq!(cache.stats(None).unwrap().domains, 1, "it was not counted any more");
+    assert!(cache.lookup(&address("alice@three.example")).unwrap().domain.is_some());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_starts_after_a_clear_was_acknowledged_never_sees_what_was_before() {
     let dir = tempfile::tempdir().unwrap();
