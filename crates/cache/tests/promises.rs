@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use callahead_cache::{
-    Cache, CacheError, Cursor, DomainState, Entry, EntryState, Filter, MAX_REPLY_TEXT, Options, Put, RecipientState,
-    Record, Scope, State, StoredReply, Timestamp,
+    Cache, CacheError, Cursor, DomainState, Entry, EntryState, Epoch, FLIGHT_MAX, Filter, MAX_REPLY_TEXT, Options, Put,
+    RecipientState, Record, Scope, State, StoredReply, Timestamp,
 };
 use callahead_smtp::{Domain, EnhancedCode, Recipient, Reply};
 
@@ -226,6 +226,55 @@ async fn what_is_known_of_domains_is_swept_when_it_counts_no_more_and_not_before
     assert_eq!((swept.examined, swept.removed, swept.done), (2, 1, true), "the one from before the clear");
     assert_eq!(cache.stats(None).unwrap().domains, 1, "it was not counted any more");
     assert!(cache.lookup(&address("alice@three.example")).unwrap().domain.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recipient_that_was_cleared_stays_so_for_as_long_as_an_older_record_of_its_domain_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open_paced(dir.path(), &options(), NOW, || async {}).unwrap();
+    let hour = |hours: u64| NOW.after(Duration::from_secs(hours * 3600));
+    let accepts_all = record(DomainState::AcceptAll, NOW, 96);
+    cache.put_domain(&"one.example".parse().unwrap(), accepts_all, Epoch(0)).await.unwrap();
+    let (alice, bob, carol) = (address("alice@one.example"), address("bob@one.example"), address("carol@one.example"));
+    for recipient in [&alice, &bob] {
+        cache.clear(Scope::Recipient(recipient.clone()), NOW).await.unwrap();
+    }
+    put(&cache, &bob, RecipientState::Invalid, NOW).await;
+    // No callout is under way any more.
+    tokio::time::advance(FLIGHT_MAX + Duration::from_secs(1)).await;
+    for later in [1, 5, 95] {
+        let swept = cache.sweep(hour(later)).await.unwrap();
+        assert_eq!((swept.examined, swept.removed), (3, 0), "after {later} h");
+        assert!(cache.lookup(&carol).unwrap().domain.is_some());
+        for recipient in [&alice, &bob] {
+            assert_eq!(cache.lookup(recipient).unwrap().domain, None, "after {later} h it answers for {recipient}");
+        }
+        assert_eq!(cache.stats(None).unwrap().invalid, u64::from(later < 2));
+    }
+    let dead = hour(96 + 4 * 24);
+    let removed = cache.sweep(dead).await.unwrap().removed + cache.sweep(dead).await.unwrap().removed;
+    assert_eq!((removed, cache.sweep(dead).await.unwrap().examined), (3, 0));
+}
+
+#[tokio::test]
+async fn a_sweep_goes_on_where_the_last_one_left_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let epoch = cache.lookup(&address("alice@one.example")).unwrap().epoch;
+    let known = |state| record(state, NOW, 96);
+    for n in 0..4500 {
+        let _queued = cache.put_recipient(&address(&format!("a{n}@one.example")), known(RecipientState::Valid), epoch);
+    }
+    let last = address("z@one.example");
+    cache.put_recipient(&last, known(RecipientState::Invalid), epoch).await.unwrap();
+    let later = NOW.after(Duration::from_secs(3 * 3600));
+    let mut sweeps = Vec::new();
+    for _ in 0..3 {
+        sweeps.push(cache.sweep(later).await.unwrap());
+    }
+    let told: Vec<_> = sweeps.iter().map(|swept| (swept.examined, swept.removed, swept.done)).collect();
+    assert_eq!(told, [(2000, 0, false), (2000, 0, false), (502, 1, true)]);
+    assert_eq!(cache.stats(None).unwrap().valid, 4500);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
