@@ -148,6 +148,8 @@ async fn an_older_answer_does_not_replace_a_newer_one() {
     put(&cache, &alice, RecipientState::Valid, NOW.after(Duration::from_secs(5))).await;
     assert_eq!(put(&cache, &alice, RecipientState::Invalid, NOW).await, Put::Superseded);
     assert_eq!(cache.lookup(&alice).unwrap().recipient.unwrap().state, RecipientState::Valid);
+    let at_once = put(&cache, &alice, RecipientState::Invalid, NOW.after(Duration::from_secs(5))).await;
+    assert_eq!(at_once, Put::Written, "the later of two at the same time");
 }
 
 #[tokio::test]
@@ -250,6 +252,8 @@ async fn a_recipient_that_was_cleared_stays_so_for_as_long_as_an_older_record_of
             assert_eq!(cache.lookup(recipient).unwrap().domain, None, "after {later} h it answers for {recipient}");
         }
         assert_eq!(cache.stats(None).unwrap().invalid, u64::from(later < 2));
+        let listed = cache.list(&Filter::default(), None, 10).unwrap().entries.len();
+        assert_eq!(listed, if later < 2 { 2 } else { 1 }, "after {later} h");
     }
     let dead = hour(96 + 4 * 24);
     let removed = cache.sweep(dead).await.unwrap().removed + cache.sweep(dead).await.unwrap().removed;
@@ -275,6 +279,38 @@ async fn a_sweep_goes_on_where_the_last_one_left_off() {
     let told: Vec<_> = sweeps.iter().map(|swept| (swept.examined, swept.removed, swept.done)).collect();
     assert_eq!(told, [(2000, 0, false), (2000, 0, false), (502, 1, true)]);
     assert_eq!(cache.stats(None).unwrap().valid, 4500);
+}
+
+#[tokio::test]
+async fn what_was_learned_earlier_of_a_domain_does_not_replace_what_was_learned_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let one: Domain = "one.example".parse().unwrap();
+    let put = async |state, minutes: u64, epoch: u64| {
+        let known = record(state, NOW.after(Duration::from_secs(minutes * 60)), 96);
+        cache.put_domain(&one, known, Epoch(epoch)).await.unwrap()
+    };
+    assert_eq!(put(DomainState::AcceptAll, 10, 0).await, Put::Written);
+    assert_eq!(put(DomainState::NullMx, 9, 0).await, Put::Superseded, "an older answer");
+    assert_eq!(put(DomainState::NotAcceptAll, 10, 0).await, Put::Written, "the later of two at the same time");
+    cache.clear(Scope::Recipient(address("alice@one.example")), NOW).await.unwrap();
+    assert_eq!(put(DomainState::AcceptAll, 11, 1).await, Put::Written);
+    assert_eq!(
+        put(DomainState::NullMx, 12, 0).await,
+        Put::Superseded,
+        "from before a clear that the other one is after"
+    );
+    let known = cache.lookup(&address("bob@one.example")).unwrap().domain.unwrap();
+    assert_eq!(known.state, DomainState::AcceptAll);
+    assert_eq!(cache.stats(None).unwrap().domains, 1);
+    cache.clear(Scope::Domain(one.clone()), NOW).await.unwrap();
+    assert_eq!(put(DomainState::NullMx, 13, 1).await, Put::Superseded, "from before the domain's clear");
+    assert_eq!(
+        put(DomainState::NullMx, 5, 2).await,
+        Put::Written,
+        "what was known before the clear is nothing to compare with"
+    );
+    assert_eq!(cache.stats(None).unwrap().domains, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
