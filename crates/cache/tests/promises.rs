@@ -313,6 +313,27 @@ async fn what_was_learned_earlier_of_a_domain_does_not_replace_what_was_learned_
     assert_eq!(cache.stats(None).unwrap().domains, 1);
 }
 
+#[tokio::test]
+async fn a_clear_says_how_much_it_forgot_and_counting_goes_on_from_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let one: Domain = "one.example".parse().unwrap();
+    for scope in [Scope::Domain(one.clone()), Scope::All, Scope::Domain(one.clone())] {
+        for n in 0..5 {
+            let state = if n < 2 { RecipientState::Valid } else { RecipientState::Invalid };
+            put(&cache, &address(&format!("user{n}@one.example")), state, NOW).await;
+        }
+        let epoch = cache.lookup(&address("user0@one.example")).unwrap().epoch;
+        cache.put_domain(&one, record(DomainState::NotAcceptAll, NOW, 96), epoch).await.unwrap();
+        for stats in [cache.stats(None).unwrap(), cache.stats(Some(&one)).unwrap()] {
+            assert_eq!((stats.valid, stats.invalid, stats.domains), (2, 3, 1), "before {scope}");
+        }
+        assert_eq!(cache.clear(scope.clone(), NOW).await.unwrap().entries, 6, "{scope}");
+        assert_eq!(cache.clear(scope, NOW).await.unwrap().entries, 0);
+    }
+    assert_eq!([Scope::Domain(one), Scope::All].map(|scope| scope.to_string()), ["one.example", "everything"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_starts_after_a_clear_was_acknowledged_never_sees_what_was_before() {
     let dir = tempfile::tempdir().unwrap();
