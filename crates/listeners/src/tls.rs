@@ -108,7 +108,8 @@ impl TlsServer {
 
     /// Shows from now on what `other` shows, of its files.
     pub fn replace(&self, other: &Self) {
-        self.see(*other.inner.seen.lock().unwrap_or_else(PoisonError::into_inner));
+        let seen = *other.inner.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        self.see(seen);
         self.inner.shown.store(other.inner.shown.load_full());
     }
 
