@@ -283,6 +283,28 @@ async fn callouts_under_way_are_counted_and_their_domains_known() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_end_waits_for_callouts_under_way_and_not_for_ever() {
+    let grace = Duration::from_secs(5);
+    for (act, comes_back) in [(Act::Wait(accepted()), true), (Act::Never, false)] {
+        let bench = Bench::new();
+        bench.acts([act]);
+        let engine = bench.engine.clone();
+        tokio::spawn(async move { engine.decide(Question::new(ANNA.as_bytes(), Listener::Policy)).await });
+        bench.settle().await;
+        let began = tokio::time::Instant::now();
+        let engine = bench.engine.clone();
+        let ending = tokio::spawn(async move { engine.shutdown(grace).await });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!ending.is_finished());
+        bench.script.go.notify_one();
+        ending.await.unwrap();
+        let took = began.elapsed();
+        assert!(took >= if comes_back { Duration::from_secs(1) } else { grace }, "{took:?}");
+        assert_eq!(bench.engine.cache().stats(None).unwrap().valid, u64::from(comes_back), "what came is on disk");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_callout_that_ends_in_a_panic_keeps_nobody_waiting() {
     let bench = Bench::new();
     bench.acts([Act::Panic, Act::Say(accepted(), true)]);
