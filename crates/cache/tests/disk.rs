@@ -243,6 +243,7 @@ async fn octets_of_a_record_that_change_on_the_disk_are_a_miss_and_counted_wheth
     for is_open in [false, true] {
         let dir = filled(100).await;
         let open = || Cache::open(dir.path(), &options(), NOW).unwrap();
+        let cleared = open().clear(Scope::Domain("other.example".parse().unwrap()), NOW).await.unwrap().epoch;
         let mut cache = is_open.then(open);
         if let Some(cache) = &cache {
             assert!(cache.lookup(&recipient(7)).unwrap().recipient.is_some());
@@ -252,6 +253,7 @@ async fn octets_of_a_record_that_change_on_the_disk_are_a_miss_and_counted_wheth
         for n in 0..100 {
             let lookup = cache.lookup(&recipient(n)).unwrap();
             assert_eq!((lookup.recipient, lookup.domain), (None, None), "{n}, open: {is_open}");
+            assert_eq!((lookup.floor, lookup.epoch), (cleared, cleared), "the slot may have held any clear");
         }
         assert_eq!(cache.health().unreadable, 100);
         assert_eq!(put(&cache, 7).await.unwrap(), Put::Written, "what is learned anew is kept");
