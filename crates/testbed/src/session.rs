@@ -330,10 +330,11 @@ impl Session {
     fn tell_decided(&mut self, step: Step, address: &str, proper: &str) -> Option<u64> {
         let watcher = self.destination.watcher()?;
         let fault = self.destination.script().faults.get(&step).filter(|(_, times)| *times != Some(0)).cloned();
+        let as_it_is = || first_reply(&proper.replace("\r\n", "\n"));
         let said = match fault {
-            None | Some((Fault::SlowBytes(_), _)) => first_reply(&proper.replace("\r\n", "\n"))?,
+            None | Some((Fault::SlowBytes(_), _)) => as_it_is()?,
             Some((Fault::Reply(reply) | Fault::ReplyAndClose(reply), _)) => first_reply(&reply)?,
-            Some((Fault::CloseAfter(octets), _)) if octets >= proper.len() + 2 => first_reply(proper)?,
+            Some((Fault::CloseAfter(octets), _)) if octets >= proper.len() + 2 => as_it_is()?,
             Some(_) => return None,
         };
         let mark = watcher.decided(address, &said);
