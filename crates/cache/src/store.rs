@@ -278,6 +278,7 @@ impl Cache {
             );
             writer::clear_all(&mut header);
         }
+        let caught_up_at = if clock_went_back { now } else { header.latest };
         header.latest = now;
         meta.put(&mut txn, HEADER, &header.encode(HEADER)).map_err(open)?;
         txn.commit().map_err(open)?;
@@ -297,6 +298,7 @@ impl Cache {
             header,
             batch: options.batch.max(1),
             clears: writer::Clears::since(header.last_epoch),
+            caught_up_at,
         };
         let opened = Opened { clock_went_back, created: stored.is_none(), replaced: false };
         let inner = Inner { env, store, queue: Some(queue), writer: None, opened, _lock: lock };

@@ -84,6 +84,9 @@ pub(crate) struct Writer {
     pub(crate) header: Header,
     pub(crate) batch: usize,
     pub(crate) clears: Clears,
+    /// The latest time in the file when it was opened. A clock that was set back by less than makes the cache begin empty is behind it for
+    /// a moment: until then what is written later was learned later, whatever its time says.
+    pub(crate) caught_up_at: Timestamp,
 }
 
 /// The slots of the domains that one commit is about: each is read once and written once, however many of its recipients are put.
@@ -267,7 +270,7 @@ impl Writer {
             return Ok(Put::Superseded);
         }
         let old_record = old.and_then(|slot| slot.record);
-        if old_record.as_ref().is_some_and(|old| old.checked_at > record.checked_at) {
+        if old_record.as_ref().is_some_and(|old| self.is_newer(old.checked_at, record.checked_at)) {
             return Ok(Put::Superseded);
         }
         if let Some(old) = old_record {
@@ -284,6 +287,11 @@ impl Writer {
         Ok(Put::Written)
     }
 
+    /// Whether what is kept was learned after what is to be kept.
+    fn is_newer(&self, kept: Timestamp, learned: Timestamp) -> bool {
+        kept > learned && learned >= self.caught_up_at
+    }
+
     fn put_domain(
         &mut self,
         txn: &mut RwTxn<'_>,
@@ -296,7 +304,8 @@ impl Writer {
         let OfDomain { slot: domain, changed } = domains.get(&self.store, &self.header, txn, key)?;
         let floor = domain.floor(self.header.all_cleared);
         let old = domain.record.as_ref().filter(|(learned, _)| *learned >= floor);
-        let newer = old.is_some_and(|(learned, old)| *learned > epoch || old.checked_at > record.checked_at);
+        let newer =
+            old.is_some_and(|(learned, old)| *learned > epoch || self.is_newer(old.checked_at, record.checked_at));
         if epoch < floor || newer {
             return Ok(Put::Superseded);
         }

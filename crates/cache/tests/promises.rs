@@ -334,6 +334,28 @@ async fn a_clear_says_how_much_it_forgot_and_counting_goes_on_from_nothing() {
     assert_eq!([Scope::Domain(one), Scope::All].map(|scope| scope.to_string()), ["one.example", "everything"]);
 }
 
+#[tokio::test]
+async fn over_a_clock_that_was_set_back_by_less_than_a_second_what_is_learned_later_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let alice = address("alice@one.example");
+    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let before = NOW.after(Duration::from_millis(400));
+    put(&cache, &alice, RecipientState::Invalid, before).await;
+    drop(cache);
+    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    assert!(!cache.opened().clock_went_back);
+    assert!(!cache.lookup(&alice).unwrap().recipient.unwrap().is_fresh(NOW), "its age can't be known");
+    assert_eq!(put(&cache, &alice, RecipientState::Valid, NOW).await, Put::Written);
+    let kept = cache.lookup(&alice).unwrap().recipient.unwrap();
+    assert_eq!((kept.state, kept.checked_at), (RecipientState::Valid, NOW));
+    put(&cache, &alice, RecipientState::Valid, before).await;
+    assert_eq!(put(&cache, &alice, RecipientState::Invalid, before).await, Put::Written);
+    let later = before.after(Duration::from_millis(2));
+    put(&cache, &alice, RecipientState::Valid, later).await;
+    let between = before.after(Duration::from_millis(1));
+    assert_eq!(put(&cache, &alice, RecipientState::Invalid, between).await, Put::Superseded, "the clock has caught up");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_starts_after_a_clear_was_acknowledged_never_sees_what_was_before() {
     let dir = tempfile::tempdir().unwrap();
