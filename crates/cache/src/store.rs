@@ -377,13 +377,10 @@ impl Cache {
     fn put(&self, operation: impl FnOnce(writer::PutDone) -> Operation) -> PutTicket {
         let (done, ticket) = oneshot::channel();
         let queue = self.inner.queue.as_ref();
-        match queue {
-            Some(queue) if queue.try_send(operation(done)).is_ok() => {
-                if queue.capacity() < queue.max_capacity() / 2 {
-                    self.inner.hurry();
-                }
-            }
-            _ => self.inner.store.update_health(|health| health.dropped += 1),
+        if queue.is_none_or(|queue| queue.try_send(operation(done)).is_err()) {
+            self.inner.store.update_health(|health| health.dropped += 1);
+        } else if queue.is_some_and(|queue| queue.capacity() < queue.max_capacity() / 2) {
+            self.inner.hurry();
         }
         PutTicket(ticket)
     }

@@ -120,19 +120,9 @@ impl Writer {
     pub(crate) fn run(mut self, mut operations: mpsc::Receiver<Operation>) {
         let mut batch = Vec::new();
         let mut sweep_from = Vec::new();
-        let mut due = std::time::Instant::now();
         while operations.blocking_recv_many(&mut batch, self.batch) > 0 {
-            let early = due.saturating_duration_since(std::time::Instant::now());
-            if !early.is_zero() {
-                std::thread::park_timeout(early);
-            }
-            while batch.len() < self.batch
-                && let Ok(operation) = operations.try_recv()
-            {
-                batch.push(operation);
-            }
             self.write(&mut batch, &mut sweep_from);
-            due = std::time::Instant::now() + GATHER_FOR;
+            std::thread::park_timeout(GATHER_FOR);
         }
     }
 
@@ -233,8 +223,7 @@ impl Writer {
             }
             Operation::Sweep { now, done } => {
                 // It reads and writes the slots itself.
-                domains.write(&self.store, txn)?;
-                domains.0.clear();
+                std::mem::take(domains).write(&self.store, txn)?;
                 self.header.latest = self.header.latest.max(now);
                 let settled = self.clears.settled(Instant::now());
                 let swept = sweep::sweep(&self.store, txn, &mut self.header, sweep_from, now, settled);
@@ -425,7 +414,7 @@ impl Domains {
     }
 
     /// Puts what was changed into the transaction.
-    fn write(&self, store: &Store, txn: &mut RwTxn<'_>) -> Result<(), heed::Error> {
+    fn write(self, store: &Store, txn: &mut RwTxn<'_>) -> Result<(), heed::Error> {
         for (key, domain) in self.0.iter().filter(|(_, domain)| domain.changed) {
             store.slots.put(txn, key, &domain.slot.encode(key))?;
         }
