@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
@@ -88,7 +88,7 @@ impl TlsServer {
     pub fn reload(&self) -> Result<(), TlsFilesError> {
         let Inner { shown, protocols, .. } = &*self.inner;
         let Shown { certificate, key, .. } = &**shown.load();
-        self.see(stamps(certificate, key));
+        *self.seen() = stamps(certificate, key);
         shown.store(Arc::new(Shown::read(certificate, key, protocols)?));
         Ok(())
     }
@@ -99,8 +99,7 @@ impl TlsServer {
     /// As [`reload`](Self::reload).
     pub fn refresh(&self) -> Result<bool, TlsFilesError> {
         let Shown { certificate, key, .. } = &**self.inner.shown.load();
-        let now = stamps(certificate, key);
-        if self.see(now) == now {
+        if *self.seen() == stamps(certificate, key) {
             return Ok(false);
         }
         self.reload().map(|()| true)
@@ -108,8 +107,8 @@ impl TlsServer {
 
     /// Shows from now on what `other` shows, of its files.
     pub fn replace(&self, other: &Self) {
-        let seen = *other.inner.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        self.see(seen);
+        let seen = *other.seen();
+        *self.seen() = seen;
         self.inner.shown.store(other.inner.shown.load_full());
     }
 
@@ -124,9 +123,8 @@ impl TlsServer {
         Arc::clone(&self.inner.shown.load().config)
     }
 
-    /// Notes how the files look; gives how they looked before.
-    fn see(&self, stamps: Stamps) -> Stamps {
-        std::mem::replace(&mut *self.inner.seen.lock().unwrap_or_else(PoisonError::into_inner), stamps)
+    fn seen(&self) -> MutexGuard<'_, Stamps> {
+        self.inner.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
