@@ -9,11 +9,19 @@ use callahead_cache::{
     RecipientState, Record, Scope, State, StoredReply, Timestamp,
 };
 use callahead_smtp::{Domain, EnhancedCode, Recipient, Reply};
+use tempfile::TempDir;
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
 fn options() -> Options {
     Options { map_size: 256 << 20, ..Options::default() }
+}
+
+/// An empty cache in a folder that goes with the test.
+fn opened() -> (TempDir, Cache) {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    (dir, cache)
 }
 
 fn address(text: &str) -> Recipient {
@@ -32,8 +40,7 @@ async fn put(cache: &Cache, address: &Recipient, state: RecipientState, at: Time
 
 #[tokio::test]
 async fn nothing_invalid_is_served_after_two_hours_whatever_its_expiry_says() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let (_dir, cache) = opened();
     let carol = address("carol@one.example");
     put(&cache, &carol, RecipientState::Invalid, NOW).await;
     let kept = cache.lookup(&carol).unwrap().recipient.unwrap();
@@ -70,8 +77,7 @@ fn each_state_is_fresh_and_stale_for_as_long_as_it_may_be() {
 
 #[tokio::test]
 async fn of_a_destinations_words_no_more_is_kept_than_is_said() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let (_dir, cache) = opened();
     let alice = address("alice@one.example");
     let long = Reply::new(550, EnhancedCode::new(5, 1, 1), &"x".repeat(2000));
     let reply = Some(StoredReply::from(&long));
@@ -113,8 +119,7 @@ async fn a_second_process_is_refused_with_the_folders_name() {
 
 #[tokio::test]
 async fn clearing_a_recipient_of_an_accept_all_domain_makes_it_asked_anew() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let (_dir, cache) = opened();
     let (alice, bob) = (address("alice@one.example"), address("bob@one.example"));
     let epoch = cache.lookup(&alice).unwrap().epoch;
     cache.put_domain(alice.domain(), record(DomainState::AcceptAll, NOW, 96), epoch).await.unwrap();
@@ -129,8 +134,7 @@ async fn clearing_a_recipient_of_an_accept_all_domain_makes_it_asked_anew() {
 
 #[tokio::test]
 async fn a_subdomain_is_a_domain_of_its_own() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let (_dir, cache) = opened();
     let (upper, lower) = (address("a@one.example"), address("a@sub.one.example"));
     put(&cache, &upper, RecipientState::Valid, NOW).await;
     put(&cache, &lower, RecipientState::Valid, NOW).await;
@@ -142,8 +146,7 @@ async fn a_subdomain_is_a_domain_of_its_own() {
 
 #[tokio::test]
 async fn an_older_answer_does_not_replace_a_newer_one() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let (_dir, cache) = opened();
     let alice = address("alice@one.example");
     put(&cache, &alice, RecipientState::Valid, NOW.after(Duration::from_secs(5))).await;
     assert_eq!(put(&cache, &alice, RecipientState::Invalid, NOW).await, Put::Superseded);
@@ -154,8 +157,7 @@ async fn an_older_answer_does_not_replace_a_newer_one() {
 
 #[tokio::test]
 async fn pages_go_through_a_domain_in_key_order_while_entries_come_and_go() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let (_dir, cache) = opened();
     for n in 0..250 {
         let state = if n % 5 == 0 { RecipientState::Invalid } else { RecipientState::Valid };
         put(&cache, &address(&format!("u{n:03}@one.example")), state, NOW).await;
@@ -185,8 +187,7 @@ async fn pages_go_through_a_domain_in_key_order_while_entries_come_and_go() {
 
 #[tokio::test]
 async fn the_file_is_used_again_and_does_not_grow_without_end() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let (_dir, cache) = opened();
     let mut now = NOW;
     let mut sizes = Vec::new();
     for round in 0..8 {
@@ -209,8 +210,7 @@ async fn the_file_is_used_again_and_does_not_grow_without_end() {
 
 #[tokio::test]
 async fn what_is_known_of_domains_is_swept_when_it_counts_no_more_and_not_before() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let (_dir, cache) = opened();
     let hour = |hours: u64| NOW.after(Duration::from_secs(hours * 3600));
     let keep = async |name: &str, at, hours| {
         let epoch = cache.lookup(&address(&format!("alice@{name}"))).unwrap().epoch;
@@ -262,8 +262,7 @@ async fn a_recipient_that_was_cleared_stays_so_for_as_long_as_an_older_record_of
 
 #[tokio::test]
 async fn a_sweep_goes_on_where_the_last_one_left_off() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let (_dir, cache) = opened();
     let epoch = cache.lookup(&address("alice@one.example")).unwrap().epoch;
     let known = |state| record(state, NOW, 96);
     for n in 0..4500 {
@@ -283,8 +282,7 @@ async fn a_sweep_goes_on_where_the_last_one_left_off() {
 
 #[tokio::test]
 async fn what_was_learned_earlier_of_a_domain_does_not_replace_what_was_learned_later() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let (_dir, cache) = opened();
     let one: Domain = "one.example".parse().unwrap();
     let put = async |state, minutes: u64, epoch: u64| {
         let known = record(state, NOW.after(Duration::from_secs(minutes * 60)), 96);
@@ -315,8 +313,7 @@ async fn what_was_learned_earlier_of_a_domain_does_not_replace_what_was_learned_
 
 #[tokio::test]
 async fn a_clear_says_how_much_it_forgot_and_counting_goes_on_from_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let (_dir, cache) = opened();
     let one: Domain = "one.example".parse().unwrap();
     for scope in [Scope::Domain(one.clone()), Scope::All, Scope::Domain(one.clone())] {
         for n in 0..5 {
@@ -358,8 +355,7 @@ async fn over_a_clock_that_was_set_back_by_less_than_a_second_what_is_learned_la
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_starts_after_a_clear_was_acknowledged_never_sees_what_was_before() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let (_dir, cache) = opened();
     let alice = address("alice@one.example");
     // What is written carries in checked_at how many clears had been acknowledged when its callout began.
     let acknowledged = AtomicU64::new(0);

@@ -17,12 +17,7 @@ const ANNA: &str = "anna@one.example";
 async fn a_hundred_questions_for_the_same_new_recipient_are_one_callout() {
     let bench = Bench::new();
     bench.acts([Act::Wait(accepted())]);
-    let waiting: Vec<_> = (0..100)
-        .map(|_| {
-            let engine = bench.engine.clone();
-            tokio::spawn(async move { engine.decide(Question::new(ANNA.as_bytes(), Listener::Policy)).await })
-        })
-        .collect();
+    let waiting: Vec<_> = (0..100).map(|_| bench.asks(ANNA)).collect();
     bench.settle().await;
     bench.script.go.notify_one();
     for decision in waiting {
@@ -34,15 +29,7 @@ async fn a_hundred_questions_for_the_same_new_recipient_are_one_callout() {
 
 /// Asks for this many recipients of one domain at the same time, and lets the destination answer the first of them.
 async fn all_at_once(bench: &Bench, count: usize) -> Vec<String> {
-    let asked: Vec<_> = (0..count)
-        .map(|n| {
-            let engine = bench.engine.clone();
-            tokio::spawn(async move {
-                let recipient = format!("user{n}@one.example");
-                engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await
-            })
-        })
-        .collect();
+    let asked: Vec<_> = (0..count).map(|n| bench.asks(&format!("user{n}@one.example"))).collect();
     bench.settle().await;
     assert_eq!(bench.callouts(), 1, "the others wait for what the random local part brings");
     bench.script.go.notify_one();
@@ -75,8 +62,7 @@ async fn fifty_new_recipients_of_a_domain_ask_one_random_local_part() {
 async fn a_random_local_part_that_is_not_answered_holds_the_others_up_for_five_seconds_only() {
     let bench = Bench::new();
     bench.acts([Act::Never, Act::Say(accepted(), true)]);
-    let engine = bench.engine.clone();
-    tokio::spawn(async move { engine.decide(Question::new(ANNA.as_bytes(), Listener::Policy)).await });
+    bench.asks(ANNA);
     bench.settle().await;
     let began = tokio::time::Instant::now();
     assert_eq!(short(&bench.ask("ben@one.example").await), "10 valid callout accept");
@@ -87,8 +73,7 @@ async fn a_random_local_part_that_is_not_answered_holds_the_others_up_for_five_s
 async fn what_a_random_local_part_brought_from_before_a_clear_counts_for_nobody_after_it() {
     let bench = Bench::new();
     bench.acts([Act::Wait(accepts_all()), Act::Say(rejected(), true)]);
-    let engine = bench.engine.clone();
-    tokio::spawn(async move { engine.decide(Question::new(ANNA.as_bytes(), Listener::Policy)).await });
+    bench.asks(ANNA);
     bench.settle().await;
     bench.clear(Scope::Domain("one.example".parse().unwrap())).await;
     assert_eq!(short(&bench.ask("ben@one.example").await), "11 invalid callout reject 550 5.1.1");
@@ -98,13 +83,9 @@ async fn what_a_random_local_part_brought_from_before_a_clear_counts_for_nobody_
 async fn what_waited_for_a_random_local_part_over_a_clear_is_asked_after_it_and_so_is_kept() {
     let bench = Bench::new();
     bench.acts([Act::WaitProbed(rejected()), Act::Say(accepted(), true)]);
-    let ask = |recipient: &'static str| {
-        let engine = bench.engine.clone();
-        tokio::spawn(async move { engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await })
-    };
-    let first = ask(ANNA);
+    let first = bench.asks(ANNA);
     bench.settle().await;
-    let waiting = ask("ben@one.example");
+    let waiting = bench.asks("ben@one.example");
     bench.settle().await;
     bench.clear(Scope::All).await;
     bench.script.go.notify_one();
@@ -119,15 +100,11 @@ async fn what_waited_for_a_random_local_part_over_a_clear_is_asked_after_it_and_
 async fn a_cleared_recipient_is_not_answered_by_what_another_one_took_over_from_its_callout() {
     let bench = Bench::new();
     bench.acts([Act::Wait(accepts_all()), Act::Say(rejected(), true)]);
-    let ask = |recipient: &'static str| {
-        let engine = bench.engine.clone();
-        tokio::spawn(async move { engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await })
-    };
-    let before = ask(ANNA);
+    let before = bench.asks(ANNA);
     bench.settle().await;
     bench.clear(Scope::Recipient(ANNA.parse().unwrap())).await;
     // Nobody cleared this one, so it may have what Anna's callout brings; Anna may not.
-    let other = ask("ben@one.example");
+    let other = bench.asks("ben@one.example");
     bench.settle().await;
     bench.script.go.notify_one();
     assert_eq!(short(&before.await.unwrap()), "9 valid callout accept");
@@ -154,16 +131,12 @@ async fn a_null_mx_that_others_take_over_is_as_old_as_when_it_was_seen() {
 async fn a_flight_that_waited_over_a_clear_joins_the_one_that_was_asked_for_after_it() {
     let bench = Bench::new();
     bench.acts([Act::Never, Act::Wait(accepted()), Act::Say(rejected(), true)]);
-    let ask = |recipient: &'static str| {
-        let engine = bench.engine.clone();
-        tokio::spawn(async move { engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await })
-    };
-    let _random_local_part = ask("carl@one.example");
+    let _random_local_part = bench.asks("carl@one.example");
     bench.settle().await;
-    let before = ask(ANNA);
+    let before = bench.asks(ANNA);
     bench.settle().await;
     bench.clear(Scope::Recipient(ANNA.parse().unwrap())).await;
-    let after = ask(ANNA);
+    let after = bench.asks(ANNA);
     bench.settle().await;
     assert_eq!(bench.callouts(), 2, "what was asked after the clear does not wait for what was asked before");
     tokio::time::sleep(Duration::from_secs(6)).await;
@@ -179,8 +152,7 @@ async fn a_clear_during_a_flight_answers_those_who_waited_and_is_not_undone_by_i
     for scope in [Scope::Recipient(ANNA.parse().unwrap()), Scope::Domain("one.example".parse().unwrap()), Scope::All] {
         let bench = Bench::new();
         bench.acts([Act::Wait(rejected()), Act::Say(accepted(), true)]);
-        let engine = bench.engine.clone();
-        let before = tokio::spawn(async move { engine.decide(Question::new(ANNA.as_bytes(), Listener::Policy)).await });
+        let before = bench.asks(ANNA);
         bench.settle().await;
         bench.clear(scope).await;
         // The mailbox was created before the clear: whoever asks now gets the new answer, though the old flight is still out.
@@ -270,8 +242,7 @@ async fn what_is_known_is_explained_and_nobody_is_asked_or_told() {
 async fn callouts_under_way_are_counted_and_their_domains_known() {
     let bench = Bench::new();
     bench.acts([Act::Wait(accepted())]);
-    let engine = bench.engine.clone();
-    let asked = tokio::spawn(async move { engine.decide(Question::new(ANNA.as_bytes(), Listener::Policy)).await });
+    let asked = bench.asks(ANNA);
     bench.settle().await;
     assert_eq!(bench.engine.stats().under_way, 1);
     assert!(bench.engine.domains_in_memory().contains(&"one.example".parse().unwrap()));
@@ -288,8 +259,7 @@ async fn the_end_waits_for_callouts_under_way_and_not_for_ever() {
     for (act, comes_back) in [(Act::Wait(accepted()), true), (Act::Never, false)] {
         let bench = Bench::new();
         bench.acts([act]);
-        let engine = bench.engine.clone();
-        tokio::spawn(async move { engine.decide(Question::new(ANNA.as_bytes(), Listener::Policy)).await });
+        bench.asks(ANNA);
         bench.settle().await;
         let began = tokio::time::Instant::now();
         let engine = bench.engine.clone();
@@ -322,8 +292,7 @@ async fn a_callout_that_ends_in_a_panic_keeps_nobody_waiting() {
 async fn a_questioner_who_goes_away_does_not_end_the_flight() {
     let bench = Bench::new();
     bench.acts([Act::Wait(accepted())]);
-    let engine = bench.engine.clone();
-    let gone = tokio::spawn(async move { engine.decide(Question::new(ANNA.as_bytes(), Listener::Policy)).await });
+    let gone = bench.asks(ANNA);
     bench.settle().await;
     gone.abort();
     bench.script.go.notify_one();
@@ -372,12 +341,7 @@ async fn those_who_joined_a_refresh_that_gave_way_ask_once_together() {
     bench.acts([Act::Wait(Outcome::Busy), Act::Say(accepted(), true)]);
     assert_eq!(short(&bench.ask(ANNA).await), "8 invalid cache reject 550 5.1.1");
     bench.pass(2 * MINUTE);
-    let waiting: Vec<_> = (0..10)
-        .map(|_| {
-            let engine = bench.engine.clone();
-            tokio::spawn(async move { engine.decide(Question::new(ANNA.as_bytes(), Listener::Policy)).await })
-        })
-        .collect();
+    let waiting: Vec<_> = (0..10).map(|_| bench.asks(ANNA)).collect();
     bench.settle().await;
     assert_eq!(bench.callouts(), 2, "they wait for the refresh");
     bench.script.go.notify_one();

@@ -15,6 +15,7 @@ use callahead_engine::{
 };
 use callahead_smtp::{EnhancedCode, Reply};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 pub const DESTINATION: &str = "mail1.internal.example:25";
 
@@ -157,6 +158,12 @@ impl Bench {
         let decision = self.engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await;
         self.settle().await;
         decision
+    }
+
+    /// Asks as a task of its own, while the test goes on.
+    pub fn asks(&self, recipient: &str) -> JoinHandle<Decision> {
+        let (engine, recipient) = (self.engine.clone(), recipient.to_owned());
+        tokio::spawn(async move { engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await })
     }
 
     /// Until what was learned is on disk.
