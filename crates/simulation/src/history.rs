@@ -45,8 +45,8 @@ pub(crate) type Seq = u64;
 pub(crate) struct Said {
     /// When the destination looked it up.
     pub(crate) decided: Seq,
-    /// When it was last on its way, by the order and by the node's clock.
-    pub(crate) sent: Option<(Seq, Timestamp)>,
+    /// When it was last on its way.
+    pub(crate) sent: Option<(Seq, Instant)>,
     pub(crate) address: String,
     pub(crate) reply: String,
 }
@@ -71,7 +71,7 @@ pub(crate) struct Learned {
     /// When the callout began, and when the destination looked up what it said.
     pub(crate) asked: Seq,
     pub(crate) decided: Seq,
-    /// When the destination said so, by the node's clock.
+    /// When the destination said so, by the node's clock as it was when the callout ended: one that is stepped meanwhile makes no word older.
     pub(crate) said_at: Timestamp,
     /// When the callout ended.
     pub(crate) ended: Seq,
@@ -125,7 +125,7 @@ pub(crate) struct Events {
     pub(crate) seq: Seq,
     pub(crate) said: Vec<Said>,
     /// When the DNS said that a domain takes no mail.
-    pub(crate) null_mx: Vec<(String, Seq, Timestamp)>,
+    pub(crate) null_mx: Vec<(String, Seq, Instant)>,
     pub(crate) learned: Vec<Learned>,
     pub(crate) asking: BTreeMap<u64, Asking>,
     pub(crate) clears: Vec<Clear>,
@@ -234,10 +234,9 @@ impl History {
     }
 
     pub(crate) fn null_mx(&self, domain: &str) {
-        let now = self.now();
         let mut events = self.events();
         let seq = events.next();
-        events.null_mx.push((domain.to_owned(), seq, now));
+        events.null_mx.push((domain.to_owned(), seq, Instant::now()));
     }
 
     /// Somebody asks for a clear. Gives its place for [`cleared`](Self::cleared).
@@ -280,13 +279,12 @@ impl Watch for History {
     }
 
     fn sent(&self, mark: u64) {
-        let now = self.now();
         let line = {
             let mut events = self.events();
             let seq = events.next();
             let said = usize::try_from(mark).ok().and_then(|mark| events.said.get_mut(mark));
             said.map(|said| {
-                said.sent = Some((seq, now));
+                said.sent = Some((seq, Instant::now()));
                 format!("said of <{}>: {}", said.address, said.reply)
             })
         };

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use callahead_cache::Timestamp;
 use callahead_callout::{Ask, BoxFuture, Callouts, Hop, Outcome, Report, Request};
 use callahead_engine::{AcceptOrDefer, Action, Callouts as Mode, Decision, Policy, RejectOrDefer, Source, Verdict};
 use callahead_smtp::Reply;
 use tokio::time::Instant;
 
-use crate::history::{Asked, Events, Fact, History, Learned, MAY_BE_LOST, Seq};
+use crate::history::{Asked, Events, Fact, History, Learned, MAY_BE_LOST, Said, Seq};
 use crate::world::World;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -125,9 +126,8 @@ impl History {
             }
             (_, None) => None,
             (_, Some(reply)) => {
-                let said = events.said.iter().rfind(|said| {
-                    said.sent.is_some_and(|(seq, _)| seq > asking.began)
-                        && is_the_same(&said.reply, reply)
+                let fits = |said: &&Said| {
+                    is_the_same(&said.reply, reply)
                         && match fact {
                             Fact::Accepted => said.address == recipient && said.reply.starts_with('2'),
                             Fact::Rejected { .. } => said.address == recipient && said.reply.starts_with('5'),
@@ -135,11 +135,16 @@ impl History {
                             Fact::NullSenderRefused => said.address.is_empty() && said.reply.starts_with('5'),
                             _ => said.reply.starts_with('4') && (said.address.is_empty() || said.address == recipient),
                         }
+                };
+                // Several sessions may have said it, and what was decided first may have been sent last.
+                let heard = events.said.iter().filter(fits).filter_map(|said| {
+                    said.sent.filter(|(seq, _)| *seq > asking.began).map(|sent| (said.decided, sent))
                 });
-                said.and_then(|said| said.sent.map(|(_, at)| (said.decided, at)))
+                let latest = heard.reduce(|one, other| (one.0.max(other.0), one.1.max(other.1)));
+                latest.map(|(decided, (_, at))| (decided, at))
             }
         };
-        let Some((decided, said_at)) = truth else {
+        let Some((decided, sent_at)) = truth else {
             let outcome = &report.outcome;
             events.break_promise(format!("callout {id} of {recipient} brought {outcome:?}, which no destination said"));
             return;
@@ -155,6 +160,8 @@ impl History {
             Fact::Deferred => HOLD_DOWN,
         });
         let ttl = ttl.min().unwrap_or_default();
+        let since = u64::try_from(sent_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let said_at = Timestamp(at.0.saturating_sub(since));
         let asked = asking.began;
         if matches!(fact, Fact::Rejected { .. }) {
             for client in events.askers.get(&recipient).cloned().unwrap_or_default() {
