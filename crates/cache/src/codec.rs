@@ -65,6 +65,17 @@ fn seal(key: &[u8], mut value: Vec<u8>) -> Vec<u8> {
     value
 }
 
+/// A route's text under its name.
+pub(crate) fn encode_route(key: &[u8], hops: &str) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    out.extend_from_slice(hops.as_bytes());
+    seal(key, out)
+}
+
+pub(crate) fn decode_route(key: &[u8], bytes: &[u8]) -> Option<String> {
+    String::from_utf8(Reader::open(key, bytes)?.0.to_vec()).ok()
+}
+
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -317,6 +328,7 @@ mod tests {
         fn what_is_written_is_read_back(
             epoch: u64, at: u64, record in proptest::option::of(record(recipient_states())),
             key: [u8; 5], numbers: [u64; 5], domain in proptest::option::of((any::<u64>(), record(domain_states()))),
+            hops in ".{0,40}",
         ) {
             let slot = RecipientSlot { epoch: Epoch(epoch), at: Timestamp(at), record };
             prop_assert_eq!(RecipientSlot::decode(&key, &slot.encode(&key)), Some(slot));
@@ -325,6 +337,7 @@ mod tests {
                 counted_under: Epoch(numbers[4]), record: domain.map(|(e, r)| (Epoch(e), r)),
             };
             prop_assert_eq!(DomainSlot::decode(&key, &slot.encode(&key)), Some(slot));
+            prop_assert_eq!(decode_route(&key, &encode_route(&key, &hops)), Some(hops));
         }
 
         #[test]
@@ -332,6 +345,7 @@ mod tests {
             bytes in proptest::collection::vec(any::<u8>(), 0..200), record in record(recipient_states()), cut in 0usize..200,
         ) {
             let _ = (RecipientSlot::decode(b"", &bytes), DomainSlot::decode(b"", &bytes), Header::decode(b"", &bytes));
+            let _ = decode_route(b"", &bytes);
             // With a checksum that is right, it is read to its end.
             let mut value = vec![VERSION];
             value.extend_from_slice(&bytes);

@@ -1,5 +1,6 @@
 //! The cache as its users see it: opening, looking up, counting, and handing work to the writer.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,7 +12,7 @@ use heed::types::Bytes;
 use heed::{Database, Env, EnvOpenOptions, RoTxn};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::codec::{DomainSlot, Header, RecipientSlot};
+use crate::codec::{self, DomainSlot, Header, RecipientSlot};
 use crate::damage;
 use crate::key;
 use crate::record::{DomainState, Epoch, RecipientState, Record, Timestamp};
@@ -160,6 +161,8 @@ struct Inner {
 pub(crate) struct Store {
     pub(crate) slots: Database<Bytes, Bytes>,
     pub(crate) meta: Database<Bytes, Bytes>,
+    /// By configured name; see [`Cache::routes`].
+    pub(crate) routes: Database<Bytes, Bytes>,
     /// Copies of the header's numbers, set after the commit and before anybody is told of it.
     pub(crate) all_cleared: AtomicU64,
     pub(crate) last_epoch: AtomicU64,
@@ -251,7 +254,7 @@ impl Cache {
         damage::reserve_readers(dir, options.max_readers).map_err(folder)?;
         let open = |source| CacheError::Open { path: dir.to_owned(), source };
         let mut env_options = EnvOpenOptions::new();
-        env_options.map_size(options.map_size).max_readers(options.max_readers).max_dbs(2);
+        env_options.map_size(options.map_size).max_readers(options.max_readers).max_dbs(3);
         // SAFETY: the file is mapped, so nobody may change it but LMDB. The lock above keeps every other process of
         // this program out, and no flag that weakens LMDB's own locking or syncing is set.
         #[allow(unsafe_code)]
@@ -278,6 +281,13 @@ impl Cache {
             );
             writer::clear_all(&mut header);
         }
+        // Nothing tells whether what it holds came from where the domains lead now.
+        let has_routes = env.open_database::<Bytes, Bytes>(&txn, Some("routes")).map_err(open)?.is_some();
+        if stored.is_some() && !has_routes {
+            tracing::warn!("the cache file does not say under which routes it was filled, so everything is cleared");
+            writer::clear_all(&mut header);
+        }
+        let routes = env.create_database(&mut txn, Some("routes")).map_err(open)?;
         let caught_up_at = if clock_went_back { now } else { header.latest };
         header.latest = now;
         meta.put(&mut txn, HEADER, &header.encode(HEADER)).map_err(open)?;
@@ -286,6 +296,7 @@ impl Cache {
         let store = Arc::new(Store {
             slots,
             meta,
+            routes,
             all_cleared: AtomicU64::new(header.all_cleared.0),
             last_epoch: AtomicU64::new(header.last_epoch.0),
             reading_failed: AtomicBool::new(false),
@@ -413,6 +424,39 @@ impl Cache {
         let (done, flushed) = oneshot::channel();
         self.send(Operation::Flush { done }).await?;
         flushed.await.map_err(|_| CacheError::Closed)?.map_err(CacheError::Write)
+    }
+
+    /// The routes under which the cache was filled, by configured name, as [`Cache::keep_routes`] was told last. One that can't be read is
+    /// empty, and so another than any.
+    ///
+    /// They are in the cache's own file, so that they are as old as what it holds, whatever becomes of other files.
+    ///
+    /// # Errors
+    /// When LMDB can't read.
+    pub fn routes(&self) -> Result<HashMap<String, String>, CacheError> {
+        let store = &self.inner.store;
+        let txn = self.inner.env.read_txn().map_err(CacheError::Read)?;
+        let mut routes = HashMap::new();
+        for kept in store.routes.iter(&txn).map_err(CacheError::Read)? {
+            let (name, hops) = kept.map_err(CacheError::Read)?;
+            let hops = codec::decode_route(name, hops).unwrap_or_else(|| {
+                store.count_unreadable();
+                String::new()
+            });
+            routes.insert(String::from_utf8_lossy(name).into_owned(), hops);
+        }
+        Ok(routes)
+    }
+
+    /// Writes what has become of the routes: that of a name, or that the name is gone. On disk when this resolves. What was learned under
+    /// another route is to be cleared before.
+    ///
+    /// # Errors
+    /// When it could not be written; then none of it was.
+    pub async fn keep_routes(&self, changed: Vec<(String, Option<String>)>) -> Result<(), CacheError> {
+        let (done, kept) = oneshot::channel();
+        self.send(Operation::KeepRoutes { changed, done }).await?;
+        kept.await.map_err(|_| CacheError::Closed)?.map_err(CacheError::Write)
     }
 
     async fn send(&self, operation: Operation) -> Result<(), CacheError> {

@@ -15,7 +15,7 @@ use heed::{Env, RwTxn};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::codec::{DomainSlot, Header, RecipientSlot};
+use crate::codec::{self, DomainSlot, Header, RecipientSlot};
 use crate::key;
 use crate::record::{DomainState, Epoch, FLIGHT_MAX, RecipientState, Record, State, Timestamp};
 use crate::store::{CacheError, HEADER, Store};
@@ -66,6 +66,7 @@ pub(crate) enum Operation {
     PutRecipient { key: Vec<u8>, record: Record<RecipientState>, epoch: Epoch, done: PutDone },
     PutDomain { key: Vec<u8>, record: Record<DomainState>, epoch: Epoch, done: PutDone },
     Clear { scope: Scope, now: Timestamp, done: oneshot::Sender<Result<Cleared, String>> },
+    KeepRoutes { changed: Vec<(String, Option<String>)>, done: oneshot::Sender<Result<(), String>> },
     Sweep { now: Timestamp, done: oneshot::Sender<Result<Swept, String>> },
     Flush { done: oneshot::Sender<Result<(), String>> },
 }
@@ -75,7 +76,7 @@ enum Notice {
     Put(PutDone, Put),
     Cleared(oneshot::Sender<Result<Cleared, String>>, Cleared),
     Swept(oneshot::Sender<Result<Swept, String>>, Swept),
-    Flushed(oneshot::Sender<Result<(), String>>),
+    Done(oneshot::Sender<Result<(), String>>),
 }
 
 pub(crate) struct Writer {
@@ -221,6 +222,10 @@ impl Writer {
                 notices.push(Notice::Cleared(done, *cleared.as_ref().unwrap_or(&nothing)));
                 cleared.map(drop)
             }
+            Operation::KeepRoutes { changed, done } => {
+                notices.push(Notice::Done(done));
+                self.keep_routes(txn, &changed)
+            }
             Operation::Sweep { now, done } => {
                 // It reads and writes the slots itself.
                 std::mem::take(domains).write(&self.store, txn)?;
@@ -231,7 +236,7 @@ impl Writer {
                 swept.map(drop)
             }
             Operation::Flush { done } => {
-                notices.push(Notice::Flushed(done));
+                notices.push(Notice::Done(done));
                 Ok(())
             }
         }
@@ -274,6 +279,17 @@ impl Writer {
         let slot = RecipientSlot { epoch, at: record.checked_at, record: Some(record) };
         self.store.slots.put(txn, key, &slot.encode(key))?;
         Ok(Put::Written)
+    }
+
+    fn keep_routes(&self, txn: &mut RwTxn<'_>, changed: &[(String, Option<String>)]) -> Result<(), heed::Error> {
+        for (name, hops) in changed {
+            let key = name.as_bytes();
+            match hops {
+                Some(hops) => self.store.routes.put(txn, key, &codec::encode_route(key, hops))?,
+                None => drop(self.store.routes.delete(txn, key)?),
+            }
+        }
+        Ok(())
     }
 
     /// Whether what is kept was learned after what is to be kept.
@@ -469,7 +485,7 @@ impl Notice {
             Self::Put(done, put) => drop(done.send(result(put, error))),
             Self::Cleared(done, cleared) => drop(done.send(result(cleared, error))),
             Self::Swept(done, swept) => drop(done.send(result(swept, error))),
-            Self::Flushed(done) => drop(done.send(result((), error))),
+            Self::Done(done) => drop(done.send(result((), error))),
         }
     }
 }
@@ -485,7 +501,7 @@ impl Operation {
             Self::PutRecipient { done, .. } | Self::PutDomain { done, .. } => drop(done.send(Err(error))),
             Self::Clear { done, .. } => drop(done.send(Err(error))),
             Self::Sweep { done, .. } => drop(done.send(Err(error))),
-            Self::Flush { done } => drop(done.send(Err(error))),
+            Self::KeepRoutes { done, .. } | Self::Flush { done } => drop(done.send(Err(error))),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Disks that are full or read-only, and files that are not as they were left. The tests named `real_` mount a tmpfs, which needs root.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -259,6 +260,47 @@ async fn octets_of_a_record_that_change_on_the_disk_are_a_miss_and_counted_wheth
         assert_eq!(put(&cache, 7).await.unwrap(), Put::Written, "what is learned anew is kept");
         assert!(cache.lookup(&recipient(7)).unwrap().recipient.is_some());
     }
+}
+
+#[tokio::test]
+async fn routes_outlive_a_start_and_a_clear_and_one_that_changes_on_the_disk_is_another() {
+    let dir = filled(1).await;
+    let open = || Cache::open(dir.path(), &options(), NOW).unwrap();
+    let cache = open();
+    assert!(cache.routes().unwrap().is_empty());
+    let kept = |name: &str, hops: &str| (name.to_owned(), Some(hops.to_owned()));
+    let routes = vec![kept("one.example", "mx"), kept("*.two.example", "mail1.example.net:25 mail2.example.net:25")];
+    cache.keep_routes(routes).await.unwrap();
+    cache.keep_routes(vec![kept("three.example", "mx"), ("one.example".into(), None)]).await.unwrap();
+    cache.keep_routes(vec![("one.example".into(), None)]).await.unwrap();
+    cache.clear(Scope::All, NOW).await.unwrap();
+    drop(cache);
+    let mut expected: HashMap<String, String> =
+        [("*.two.example", "mail1.example.net:25 mail2.example.net:25"), ("three.example", "mx")]
+            .map(|(name, hops)| (name.into(), hops.into()))
+            .into();
+    let cache = open();
+    assert_eq!(cache.routes().unwrap(), expected);
+    drop(cache);
+    change(dir.path(), b"mail1.example.net", |found| found[4] = b'3');
+    expected.insert("*.two.example".into(), String::new());
+    let cache = open();
+    assert_eq!(cache.routes().unwrap(), expected);
+    assert_eq!(cache.health().unreadable, 1);
+}
+
+#[tokio::test]
+async fn a_file_that_does_not_say_under_which_routes_it_was_filled_is_cleared() {
+    let dir = filled(10).await;
+    let open = || Cache::open(dir.path(), &options(), NOW).unwrap();
+    assert!(open().lookup(&recipient(7)).unwrap().recipient.is_some());
+    // As a version from before it said so left it: without the table.
+    change(dir.path(), b"routes", |found| found[5] = b't');
+    let cache = open();
+    assert!((0..10).all(|n| cache.lookup(&recipient(n)).unwrap().recipient.is_none()));
+    assert_eq!(put(&cache, 7).await.unwrap(), Put::Written);
+    drop(cache);
+    assert!(open().lookup(&recipient(7)).unwrap().recipient.is_some(), "once");
 }
 
 #[tokio::test]

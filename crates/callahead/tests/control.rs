@@ -156,38 +156,48 @@ fn the_files_domain_wins_by_name_from_the_reload_on_and_routes_stay_off_this_hos
     assert!(listed.contains("database"), "{listed}");
 }
 
-#[test]
-fn a_file_that_leads_a_domain_elsewhere_forgets_what_the_old_destination_said_at_a_reload_and_at_a_start() {
-    let world = World::new();
-    let other = Destination::new(Script::with_mailboxes(["carol@new.example", "postmaster@new.example"]));
-    let other = world._runtime.block_on(other.listen()).unwrap();
-    let (here, there) = (world.listening.address(), other.address());
-    let write = |route| world.config(false, &domain("new.example", route));
-    let config = write(here);
-    let mut daemon = Daemon::start(&config);
-    let known = |daemon: &Daemon, anna: &str, carol: &str| {
-        let mut client = daemon.client();
-        for (recipient, answer) in [("anna@new.example", anna), ("carol@new.example", carol)] {
-            for time in ["asked for", "from the cache"] {
-                let answered = client.ask(recipient);
-                assert_eq!(answered.strip_suffix(" (cached)").unwrap_or(&answered), answer, "{recipient} {time}");
-            }
+/// Asks for anna, who is at the world's destination, and for carol, who is at another one, twice each.
+fn assert_known(daemon: &Daemon, anna: &str, carol: &str) {
+    let mut client = daemon.client();
+    for (recipient, answer) in [("anna@new.example", anna), ("carol@new.example", carol)] {
+        for time in ["asked for", "from the cache"] {
+            let answered = client.ask(recipient);
+            assert_eq!(answered.strip_suffix(" (cached)").unwrap_or(&answered), answer, "{recipient} {time}");
         }
-    };
-    known(&daemon, "DUNNO", REFUSED);
-    // Once it is on disk.
-    let kept = |daemon: &Daemon| loop {
+    }
+}
+
+/// What is listed of them once it is on disk.
+fn both_kept(daemon: &Daemon) -> String {
+    loop {
         let (_, listed, _) = daemon.cache(&["list", "--domain", "new.example"]);
         if listed.contains("anna@new.example") && listed.contains("carol@new.example") {
             return listed;
         }
-    };
-    kept(&daemon);
+    }
+}
+
+/// Where carol is.
+fn other_destination(world: &World) -> Listening {
+    let other = Destination::new(Script::with_mailboxes(["carol@new.example", "postmaster@new.example"]));
+    world._runtime.block_on(other.listen()).unwrap()
+}
+
+#[test]
+fn a_file_that_leads_a_domain_elsewhere_forgets_what_the_old_destination_said_at_a_reload_and_at_a_start() {
+    let world = World::new();
+    let other = other_destination(&world);
+    let (here, there) = (world.listening.address(), other.address());
+    let write = |route| world.config(false, &domain("new.example", route));
+    let config = write(here);
+    let mut daemon = Daemon::start(&config);
+    assert_known(&daemon, "DUNNO", REFUSED);
+    both_kept(&daemon);
     write(there);
     daemon.signal("HUP");
     daemon.until("is in force");
-    known(&daemon, REFUSED, "DUNNO");
-    let listed = kept(&daemon);
+    assert_known(&daemon, REFUSED, "DUNNO");
+    let listed = both_kept(&daemon);
     daemon.signal("HUP");
     daemon.until("is in force");
     assert_eq!(
@@ -200,12 +210,40 @@ fn a_file_that_leads_a_domain_elsewhere_forgets_what_the_old_destination_said_at
     daemon.kill();
     write(here);
     let daemon = Daemon::start(&config);
-    known(&daemon, "DUNNO", REFUSED);
-    kept(&daemon);
+    assert_known(&daemon, "DUNNO", REFUSED);
+    both_kept(&daemon);
     daemon.kill();
     let daemon = Daemon::start(&config);
     let (_, listed, _) = daemon.cache(&["list", "--domain", "new.example"]);
     assert!(listed.contains("anna@new.example"), "a start by itself forgets nothing: {listed}");
+    drop(daemon);
+}
+
+#[test]
+fn a_backup_of_the_control_database_brings_back_no_answer_of_a_later_route() {
+    let world = World::new();
+    let other = other_destination(&world);
+    let config = world.config(true, "");
+    let mut daemon = Daemon::start(&config);
+    assert_eq!(daemon.command(&["domain", "add", "new.example", "--route", &world.route()]).0, 0);
+    assert_known(&daemon, "DUNNO", REFUSED);
+    daemon.signal("TERM");
+    assert!(daemon.child.0.wait().unwrap().success());
+    let file = world.dir.path().join("data/control.db");
+    let backup = std::fs::read(&file).unwrap();
+
+    let daemon = Daemon::start(&config);
+    let (code, _, error) = daemon.command(&["domain", "set", "new.example", "--route", &other.address().to_string()]);
+    assert_eq!(code, 0, "{error}");
+    assert_known(&daemon, REFUSED, "DUNNO");
+    both_kept(&daemon);
+    daemon.kill();
+    std::fs::write(&file, backup).unwrap();
+    for more in ["data/control.db-wal", "data/control.db-shm"] {
+        let _ = std::fs::remove_file(world.dir.path().join(more));
+    }
+    let daemon = Daemon::start(&config);
+    assert_known(&daemon, "DUNNO", REFUSED);
     drop(daemon);
 }
 

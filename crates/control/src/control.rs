@@ -17,7 +17,6 @@ use crate::audit::{self, AuditEntry, AuditPage};
 use crate::database;
 use crate::local::Local;
 use crate::record::{Kind, Raw};
-use crate::settled::Delta;
 
 /// Changes that may wait for the writer; further ones wait to get into the queue.
 const QUEUE: usize = 256;
@@ -42,6 +41,8 @@ CREATE TABLE audit (
 CREATE TABLE token_use (id TEXT PRIMARY KEY, at INTEGER NOT NULL, origin TEXT NOT NULL) WITHOUT ROWID;
 ", "
 CREATE TABLE route (name TEXT PRIMARY KEY, hops TEXT NOT NULL) WITHOUT ROWID;
+", "
+DROP TABLE route;
 "];
 
 /// The records of one node. Clones share it; the last one closes it after everything queued is written.
@@ -137,10 +138,6 @@ enum Job {
         done: oneshot::Sender<Result<u64, ControlError>>,
     },
     Uses(HashMap<String, (Timestamp, String)>),
-    Routes {
-        delta: Delta,
-        done: oneshot::Sender<Result<(), ControlError>>,
-    },
 }
 
 impl fmt::Debug for Control {
@@ -255,24 +252,6 @@ impl Control {
         self.inner.uses.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
-    /// The routes under which the cache was filled, by the names that were configured then.
-    pub(crate) fn kept_routes(&self) -> Result<HashMap<String, String>, ControlError> {
-        let reader = self.inner.readers[0].lock().unwrap_or_else(PoisonError::into_inner);
-        let read = || -> rusqlite::Result<HashMap<String, String>> {
-            let mut statement = reader.prepare("SELECT name, hops FROM route")?;
-            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
-        };
-        read().map_err(|error| ControlError::Read(error.to_string()))
-    }
-
-    /// Writes what has become of them; on disk when it resolves.
-    pub(crate) async fn keep_routes(&self, delta: Delta) -> Result<(), ControlError> {
-        let (done, written) = oneshot::channel();
-        let queue = self.inner.queue.as_ref().ok_or(ControlError::Closed)?;
-        queue.send(Job::Routes { delta, done }).await.map_err(|_| ControlError::Closed)?;
-        written.await.map_err(|_| ControlError::Closed)?
-    }
-
     /// Why the last change could not be written, be it an administrator's or when tokens were used last; `None` when it was.
     pub fn write_error(&self) -> Option<String> {
         self.inner.shared.write_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -319,11 +298,6 @@ impl Writer {
                         Err(_) => {}
                     }
                     let _ = done.send(applied);
-                }
-                Job::Routes { delta, done } => {
-                    let written = write_routes(&mut self.connection, &delta);
-                    self.wrote(written.as_ref().err().map(ToString::to_string));
-                    let _ = done.send(written.map_err(unwritten));
                 }
                 Job::Uses(uses) => match write_uses(&mut self.connection, &uses) {
                     Ok(()) => self.wrote(None),
@@ -455,21 +429,6 @@ fn write_uses(connection: &mut Connection, uses: &HashMap<String, (Timestamp, St
         transaction
             .prepare_cached("INSERT INTO token_use (id, at, origin) VALUES (?1, ?2, ?3)")?
             .execute(params![id, at, origin])?;
-    }
-    transaction.commit()
-}
-
-fn write_routes(connection: &mut Connection, delta: &Delta) -> rusqlite::Result<()> {
-    let transaction = connection.transaction()?;
-    for (name, hops) in delta {
-        match hops {
-            Some(hops) => transaction
-                .prepare_cached(
-                    "INSERT INTO route (name, hops) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET hops = ?2",
-                )?
-                .execute(params![name, hops])?,
-            None => transaction.prepare_cached("DELETE FROM route WHERE name = ?1")?.execute([name])?,
-        };
     }
     transaction.commit()
 }

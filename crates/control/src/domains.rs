@@ -81,7 +81,7 @@ impl Domains {
         let made = self.made.load(Ordering::Acquire);
         let mut routes = match settled.take() {
             Some(routes) => routes,
-            None => Routes::new(control.kept_routes()?),
+            None => Routes::new(self.engine.cache().routes()?),
         };
         let moved = settled::settle(&self.engine, control, &mut routes, actor).await;
         *settled = Some(routes);

@@ -5,8 +5,9 @@
 //! the hops are others, or in another order, since the first that answers speaks for the domain; policies, TLS and `relay` change nothing of what
 //! is so there. A domain that is removed is cleared too.
 //!
-//! The routes under which the cache was filled are kept in `control.db` and written when all that is changed is cleared. So it is found at the
-//! next start where the process was killed in between, or where the file was changed while it did not run.
+//! The routes under which the cache was filled are kept in the cache's own file and written when all that is changed is cleared. So it is found
+//! at the next start where the process was killed in between, and where the configuration file was changed, or `control.db` is another one
+//! (a backup, or none), while it did not run.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -217,7 +218,7 @@ pub(crate) async fn settle(
         tracing::info!(domain = name, entries, by = actor.who, "the route is another one: what was known is forgotten");
         moved.push(Moved { name, domains, entries });
     }
-    control.keep_routes(delta.clone()).await?;
+    engine.cache().keep_routes(delta.clone()).await?;
     routes.take(delta);
     Ok(moved)
 }
