@@ -46,10 +46,9 @@ pub fn run(command: ConfigCommand) -> anyhow::Result<u8> {
 fn check(path: &Path, as_json: bool) -> u8 {
     let loaded = Config::load(path).map_err(|error| error.0).and_then(|good| {
         // What a start would fail for, beyond the file itself.
-        match good.gateway_settings() {
-            Ok(_) => Ok(good),
-            Err(error) => Err(vec![error.to_string()]),
-        }
+        let unusable = [good.gateway_tls().err(), good.http_tls().err()];
+        let mistakes: Vec<String> = unusable.into_iter().flatten().flat_map(|error| error.0).collect();
+        if mistakes.is_empty() { Ok(good) } else { Err(mistakes) }
     });
     if as_json {
         let mistakes = loaded.as_ref().err().map_or(&[][..], |mistakes| mistakes);

@@ -12,10 +12,10 @@ use anyhow::Context as _;
 use callahead_control::{Actor, Control, DecisionLog, Domains, Passwords};
 use callahead_engine::{Clock as _, Observer, SystemClock};
 use callahead_listeners::gateway::Gateway;
-use callahead_listeners::{Bound, Limits, Listen, MODE_EVERYONE, MODE_GROUP, TlsFilesError, TlsServer};
+use callahead_listeners::{Bound, Limits, Listen, MODE_EVERYONE, MODE_GROUP, TlsServer};
 use callahead_web::{
-    Administration, AlertBoard, Events, HTTP_PROTOCOLS, HttpLimits, ListenerStatus, Metrics, NodeFacts, Reach,
-    Readiness, State, Throttle, Web, admin_router, http_router, reached, serve_http, serve_https, web_router,
+    Administration, AlertBoard, Events, HttpLimits, ListenerStatus, Metrics, NodeFacts, Reach, Readiness, State,
+    Throttle, Web, admin_router, http_router, reached, serve_http, serve_https, web_router,
 };
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{DONE, ServeArgs, USAGE};
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::logging::DecisionLines;
 use crate::node::Node;
 use crate::output;
@@ -134,9 +134,14 @@ impl Server {
             // Mail waits for answers; it is tried again, and the overview says so.
             tracing::error!(%error, "domains lead elsewhere, and their cache can't be cleared yet; it is tried every minute");
         }
+        let (gateway_tls, tls) = (config.gateway_tls()?, config.http_tls()?);
         let gateway = match config.listen.gateway.is_empty() {
             true => None,
-            false => Some(Gateway::new(node.engine.clone(), node.callouts.clone(), config.gateway_settings()?)),
+            false => {
+                let (engine, callouts) = (node.engine.clone(), node.callouts.clone());
+                let settings = config.gateway.settings.clone();
+                Some(Gateway::new(engine, callouts, config.node.clone(), gateway_tls, settings))
+            }
         };
         let mut bound: Vec<(&'static str, Bound)> = Vec::new();
         for (name, listens, mode) in [
@@ -184,12 +189,6 @@ impl Server {
             configuration: config.to_toml(),
         };
         let web = Web::new(Arc::clone(&alerts), facts);
-        let tls = match (&config.http.tls_certificate, &config.http.tls_key) {
-            (Some(certificate), Some(key)) => {
-                Some(TlsServer::load(certificate, key, HTTP_PROTOCOLS).context("[http]")?)
-            }
-            _ => None,
-        };
         let reach = Reach::new(tls.is_some(), config.http.trusted_proxies.clone());
         let mut tasks = JoinSet::new();
         for (name, here) in bound {
@@ -272,22 +271,21 @@ impl Server {
     /// Reads the configuration again: applies it whole, or says why not and changes nothing.
     pub async fn reload(&mut self, path: &Path) {
         let loaded = Config::load(path).and_then(|config| {
-            // The node's name stays that of the start, as the log says.
-            let here = Config { node: self.config.node.clone(), ..config.clone() };
-            let settings = self.gateway.as_ref().map(|_| here.gateway_settings()).transpose();
-            let settings = settings.map_err(|error| ConfigError(vec![error.to_string()]))?;
-            let tls = self.other_tls(&config).map_err(|error| ConfigError(vec![format!("[http]: {error}")]))?;
-            Ok((config, settings, tls))
+            let tls = (config.gateway_tls()?, config.http_tls()?);
+            Ok((config, tls))
         });
         match loaded {
-            Ok((config, gateway_settings, other_tls)) => {
+            Ok((config, (gateway_tls, http_tls))) => {
                 for (key, changed) in [
                     ("node", config.node != self.config.node),
                     ("data_dir", config.data_dir != self.config.data_dir),
                     ("listen", config.listen != self.config.listen),
-                    ("gateway.connections", config.gateway.connections != self.config.gateway.connections),
+                    (
+                        "gateway.connections",
+                        config.gateway.settings.connections != self.config.gateway.settings.connections,
+                    ),
                     ("resolver", config.resolver != self.config.resolver),
-                    ("http.tls_certificate", config.http.tls_certificate.is_some() != self.tls.is_some()),
+                    ("http.tls_certificate", http_tls.is_some() != self.tls.is_some()),
                 ] {
                     if changed {
                         tracing::warn!(key, "this change takes effect at the next start");
@@ -302,18 +300,12 @@ impl Server {
                 // The name in EHLO stays that of the start, as the log says.
                 let config = Config { node: self.config.node.clone(), ..config };
                 self.node.callouts.reconfigure(config.callout_settings());
-                if let (Some(gateway), Some(settings)) = (&self.gateway, gateway_settings) {
-                    gateway.reconfigure(settings);
+                if let Some(gateway) = &self.gateway {
+                    gateway.reconfigure(gateway_tls, config.gateway.settings.clone());
                 }
                 self.reach.set_trusted_proxies(config.http.trusted_proxies.clone());
-                match (&self.tls, other_tls) {
-                    (Some(tls), Some(other)) => tls.replace(&other),
-                    (Some(tls), None) => {
-                        if let Err(error) = tls.reload() {
-                            tracing::error!("{error}; the old certificate stays in use");
-                        }
-                    }
-                    (None, _) => {}
+                if let (Some(shown), Some(read)) = (&self.tls, &http_tls) {
+                    shown.replace(read);
                 }
                 tracing::info!(domains = config.domains.len(), "the configuration was read again and is in force");
                 self.readiness.set_reloaded(None);
@@ -327,16 +319,6 @@ impl Server {
                 tracing::error!("the configuration has mistakes: nothing was changed");
                 self.readiness.set_reloaded(Some(error.to_string()));
             }
-        }
-    }
-
-    /// What the http listener shall show, where the configuration names other files than those that it shows.
-    fn other_tls(&self, config: &Config) -> Result<Option<TlsServer>, TlsFilesError> {
-        match (&self.tls, &config.http.tls_certificate, &config.http.tls_key) {
-            (Some(tls), Some(certificate), Some(key)) if tls.files() != (certificate.clone(), key.clone()) => {
-                TlsServer::load(certificate, key, HTTP_PROTOCOLS).map(Some)
-            }
-            _ => Ok(None),
         }
     }
 
@@ -442,13 +424,18 @@ async fn refresh_certificates(gateway: Option<Gateway>, http: Option<TlsServer>,
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(CERTIFICATE_EVERY) => {}
         }
-        if let Some(gateway) = &gateway {
-            gateway.refresh_tls();
-        }
-        match http.as_ref().map(TlsServer::refresh) {
-            Some(Ok(true)) => tracing::info!("the http listener's certificate was read again"),
-            Some(Err(error)) => tracing::error!("{error}; the old certificate stays in use"),
-            Some(Ok(false)) | None => {}
+        let shown = [("gateway", gateway.as_ref().and_then(Gateway::tls)), ("http", http.clone())];
+        for (listener, tls) in shown {
+            let Some(tls) = tls else { continue };
+            match tls.refresh() {
+                Ok(false) => {}
+                Ok(true) => {
+                    tracing::info!(listener, certificate = %tls.files().certificate.display(), "the certificate was read again");
+                }
+                Err(error) => {
+                    tracing::error!(listener, %error, "the certificate has changed and can't be used: the one before stays");
+                }
+            }
         }
     }
 }

@@ -72,7 +72,7 @@ async fn the_pages_come_over_tls_and_a_renewed_certificate_is_taken_over_without
 
     std::fs::write(folder.path().join("key.pem"), "no key").unwrap();
     daemon.signal("HUP");
-    daemon.until("the old certificate stays in use");
+    daemon.until("nothing was changed");
     assert!(ask(daemon.http, &second, HEALTH).await.unwrap().starts_with("HTTP/1.1 200"));
 }
 
@@ -88,7 +88,7 @@ async fn a_renewed_certificate_is_taken_over_by_itself_and_other_files_and_proxi
     let mut daemon = Daemon::start(&config);
     assert!(ask(daemon.http, &first, HEALTH).await.unwrap().starts_with("HTTP/1.1 200"));
     let second = renew(folder.path());
-    daemon.until("the http listener's certificate was read again");
+    assert_eq!(daemon.until("the certificate was read again")["listener"], "http");
     assert!(ask(daemon.http, &second, HEALTH).await.unwrap().starts_with("HTTP/1.1 200"));
 
     assert_eq!(daemon.command(&["account", "add", "root", "--role", "admin"]).0, 0);
@@ -153,12 +153,16 @@ fn commands_reach_a_daemon_over_tls_by_the_authority_that_they_are_given_and_by_
 }
 
 #[test]
-fn a_certificate_that_is_not_there_is_an_error_at_the_start_that_names_the_file() {
+fn a_certificate_that_is_not_there_is_an_error_of_the_check_and_at_the_start_that_names_section_and_file() {
     let folder = tempfile::tempdir().unwrap();
-    let tls = "[http]\ntls_certificate = \"/nowhere/cert.pem\"\ntls_key = \"/nowhere/key.pem\"\n";
-    let config = configure(&folder, tls);
-    let output = program().args(["serve", "--config"]).arg(&config).output().unwrap();
-    assert!(!output.status.success());
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("the certificate /nowhere/cert.pem can't be read"), "{said}");
+    for section in ["http", "gateway"] {
+        let tls = format!("[{section}]\ntls_certificate = \"/nowhere/cert.pem\"\ntls_key = \"/nowhere/key.pem\"\n");
+        let config = configure(&folder, &tls);
+        for command in [&["serve"][..], &["config", "check"]] {
+            let output = program().args(command).arg("--config").arg(&config).output().unwrap();
+            assert!(!output.status.success());
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(said.contains(&format!("[{section}]: the certificate /nowhere/cert.pem can't be read")), "{said}");
+        }
+    }
 }

@@ -28,4 +28,4 @@ mod tls;
 
 pub use listen::{BindError, Bound, Listen, ListenError, MODE_EVERYONE, MODE_GROUP, MODE_OWNER, Stream};
 pub use server::{Counters, Limits};
-pub use tls::{TlsFilesError, TlsServer};
+pub use tls::{TlsFiles, TlsFilesError, TlsServer};

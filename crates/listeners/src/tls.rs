@@ -1,7 +1,7 @@
 //! TLS towards clients, for the gateway and for HTTP: a certificate and its key from files, read again when they are renewed.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -42,6 +42,15 @@ pub enum TlsFilesError {
     },
 }
 
+/// Where the certificate and its key are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The host's own certificate and behind it the ones that sign it, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+}
+
 /// What clients are shown. Clones share it.
 #[derive(Clone)]
 pub struct TlsServer {
@@ -58,8 +67,7 @@ struct Inner {
 
 struct Shown {
     config: Arc<ServerConfig>,
-    certificate: PathBuf,
-    key: PathBuf,
+    files: TlsFiles,
 }
 
 /// When the certificate and the key were changed, and how long they are.
@@ -68,41 +76,31 @@ type Stamps = [Option<(SystemTime, u64)>; 2];
 // === impl TlsServer ===
 
 impl TlsServer {
-    /// Reads a certificate, with the ones that sign it behind it, and its private key, both PEM. Offers these protocols by ALPN (RFC 7301);
-    /// none where there is none, as SMTP has none.
+    /// Reads a certificate and its key. Offers these protocols by ALPN (RFC 7301); none where there is none, as SMTP has none.
     ///
     /// # Errors
     /// Which file can't be used, and why.
-    pub fn load(certificate: &Path, key: &Path, protocols: &[&[u8]]) -> Result<Self, TlsFilesError> {
+    pub fn load(files: TlsFiles, protocols: &[&[u8]]) -> Result<Self, TlsFilesError> {
         let protocols: Vec<_> = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         // Before they are read: a change in between is found the next time.
-        let seen = Mutex::new(stamps(certificate, key));
-        let shown = ArcSwap::from_pointee(Shown::read(certificate, key, &protocols)?);
+        let seen = Mutex::new(stamps(&files));
+        let shown = ArcSwap::from_pointee(Shown::read(files, &protocols)?);
         Ok(Self { inner: Arc::new(Inner { shown, seen, protocols }) })
     }
 
-    /// Reads the files again; connections from now on get what is in them.
+    /// Reads the files again if they have changed since they were read last; whether they had. Connections from now on get what is in them.
     ///
     /// # Errors
-    /// As [`load`](Self::load); what was in use stays in use then.
-    pub fn reload(&self) -> Result<(), TlsFilesError> {
-        let Inner { shown, protocols, .. } = &*self.inner;
-        let Shown { certificate, key, .. } = &**shown.load();
-        *self.seen() = stamps(certificate, key);
-        shown.store(Arc::new(Shown::read(certificate, key, protocols)?));
-        Ok(())
-    }
-
-    /// Reads the files again if they have changed since they were read last; whether they had. Files that can't be used are told of once.
-    ///
-    /// # Errors
-    /// As [`reload`](Self::reload).
+    /// As [`load`](Self::load), once for each change; what was in use stays in use then.
     pub fn refresh(&self) -> Result<bool, TlsFilesError> {
-        let Shown { certificate, key, .. } = &**self.inner.shown.load();
-        if *self.seen() == stamps(certificate, key) {
+        let Inner { shown, protocols, .. } = &*self.inner;
+        let files = self.files();
+        let now = stamps(&files);
+        if std::mem::replace(&mut *self.seen(), now) == now {
             return Ok(false);
         }
-        self.reload().map(|()| true)
+        shown.store(Arc::new(Shown::read(files, protocols)?));
+        Ok(true)
     }
 
     /// Shows from now on what `other` shows, of its files.
@@ -113,9 +111,8 @@ impl TlsServer {
     }
 
     /// Where the certificate and the key are.
-    pub fn files(&self) -> (PathBuf, PathBuf) {
-        let shown = self.inner.shown.load();
-        (shown.certificate.clone(), shown.key.clone())
+    pub fn files(&self) -> TlsFiles {
+        self.inner.shown.load().files.clone()
     }
 
     /// For connections from now on.
@@ -137,8 +134,9 @@ impl fmt::Debug for TlsServer {
 // === impl Shown ===
 
 impl Shown {
-    fn read(certificate: &Path, key: &Path, protocols: &[Vec<u8>]) -> Result<Self, TlsFilesError> {
-        let unreadable = |why: String| TlsFilesError::Certificate { file: certificate.to_owned(), why };
+    fn read(files: TlsFiles, protocols: &[Vec<u8>]) -> Result<Self, TlsFilesError> {
+        let TlsFiles { certificate, key } = &files;
+        let unreadable = |why: String| TlsFilesError::Certificate { file: certificate.clone(), why };
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(certificate)
             .and_then(Iterator::collect)
             .map_err(|error| unreadable(error.to_string()))?;
@@ -146,10 +144,10 @@ impl Shown {
             return Err(unreadable("there is no certificate in it".to_owned()));
         }
         let secret = PrivateKeyDer::from_pem_file(key)
-            .map_err(|error| TlsFilesError::Key { file: key.to_owned(), why: error.to_string() })?;
+            .map_err(|error| TlsFilesError::Key { file: key.clone(), why: error.to_string() })?;
         let unusable = |error: rustls::Error| TlsFilesError::Pair {
-            certificate: certificate.to_owned(),
-            key: key.to_owned(),
+            certificate: certificate.clone(),
+            key: key.clone(),
             why: error.to_string(),
         };
         let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -159,12 +157,12 @@ impl Shown {
             .with_single_cert(chain, secret)
             .map_err(unusable)?;
         config.alpn_protocols = protocols.to_vec();
-        Ok(Self { config: Arc::new(config), certificate: certificate.to_owned(), key: key.to_owned() })
+        Ok(Self { config: Arc::new(config), files })
     }
 }
 
-fn stamps(certificate: &Path, key: &Path) -> Stamps {
-    [certificate, key].map(|path| {
+fn stamps(files: &TlsFiles) -> Stamps {
+    [&files.certificate, &files.key].map(|path| {
         let metadata = std::fs::metadata(path).ok()?;
         Some((metadata.modified().ok()?, metadata.len()))
     })

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use callahead_listeners::TlsServer;
 use callahead_listeners::gateway::Settings;
+use callahead_listeners::{TlsFiles, TlsServer};
 use callahead_testbed::Script;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use world::{World, settings, settle, taking, without_trace};
@@ -241,7 +241,10 @@ async fn starttls_encrypts_forgets_what_was_said_and_takes_nothing_from_before()
     let first = pem();
     std::fs::write(&certificate, &first.chain).unwrap();
     std::fs::write(&key, &first.key).unwrap();
-    let world = World::new(Settings { tls: Some(TlsServer::load(&certificate, &key, &[]).unwrap()), ..settings() });
+    let files = |key| TlsFiles { certificate: certificate.clone(), key };
+    let world = World::new(settings());
+    let tls = TlsServer::load(files(key.clone()), &[]).unwrap();
+    world.gateway.reconfigure(Some(tls.clone()), settings());
     let destination = world.server(1, taking());
 
     let mut client = world.connect_from("192.0.2.7");
@@ -271,22 +274,22 @@ async fn starttls_encrypts_forgets_what_was_said_and_takes_nothing_from_before()
     std::fs::write(&certificate, &second.chain).unwrap();
     std::fs::write(&key, &second.key).unwrap();
     std::fs::write(folder.path().join("old.key"), &second.key).unwrap();
-    world.gateway.refresh_tls();
+    assert!(tls.refresh().unwrap());
     for broken in [false, true] {
         if broken {
             std::fs::write(&key, "no key").unwrap();
-            world.gateway.refresh_tls();
+            assert!(tls.refresh().is_err());
         }
         let mut client = world.client().await;
         client.expect("STARTTLS", "220").await;
         client.encrypt(second.root.clone(), "filter.example").await.quit().await;
     }
     // Told of once, and not with every look at the files.
-    let tls = TlsServer::load(&certificate, &folder.path().join("old.key"), &[]).unwrap();
+    let tls = TlsServer::load(files(folder.path().join("old.key")), &[]).unwrap();
     std::fs::write(folder.path().join("old.key"), "no key").unwrap();
     assert!(tls.refresh().is_err());
     assert!(matches!(tls.refresh(), Ok(false)));
-    let error = TlsServer::load(&certificate, &key, &[]).unwrap_err().to_string();
+    let error = TlsServer::load(files(key.clone()), &[]).unwrap_err().to_string();
     assert!(error.starts_with(&format!("the key {} can't be read", key.display())), "{error}");
 }
 

@@ -7,6 +7,7 @@ mod document;
 mod gateway;
 mod init;
 mod show;
+mod tls;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -19,7 +20,7 @@ use callahead_control::{LogSettings, MAX_LOG_DAYS};
 use callahead_engine::{
     AcceptOrDefer, Callouts, Directory, DomainConfig, Harvest, LoggedRecipients, Policy, RejectOrDefer,
 };
-use callahead_listeners::Listen;
+use callahead_listeners::{Listen, TlsFiles};
 use callahead_smtp::{Domain, Recipient};
 use ipnet::IpNet;
 use toml::Spanned;
@@ -82,10 +83,8 @@ pub struct ListenConfig {
 /// How clients reach the http listener.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HttpConfig {
-    /// The certificate with its chain, PEM; absent without TLS.
-    pub tls_certificate: Option<PathBuf>,
-    /// Its key, PEM; there where the certificate is.
-    pub tls_key: Option<PathBuf>,
+    /// The certificate; absent without TLS.
+    pub tls: Option<TlsFiles>,
     /// Proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
     pub trusted_proxies: Vec<IpNet>,
 }
@@ -238,13 +237,7 @@ impl Config {
             resolver.set("servers", &mut config.resolver, |value| strings(value)?.into_iter().map(server).collect());
         });
         top.section("http", |http| {
-            let path = |value: &DeValue<'_>| {
-                let path = PathBuf::from(text(value)?);
-                if path.is_absolute() { Ok(Some(path)) } else { Err("must be an absolute path".to_owned()) }
-            };
-            http.set("tls_certificate", &mut config.http.tls_certificate, path);
-            http.set("tls_key", &mut config.http.tls_key, path);
-            http.both_or_none("tls_certificate", "tls_key");
+            tls::read(http, &mut config.http.tls);
             http.set("trusted_proxies", &mut config.http.trusted_proxies, |value| {
                 strings(value)?.into_iter().map(network).collect()
             });

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use callahead_callout::TlsPolicy;
 use callahead_engine::{AcceptOrDefer, Callouts, LoggedRecipients, Policy, RejectOrDefer};
-use callahead_listeners::Listen;
+use callahead_listeners::{Listen, TlsFiles};
 
 use super::{Config, GatewayConfig, format_duration};
 
@@ -28,11 +28,7 @@ impl Config {
         out.push_str("\n[resolver]\n");
         line(&mut out, "servers", list(self.resolver.iter().map(ToString::to_string)));
         out.push_str("\n[http]\n");
-        for (key, path) in [("tls_certificate", &self.http.tls_certificate), ("tls_key", &self.http.tls_key)] {
-            if let Some(path) = path {
-                line(&mut out, key, quoted(&path.display().to_string()));
-            }
-        }
+        tls_files(&mut out, self.http.tls.as_ref());
         line(&mut out, "trusted_proxies", list(self.http.trusted_proxies.iter().map(ToString::to_string)));
         out.push_str("\n[log]\n");
         line(&mut out, "days", self.log.days.to_string());
@@ -71,13 +67,16 @@ impl Config {
     }
 }
 
-fn gateway(out: &mut String, gateway: &GatewayConfig) {
+fn tls_files(out: &mut String, files: Option<&TlsFiles>) {
+    let Some(TlsFiles { certificate, key }) = files else { return };
+    line(out, "tls_certificate", quoted(&certificate.display().to_string()));
+    line(out, "tls_key", quoted(&key.display().to_string()));
+}
+
+fn gateway(out: &mut String, config: &GatewayConfig) {
     out.push_str("\n[gateway]\n");
-    for (key, file) in [("tls_certificate", &gateway.tls_certificate), ("tls_key", &gateway.tls_key)] {
-        if let Some(file) = file {
-            line(out, key, quoted(&file.display().to_string()));
-        }
-    }
+    tls_files(out, config.tls.as_ref());
+    let gateway = &config.settings;
     line(out, "trusted", list(gateway.trusted.iter().map(ToString::to_string)));
     line(out, "proxy_protocol", gateway.proxy_protocol.to_string());
     line(out, "dsn", gateway.dsn.to_string());
@@ -87,7 +86,7 @@ fn gateway(out: &mut String, gateway: &GatewayConfig) {
     line(out, "errors", gateway.errors.to_string());
     line(out, "recipients", gateway.recipients.to_string());
     line(out, "message_size", gateway.message_size.to_string());
-    line(out, "sessions_per_destination", gateway.sessions_per_destination.to_string());
+    line(out, "sessions_per_destination", config.sessions_per_destination.to_string());
     for (key, timeout) in [
         ("command_timeout", gateway.command_timeout),
         ("data_timeout", gateway.data_timeout),

@@ -398,7 +398,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         message.began = Instant::now();
         message.chunks_begun = chunked;
         let smtputf8 = self.session.mail().is_some_and(|mail| mail.smtputf8);
-        let node = &self.in_force.settings.node;
+        let node = &self.in_force.terms.node;
         let trace = trace::received(self.session.client(), node, smtputf8, &message.id, self.inner.engine.now().0);
         match &mut self.relay {
             Some(relay) => relay.begin_message(chunked, &trace).await,
@@ -414,7 +414,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
 
     async fn start_tls(&mut self) -> Result<(), End> {
         self.flush().await?;
-        let Some(tls) = &self.in_force.settings.tls else { return Err(End::Gone) };
+        let Some(tls) = &self.in_force.tls else { return Err(End::Gone) };
         let acceptor = TlsAcceptor::from(tls.config());
         let Wire::Plain(stream) = std::mem::replace(&mut self.wire, Wire::Neither) else { return Err(End::Gone) };
         match timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await {

@@ -57,13 +57,9 @@ const TOO_MANY: &[u8] = b"421 4.7.0 Too many connections; try again later\r\n";
 /// How long a stop waits for the QUITs to servers once all clients are gone.
 const QUIT_WITHIN: Duration = Duration::from_secs(3);
 
-/// What the gateway allows, and how it is set up. [`Settings::new`] has the documented defaults.
-#[derive(Clone, Debug)]
+/// What the gateway allows. [`Default`] has the documented values.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// This node's name: in the greeting and in Received.
-    pub node: Domain,
-    /// The certificate for STARTTLS; without it STARTTLS is not offered.
-    pub tls: Option<TlsServer>,
     /// Networks whose XCLIENT and PROXY headers count, and that may have any number of connections. Default none.
     pub trusted: Vec<IpNet>,
     /// Every connection begins with a PROXY header. Default no.
@@ -99,13 +95,10 @@ pub struct Settings {
     pub grace: Duration,
 }
 
-impl Settings {
-    /// The defaults, for a node of this name.
-    pub fn new(node: Domain) -> Self {
+impl Default for Settings {
+    fn default() -> Self {
         const MINUTE: Duration = Duration::from_secs(60);
         Self {
-            node,
-            tls: None,
             trusted: Vec::new(),
             proxy_protocol: false,
             dsn: false,
@@ -123,30 +116,36 @@ impl Settings {
             grace: Duration::from_secs(35),
         }
     }
+}
 
+impl Settings {
     /// Whether an address is in one of the trusted networks.
     pub(crate) fn trusts(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.trusted.iter().any(|network| network.contains(&address))
-    }
-
-    fn terms(&self) -> session::Terms {
-        session::Terms {
-            node: self.node.clone(),
-            message_size: self.message_size,
-            commands: self.commands,
-            errors: self.errors,
-            recipients: self.recipients,
-            dsn: self.dsn,
-            starttls: self.tls.is_some(),
-        }
     }
 }
 
 /// Settings with what sessions share of them.
 struct InForce {
     settings: Settings,
+    tls: Option<TlsServer>,
     terms: Arc<session::Terms>,
+}
+
+impl InForce {
+    fn new(node: Domain, tls: Option<TlsServer>, settings: Settings) -> Self {
+        let terms = session::Terms {
+            node,
+            message_size: settings.message_size,
+            commands: settings.commands,
+            errors: settings.errors,
+            recipients: settings.recipients,
+            dsn: settings.dsn,
+            starttls: tls.is_some(),
+        };
+        Self { settings, tls, terms: Arc::new(terms) }
+    }
 }
 
 /// The gateway. Clones share everything.
@@ -172,14 +171,14 @@ impl fmt::Debug for Gateway {
 }
 
 impl Gateway {
-    /// A gateway that decides by this engine and connects by these callouts' way.
-    pub fn new(engine: Engine, callouts: Callouts, settings: Settings) -> Self {
+    /// A gateway that decides by this engine and connects by these callouts' way. `node` is its name: in the greeting and in Received.
+    /// `tls` is for STARTTLS, which is not offered without.
+    pub fn new(engine: Engine, callouts: Callouts, node: Domain, tls: Option<TlsServer>, settings: Settings) -> Self {
         let room = Arc::new(Semaphore::new(settings.connections));
-        let terms = Arc::new(settings.terms());
         let inner = Inner {
             engine,
             callouts,
-            in_force: ArcSwap::from_pointee(InForce { settings, terms }),
+            in_force: ArcSwap::from_pointee(InForce::new(node, tls, settings)),
             clients: clients::Clients::default(),
             ending: TaskTracker::new(),
             room,
@@ -187,23 +186,15 @@ impl Gateway {
         Self { inner: Arc::new(inner) }
     }
 
-    /// The settings for sessions from now on; those that are open keep theirs. The bound on all connections stays.
-    pub fn reconfigure(&self, settings: Settings) {
-        let terms = Arc::new(settings.terms());
-        self.inner.in_force.store(Arc::new(InForce { settings, terms }));
+    /// The settings for sessions from now on; those that are open keep theirs. The bound on all connections stays, and the name.
+    pub fn reconfigure(&self, tls: Option<TlsServer>, settings: Settings) {
+        let node = self.inner.in_force.load().terms.node.clone();
+        self.inner.in_force.store(Arc::new(InForce::new(node, tls, settings)));
     }
 
-    /// Reads the certificate again if its files have changed, for sessions from now on. Tells its log of both outcomes.
-    pub fn refresh_tls(&self) {
-        let in_force = self.inner.in_force.load();
-        let Some(tls) = &in_force.settings.tls else { return };
-        match tls.refresh() {
-            Ok(false) => {}
-            Ok(true) => tracing::info!(certificate = %tls.files().0.display(), "the certificate was read again"),
-            Err(error) => {
-                tracing::error!(%error, "the certificate has changed and can't be used: the one before stays")
-            }
-        }
+    /// What is shown to clients at STARTTLS from now on.
+    pub fn tls(&self) -> Option<TlsServer> {
+        self.inner.in_force.load().tls.clone()
     }
 
     /// Serves a place until `shutdown`. Then nobody is accepted, clients without a transaction get a 421, and transactions have

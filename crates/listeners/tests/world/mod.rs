@@ -64,7 +64,7 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 pub fn settings() -> Settings {
-    Settings::new(Domain::parse("filter.example").unwrap())
+    Settings::default()
 }
 
 /// The domains of most tests: `one.example` and `also.example` at 10.0.0.1, `two.example` at 10.0.0.2, `filtered.example` verified
@@ -114,9 +114,13 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let net = Net::default();
         let now = Timestamp(1_800_000_000_000);
-        let node = settings.node.clone();
-        let callouts =
-            Callouts::new(CalloutSettings::new(node), NetDialer(net.clone()), NoNames, TlsClient::new(&[]).unwrap());
+        let node = Domain::parse("filter.example").unwrap();
+        let callouts = Callouts::new(
+            CalloutSettings::new(node.clone()),
+            NetDialer(net.clone()),
+            NoNames,
+            TlsClient::new(&[]).unwrap(),
+        );
         let engine = Engine::new(Parts {
             cache: Cache::open(
                 &folder.path().join("cache"),
@@ -130,7 +134,7 @@ impl World {
             settings: EngineSettings::default(),
             observer: Arc::new(LogObserver),
         });
-        let gateway = Gateway::new(engine.clone(), callouts, settings);
+        let gateway = Gateway::new(engine.clone(), callouts, node, None, settings);
         Self { net, gateway, engine, counters: Arc::default(), shutdown: CancellationToken::new(), _folder: folder }
     }
 

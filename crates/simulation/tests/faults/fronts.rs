@@ -87,8 +87,9 @@ impl Fronts {
 
     /// Listens on Unix sockets in the folder: one end's write is there at the other's next read, so simulated time stands meanwhile.
     pub async fn serve(folder: &Path, engine: &Engine, callouts: &Callouts) -> Self {
-        let settings = gateway::Settings::new(Domain::parse("filter.example").unwrap());
-        let gateway = Gateway::new(engine.clone(), callouts.clone(), settings);
+        let node = Domain::parse("filter.example").unwrap();
+        let settings = gateway::Settings::default();
+        let gateway = Gateway::new(engine.clone(), callouts.clone(), node, None, settings);
         let fronts = Self { folder: folder.to_owned(), gateway };
         for front in Front::ALL {
             if front != Front::Gateway {

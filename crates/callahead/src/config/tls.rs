@@ -1,0 +1,46 @@
+//! `tls_certificate` and `tls_key` of the sections that have them.
+
+use std::path::PathBuf;
+
+use callahead_listeners::{TlsFiles, TlsServer};
+use callahead_web::HTTP_PROTOCOLS;
+use toml::de::DeValue;
+
+use super::document::{Section, text};
+use super::{Config, ConfigError};
+
+impl Config {
+    /// What the gateway shows at STARTTLS; `None` where it has no certificate.
+    ///
+    /// # Errors
+    /// When the certificate or its key can't be used.
+    pub fn gateway_tls(&self) -> Result<Option<TlsServer>, ConfigError> {
+        load("gateway", self.gateway.tls.as_ref(), &[])
+    }
+
+    /// What the http listener shows; `None` where it has no certificate.
+    ///
+    /// # Errors
+    /// When the certificate or its key can't be used.
+    pub fn http_tls(&self) -> Result<Option<TlsServer>, ConfigError> {
+        load("http", self.http.tls.as_ref(), HTTP_PROTOCOLS)
+    }
+}
+
+/// Reads both, of which neither is of use without the other.
+pub(super) fn read(section: &mut Section<'_, '_>, files: &mut Option<TlsFiles>) {
+    let path = |value: &DeValue<'_>| {
+        let path = PathBuf::from(text(value)?);
+        if path.is_absolute() { Ok(Some(path)) } else { Err("must be an absolute path".to_owned()) }
+    };
+    let (mut certificate, mut key) = (None, None);
+    section.set("tls_certificate", &mut certificate, path);
+    section.set("tls_key", &mut key, path);
+    section.both_or_none("tls_certificate", "tls_key");
+    *files = certificate.zip(key).map(|(certificate, key)| TlsFiles { certificate, key });
+}
+
+fn load(section: &str, files: Option<&TlsFiles>, protocols: &[&[u8]]) -> Result<Option<TlsServer>, ConfigError> {
+    let loaded = files.map(|files| TlsServer::load(files.clone(), protocols)).transpose();
+    loaded.map_err(|why| ConfigError(vec![format!("[{section}]: {why}")]))
+}
