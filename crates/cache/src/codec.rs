@@ -14,7 +14,8 @@ const CHECKSUM: usize = 4;
 /// A recipient's slot: a record, or only the epoch of a clear.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RecipientSlot {
-    /// Under which it was learned, or that of the clear.
+    /// The latest clear that covers it: what was learned under a smaller one does not count. It is not the epoch under which the record was
+    /// learned, which may come of a clear of something else and would keep out what was learned later under the one before.
     pub(crate) epoch: Epoch,
     /// When it was learned or cleared.
     pub(crate) at: Timestamp,

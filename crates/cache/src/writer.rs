@@ -260,7 +260,8 @@ impl Writer {
         let OfDomain { slot: domain, changed } = domains.get(&self.store, &self.header, txn, domain_key)?;
         let floor = domain.floor(self.header.all_cleared);
         let old = self.recipient_slot(txn, key)?.filter(|slot| slot.epoch >= floor);
-        if epoch < old.as_ref().map_or(floor, |slot| slot.epoch) {
+        let cleared = old.as_ref().map_or(floor, |slot| slot.epoch);
+        if epoch < cleared {
             return Ok(Put::Superseded);
         }
         let old_record = old.and_then(|slot| slot.record);
@@ -276,7 +277,7 @@ impl Writer {
         self.header.latest = self.header.latest.max(record.checked_at);
         domain.at = domain.at.max(record.checked_at);
         *changed = true;
-        let slot = RecipientSlot { epoch, at: record.checked_at, record: Some(record) };
+        let slot = RecipientSlot { epoch: cleared, at: record.checked_at, record: Some(record) };
         self.store.slots.put(txn, key, &slot.encode(key))?;
         Ok(Put::Written)
     }
@@ -309,8 +310,7 @@ impl Writer {
         let OfDomain { slot: domain, changed } = domains.get(&self.store, &self.header, txn, key)?;
         let floor = domain.floor(self.header.all_cleared);
         let old = domain.record.as_ref().filter(|(learned, _)| *learned >= floor);
-        let newer =
-            old.is_some_and(|(learned, old)| *learned > epoch || self.is_newer(old.checked_at, record.checked_at));
+        let newer = old.is_some_and(|(_, old)| self.is_newer(old.checked_at, record.checked_at));
         if epoch < floor || newer {
             return Ok(Put::Superseded);
         }

@@ -293,13 +293,11 @@ async fn what_was_learned_earlier_of_a_domain_does_not_replace_what_was_learned_
     assert_eq!(put(DomainState::NotAcceptAll, 10, 0).await, Put::Written, "the later of two at the same time");
     cache.clear(Scope::Recipient(address("alice@one.example")), NOW).await.unwrap();
     assert_eq!(put(DomainState::AcceptAll, 11, 1).await, Put::Written);
-    assert_eq!(
-        put(DomainState::NullMx, 12, 0).await,
-        Put::Superseded,
-        "from before a clear that the other one is after"
-    );
-    let known = cache.lookup(&address("bob@one.example")).unwrap().domain.unwrap();
-    assert_eq!(known.state, DomainState::AcceptAll);
+    let of_domain = |name: &str| cache.lookup(&address(name)).unwrap().domain.map(|record| record.state);
+    assert_eq!(of_domain("alice@one.example"), Some(DomainState::AcceptAll));
+    assert_eq!(put(DomainState::NullMx, 12, 0).await, Put::Written, "the clear was of a recipient");
+    assert_eq!(of_domain("bob@one.example"), Some(DomainState::NullMx));
+    assert_eq!(of_domain("alice@one.example"), None, "it was asked for before her clear");
     assert_eq!(cache.stats(None).unwrap().domains, 1);
     cache.clear(Scope::Domain(one.clone()), NOW).await.unwrap();
     assert_eq!(put(DomainState::NullMx, 13, 1).await, Put::Superseded, "from before the domain's clear");
@@ -309,6 +307,25 @@ async fn what_was_learned_earlier_of_a_domain_does_not_replace_what_was_learned_
         "what was known before the clear is nothing to compare with"
     );
     assert_eq!(cache.stats(None).unwrap().domains, 1);
+}
+
+#[tokio::test]
+async fn what_came_back_last_counts_whatever_else_was_cleared_meanwhile() {
+    let (_dir, cache) = opened();
+    let alice = address("alice@one.example");
+    let asked_first = cache.lookup(&alice).unwrap().epoch;
+    cache.clear(Scope::Domain("other.example".parse().unwrap()), NOW).await.unwrap();
+    cache.clear(Scope::Recipient(address("bob@one.example")), NOW).await.unwrap();
+    assert_eq!(put(&cache, &alice, RecipientState::Invalid, NOW).await, Put::Written);
+    let later = NOW.after(Duration::from_secs(1));
+    let record_later = || record(RecipientState::Valid, later, 96);
+    assert_eq!(cache.put_recipient(&alice, record_later(), asked_first).await.unwrap(), Put::Written);
+    assert_eq!(cache.lookup(&alice).unwrap().recipient.unwrap().state, RecipientState::Valid);
+
+    // Her own clear goes on counting when something is learned after it.
+    cache.clear(Scope::Recipient(alice.clone()), later).await.unwrap();
+    assert_eq!(put(&cache, &alice, RecipientState::Invalid, later).await, Put::Written);
+    assert_eq!(cache.put_recipient(&alice, record_later(), asked_first).await.unwrap(), Put::Superseded);
 }
 
 #[tokio::test]
