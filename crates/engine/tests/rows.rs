@@ -11,6 +11,7 @@ use callahead_engine::{
     AcceptOrDefer, AlertKind, Callouts, Decision, Directory, Listener, Policy, Question, RejectOrDefer, Settings,
     Verdict,
 };
+use callahead_smtp::{EnhancedCode, Reply};
 use common::*;
 
 const ANNA: &str = "anna@one.example";
@@ -204,6 +205,40 @@ async fn row_11_a_5xx_to_the_recipient_is_cached_two_hours() {
     bench.pass(Duration::from_millis(1));
     bench.says(accepted());
     assert_eq!(short(&bench.ask(ANNA).await), "10 valid callout accept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_11_a_mailbox_that_is_full_or_disabled_is_asked_again_after_five_minutes() {
+    let says = |code, detail: Option<(u16, u16)>| {
+        let enhanced = detail.and_then(|(subject, detail)| EnhancedCode::new(5, subject, detail));
+        Outcome::Rejected(Reply::new(code, enhanced, "no"))
+    };
+    for (code, detail, lasts_for) in [
+        (552, Some((2, 2)), 5 * MINUTE),
+        (550, Some((2, 2)), 5 * MINUTE),
+        (550, Some((2, 1)), 5 * MINUTE),
+        (552, None, 5 * MINUTE),
+        (552, Some((1, 1)), 2 * HOUR),
+        (524, Some((2, 4)), 2 * HOUR),
+        (550, Some((1, 2)), 2 * HOUR),
+        (550, None, 2 * HOUR),
+    ] {
+        let line = format!("{code} {detail:?}");
+        let bench = Bench::policy(|policy| policy.invalid_refresh = 2 * HOUR);
+        bench.says(says(code, detail));
+        let decision = bench.ask(ANNA).await;
+        assert_eq!(short(&decision), "11 invalid callout reject 550 5.1.1", "{line}");
+        assert_eq!(lasts(&decision), lasts_for, "{line}");
+        bench.settle().await;
+        bench.pass(lasts_for - Duration::from_millis(1));
+        assert_eq!(short(&bench.ask(ANNA).await), "8 invalid cache reject 550 5.1.1", "{line}");
+        bench.pass(Duration::from_millis(1));
+        bench.says(accepted());
+        assert_eq!(short(&bench.ask(ANNA).await), "10 valid callout accept", "{line}");
+    }
+    let bench = Bench::policy(|policy| policy.invalid_ttl = MINUTE);
+    bench.says(says(552, None));
+    assert_eq!(lasts(&bench.ask(ANNA).await), MINUTE, "no longer than what is wanted of others");
 }
 
 #[tokio::test(start_paused = true)]

@@ -55,7 +55,12 @@ pub(crate) struct Said {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fact {
     Accepted,
-    Rejected { of_the_filter: bool },
+    Rejected {
+        /// It talks of the filter rather than of the recipient.
+        of_the_filter: bool,
+        /// It says that the mailbox exists and takes nothing now.
+        exists: bool,
+    },
     AcceptsAll,
     NullSenderRefused,
     NullMx,

@@ -17,6 +17,8 @@ use crate::world::World;
 const HOUR: Duration = Duration::from_secs(3600);
 /// Nothing that speaks against a recipient is served for longer.
 const INVALID_AT_MOST: Duration = Duration::from_secs(2 * 3600);
+/// Nor is a word that the mailbox exists and takes nothing now.
+const FULL_AT_MOST: Duration = Duration::from_secs(300);
 /// How long an expired Valid still counts where the destination can't be asked.
 const STALE_FOR: Duration = Duration::from_secs(4 * 24 * 3600);
 /// How long a 4xx is held.
@@ -58,6 +60,14 @@ impl Ask for Watched {
 /// Whether a code of RFC 3463 talks of the system, the network, the protocol or policy rather than the mailbox.
 fn talks_of_the_filter(reply: &Reply) -> bool {
     reply.enhanced().is_some_and(|enhanced| [3, 4, 5, 7].contains(&enhanced.subject()))
+}
+
+/// Whether it says that the mailbox exists: disabled, or full (RFC 3463 3.3); of 552 RFC 5321 knows nothing else in a reply to RCPT.
+fn talks_of_a_mailbox_that_exists(reply: &Reply) -> bool {
+    match reply.enhanced() {
+        Some(enhanced) => ["5.2.1", "5.2.2"].contains(&enhanced.to_string().as_str()),
+        None => reply.code() == 552,
+    }
 }
 
 /// Whether a reply that was said is the one that was heard.
@@ -108,7 +118,10 @@ impl History {
         let fact = match &report.outcome {
             Outcome::AcceptsAll(_) => Fact::AcceptsAll,
             Outcome::Accepted(_) => Fact::Accepted,
-            Outcome::Rejected(reply) => Fact::Rejected { of_the_filter: talks_of_the_filter(reply) },
+            Outcome::Rejected(reply) => Fact::Rejected {
+                of_the_filter: talks_of_the_filter(reply),
+                exists: talks_of_a_mailbox_that_exists(reply),
+            },
             Outcome::Deferred(_) => Fact::Deferred,
             Outcome::NullSenderRefused(_) => Fact::NullSenderRefused,
             Outcome::NullMx => Fact::NullMx,
@@ -155,6 +168,7 @@ impl History {
             .filter(|(_, until)| until.is_none_or(|until| until + DEADLINE + PROBE_WAIT >= asking.began_at));
         let ttl = in_force.map(|(policy, _)| match fact {
             Fact::Accepted | Fact::AcceptsAll => policy.valid_ttl,
+            Fact::Rejected { exists: true, .. } => policy.invalid_ttl.min(FULL_AT_MOST),
             Fact::Rejected { .. } | Fact::NullMx => policy.invalid_ttl,
             Fact::NullSenderRefused => INVALID_AT_MOST,
             Fact::Deferred => HOLD_DOWN,
@@ -259,7 +273,7 @@ fn known_before<'a>(events: &'a Events, recipient: &str, domain: &str) -> Option
     let policy = &first.config.as_ref()?.policy;
     let (ttl, deferred) = match learned.fact {
         Fact::Accepted => (policy.valid_ttl, false),
-        Fact::Rejected { of_the_filter } => (policy.invalid_ttl, of_the_filter),
+        Fact::Rejected { of_the_filter, .. } => (policy.invalid_ttl, of_the_filter),
         _ => return None,
     };
     let age = first.now.since(learned.at);
@@ -351,7 +365,7 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
             let held = decision.row == 12 && decision.source == Source::Cache;
             if held {
                 let deferred = |l: &Learned| {
-                    of_recipient(l) && matches!(l.fact, Fact::Deferred | Fact::Rejected { of_the_filter: true })
+                    of_recipient(l) && matches!(l.fact, Fact::Deferred | Fact::Rejected { of_the_filter: true, .. })
                 };
                 // A recipient that needs SMTPUTF8 is held without a word of the destination's.
                 need(earned(&deferred, HOLD_DOWN + CALLOUT) || !asked.recipient.is_ascii(), "nobody said 4xx to it")?;
@@ -393,9 +407,11 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
 
 /// Rows 8 and 11: the recipient was refused.
 fn judge_refusal(events: &Events, asked: &Asked, policy: &Policy, row: u8, action: Action) -> Result<(), String> {
-    let refused = |filter: bool, at_most| {
-        let fact = Fact::Rejected { of_the_filter: filter };
-        earned(events, asked, &|learned| learned.recipient == asked.recipient && learned.fact == fact, at_most)
+    let refused = |filter: bool, at_most: Duration| {
+        [(false, at_most), (true, at_most.min(FULL_AT_MOST))].into_iter().any(|(exists, at_most)| {
+            let fact = Fact::Rejected { of_the_filter: filter, exists };
+            earned(events, asked, &|learned| learned.recipient == asked.recipient && learned.fact == fact, at_most)
+        })
     };
     let at_most = policy.invalid_ttl.min(INVALID_AT_MOST);
     let counts = policy.policy_rejects == RejectOrDefer::Reject;

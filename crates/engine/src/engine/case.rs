@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use callahead_cache::{DomainState, Lookup, RecipientState, Record, State, StoredReply, Timestamp};
 use callahead_callout::{Outcome, Report};
-use callahead_smtp::{EnhancedCode, Recipient};
+use callahead_smtp::{EnhancedCode, Recipient, Reply};
 
 use super::Case;
 use crate::answer::{answer, reason};
@@ -14,6 +14,9 @@ use crate::decision::{Action, Answer, Decision, Source};
 use crate::directory::{Callouts, Policy, RejectOrDefer};
 use crate::flights::Flown;
 use crate::table::{Because, Facts, Kept, Learned, Ruling, Step, decide};
+
+/// How long a refusal is kept at most that says that the mailbox exists.
+const FULL_FOR: Duration = Duration::from_secs(300);
 
 impl Case {
     /// In observe mode everything is accepted, and what would have been answered stands beside that.
@@ -193,8 +196,8 @@ pub(super) fn records(policy: &Policy, flown: &Flown) -> (Option<Record<DomainSt
     };
     let of_recipient = match &report.outcome {
         Outcome::Accepted(_) => Some((RecipientState::Valid, policy.valid_ttl)),
-        Outcome::Rejected(_) if !is_deferred_reject(policy, &report.outcome) => {
-            Some((RecipientState::Invalid, policy.invalid_ttl))
+        Outcome::Rejected(reply) if !is_deferred_reject(policy, &report.outcome) => {
+            Some((RecipientState::Invalid, refused_for(policy, reply)))
         }
         _ => None,
     };
@@ -219,11 +222,22 @@ pub(super) fn kept_until(policy: &Policy, report: &Report, at: Timestamp) -> Opt
     let ttl = match &report.outcome {
         Outcome::AcceptsAll(_) | Outcome::Accepted(_) => policy.valid_ttl,
         Outcome::Rejected(_) if is_deferred_reject(policy, &report.outcome) => return None,
-        Outcome::Rejected(_) | Outcome::NullMx => policy.invalid_ttl,
+        Outcome::Rejected(reply) => refused_for(policy, reply),
+        Outcome::NullMx => policy.invalid_ttl,
         Outcome::NullSenderRefused(_) => callahead_cache::MAX_INVALID_AGE,
         _ => return None,
     };
     Some(at.after(ttl))
+}
+
+/// How long a refusal is kept. Where it says that the mailbox exists and takes nothing now (5.2.1 and 5.2.2 of RFC 3463, 552 of RFC 5321 where there
+/// is no enhanced code), that is over as soon as somebody makes room.
+fn refused_for(policy: &Policy, reply: &Reply) -> Duration {
+    let exists = match reply.enhanced() {
+        Some(enhanced) => enhanced.subject() == 2 && matches!(enhanced.detail(), 1 | 2),
+        None => reply.code() == 552,
+    };
+    if exists { policy.invalid_ttl.min(FULL_FOR) } else { policy.invalid_ttl }
 }
 
 /// Whether it is the same for every recipient of the domain.
