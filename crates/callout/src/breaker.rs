@@ -99,4 +99,22 @@ mod tests {
         assert_eq!(breaker.ask(Instant::now()), Ok(false));
         Ok(())
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn questions_that_were_under_way_when_it_opened_make_it_no_longer() -> Result<(), Box<dyn std::error::Error>>
+    {
+        let settings = Settings::new(Domain::parse("node.example")?);
+        let mut breaker = Breaker::default();
+        for _ in 0..10 {
+            breaker.failed(false, Instant::now(), &settings);
+        }
+        assert_eq!(breaker.open_for(Instant::now()), Some(settings.breaker_first));
+        tokio::time::advance(settings.breaker_first).await;
+        assert_eq!(breaker.ask(Instant::now()), Ok(true));
+        breaker.failed(false, Instant::now(), &settings);
+        assert!(breaker.ask(Instant::now()).is_err(), "somebody is asking already");
+        breaker.released();
+        assert_eq!(breaker.ask(Instant::now()), Ok(true));
+        Ok(())
+    }
 }

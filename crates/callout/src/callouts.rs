@@ -13,15 +13,16 @@ use tokio::time::Instant;
 use crate::dial::Dial;
 use crate::dialogue::{self, Broken, Found};
 use crate::exchangers::Exchangers;
-use crate::outcome::{Ask, BoxFuture, Failure, HostFailure, Outcome, Report, Request};
+use crate::outcome::{Ask, BoxFuture, HostFailure, Outcome, Report, Request};
 use crate::pool::{DestinationStatus, HostPool, NoSession, Pooled, Slot};
 use crate::probe::{PersonProbe, Probe};
 use crate::resolve::Resolve;
-use crate::route::{Hop, Host, HostPort, TlsPolicy};
+use crate::route::{Host, HostPort, TlsPolicy};
 use crate::session::Trouble;
 use crate::settings::Settings;
 use crate::tls::TlsClient;
 use crate::transcript::Transcript;
+use crate::way::{Next, Walk};
 
 /// Hosts that are remembered; those that nobody needs are forgotten first.
 const MAX_HOSTS: usize = 10_000;
@@ -74,7 +75,6 @@ struct Errand<'a> {
     probe: Option<Recipient>,
     deadline: Instant,
     transcript: Transcript,
-    failures: Vec<HostFailure>,
     not_accept_all: bool,
 }
 
@@ -179,7 +179,6 @@ impl Ask for Callouts {
                 // A little before the one who asked gives up: so it learns what happened.
                 deadline: Instant::now() + settings.timeout.mul_f32(0.9),
                 transcript: Transcript::start(),
-                failures: Vec::new(),
                 not_accept_all: false,
             };
             let (outcome, destination) = errand.go().await;
@@ -216,51 +215,28 @@ impl Inner {
 }
 
 impl Errand<'_> {
-    /// Through the hops, until one answers.
+    /// Through the hosts, until one answers.
     async fn go(&mut self) -> (Outcome, Option<String>) {
-        let hops = &self.request.route.hops;
-        let domain = self.request.recipient.domain();
-        for (at, hop) in hops.iter().enumerate() {
-            let more_hops = at + 1 < hops.len();
-            let hosts = match hop {
-                Hop::Host { host, port } => vec![(host.clone(), *port)],
-                Hop::Mx => {
-                    match Box::pin(self.inner.exchangers(domain, self.settings, self.deadline, &mut self.transcript))
-                        .await
-                    {
-                        // With other hops beside it, a null MX is no word on the domain: the administrator says where it is.
-                        Ok(None) if hops.len() == 1 => return (Outcome::NullMx, None),
-                        Ok(None) => Vec::new(),
-                        Ok(Some(hosts)) => hosts,
-                        Err(failure) => {
-                            self.failures.push(failure);
-                            continue;
-                        }
-                    }
-                }
+        let mut walk = Walk::new(&self.request.route, self.request.recipient.domain(), self.deadline);
+        loop {
+            let (key, until) = match walk.next(self.inner, self.settings, &mut self.transcript).await {
+                Next::Host(key, until) => (key, until),
+                Next::NullMx => return (Outcome::NullMx, None),
+                Next::End => return (Outcome::Unreachable(walk.failures), None),
             };
-            let count = hosts.len();
-            for (nth, (host, port)) in hosts.into_iter().enumerate() {
-                let key = Key { host, port, tls: self.request.route.tls };
-                let pool = self.inner.pool(&key);
-                // Half of the time that is left, while there is somewhere else to go.
-                let last = !more_hops && nth + 1 == count;
-                let left = self.deadline.saturating_duration_since(Instant::now());
-                let deadline = if last { self.deadline } else { Instant::now() + left / 2 };
-                match self.host(&key, &pool, deadline).await {
-                    Ok(Some(found)) => {
-                        self.not_accept_all |= found.not_accept_all;
-                        return (found.outcome, Some(pool.name.clone()));
-                    }
-                    Ok(None) => return (Outcome::Busy, Some(pool.name.clone())),
-                    Err(failure) => {
-                        self.transcript.note(failure.to_string());
-                        self.failures.push(failure);
-                    }
+            let pool = self.inner.pool(&key);
+            match self.host(&key, &pool, until).await {
+                Ok(Some(found)) => {
+                    self.not_accept_all |= found.not_accept_all;
+                    return (found.outcome, Some(pool.name.clone()));
+                }
+                Ok(None) => return (Outcome::Busy, Some(pool.name.clone())),
+                Err(failure) => {
+                    self.transcript.note(failure.to_string());
+                    walk.failures.push(failure);
                 }
             }
         }
-        (Outcome::Unreachable(std::mem::take(&mut self.failures)), None)
     }
 
     /// Asks one host; `Ok(None)` when it has no session to spare.
@@ -289,10 +265,7 @@ impl Errand<'_> {
                         Ok(session) => Pooled { session: Box::new(session), ticket },
                         Err(trouble) => {
                             let failure = failed(trouble);
-                            // The DNS failed, not the host.
-                            if !matches!(failure.failure, Failure::Resolve(_)) {
-                                admission.failed(&failure, self.settings);
-                            }
+                            admission.failed(&failure, self.settings);
                             return Err(failure);
                         }
                     }

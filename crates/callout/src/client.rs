@@ -14,12 +14,13 @@ use std::time::Duration;
 use callahead_smtp::{Domain, Reply};
 use tokio::time::{Instant, timeout_at};
 
-use crate::callouts::{Callouts, Key};
+use crate::callouts::Callouts;
 use crate::outcome::{Failure, HostFailure, Step};
 use crate::pool::{HostPool, RelayPlace};
-use crate::route::{Hop, Route};
+use crate::route::Route;
 use crate::session::{Offers, Session, Surplus};
 use crate::transcript::Transcript;
+use crate::way::{Next, Walk};
 
 /// An open session, greeted and past EHLO.
 pub struct ClientSession {
@@ -56,64 +57,46 @@ impl Callouts {
     ) -> Result<ClientSession, ConnectError> {
         let settings = self.inner.settings();
         let mut transcript = Transcript::none();
-        let mut failures = Vec::new();
-        for (at, hop) in route.hops.iter().enumerate() {
-            let more_hops = at + 1 < route.hops.len();
-            let hosts = match hop {
-                Hop::Host { host, port } => vec![(host.clone(), *port)],
-                Hop::Mx => match self.inner.exchangers(domain, &settings, deadline, &mut transcript).await {
-                    Ok(None) if route.hops.len() == 1 => return Err(ConnectError::NullMx),
-                    Ok(hosts) => hosts.unwrap_or_default(),
-                    Err(failure) => {
-                        failures.push(failure);
-                        continue;
-                    }
-                },
+        let mut walk = Walk::new(route, domain, deadline);
+        loop {
+            let (key, until) = match walk.next(&self.inner, &settings, &mut transcript).await {
+                Next::Host(key, until) => (key, until),
+                Next::NullMx => return Err(ConnectError::NullMx),
+                Next::End => return Err(ConnectError::Unreachable(walk.failures)),
             };
-            let count = hosts.len();
-            for (nth, (host, port)) in hosts.into_iter().enumerate() {
-                let key = Key { host, port, tls: route.tls };
-                let last = !more_hops && nth + 1 == count;
-                let left = deadline.saturating_duration_since(Instant::now());
-                let until = if last { deadline } else { Instant::now() + left / 2 };
-                let pool = self.inner.pool(&key);
-                let failed = |failure, reply| HostFailure { host: pool.name.clone(), failure, reply };
-                // Before the breaker is asked, so that nobody waits who is the one to see whether the host is back.
-                let place = match pool.relay(&settings, until).await {
-                    Ok(place) => place,
-                    Err(failure) => {
-                        failures.push(failed(failure, None));
-                        continue;
-                    }
-                };
-                let admission = match pool.admit() {
-                    Ok(admission) => admission,
-                    Err(failure) => {
-                        failures.push(failed(failure, None));
-                        continue;
-                    }
-                };
-                match self.inner.open(&key, &pool, &settings, until, &mut transcript).await {
-                    Ok(mut session) => {
-                        admission.succeeded();
-                        // A callout may have found that it offers what it can't do.
-                        session.offers.pipelining &= pool.pipelines();
-                        let destination = pool.name.clone();
-                        let quit_timeout = settings.quit_timeout;
-                        return Ok(ClientSession { session, destination, quit_timeout, pool, _place: place });
-                    }
-                    Err(trouble) => {
-                        let failure = failed(trouble.failure, trouble.reply);
-                        // The DNS failed, not the host.
-                        if !matches!(failure.failure, Failure::Resolve(_)) {
-                            admission.failed(&failure, &settings);
-                        }
-                        failures.push(failure);
-                    }
+            let pool = self.inner.pool(&key);
+            let failed = |failure, reply| HostFailure { host: pool.name.clone(), failure, reply };
+            // Before the breaker is asked, so that nobody waits who is the one to see whether the host is back.
+            let place = match pool.relay(&settings, until).await {
+                Ok(place) => place,
+                Err(failure) => {
+                    walk.failures.push(failed(failure, None));
+                    continue;
+                }
+            };
+            let admission = match pool.admit() {
+                Ok(admission) => admission,
+                Err(failure) => {
+                    walk.failures.push(failed(failure, None));
+                    continue;
+                }
+            };
+            match self.inner.open(&key, &pool, &settings, until, &mut transcript).await {
+                Ok(mut session) => {
+                    admission.succeeded();
+                    // A callout may have found that it offers what it can't do.
+                    session.offers.pipelining &= pool.pipelines();
+                    let destination = pool.name.clone();
+                    let quit_timeout = settings.quit_timeout;
+                    return Ok(ClientSession { session, destination, quit_timeout, pool, _place: place });
+                }
+                Err(trouble) => {
+                    let failure = failed(trouble.failure, trouble.reply);
+                    admission.failed(&failure, &settings);
+                    walk.failures.push(failure);
                 }
             }
         }
-        Err(ConnectError::Unreachable(failures))
     }
 }
 

@@ -407,6 +407,19 @@ impl Counted {
             _ => Err(NoSession),
         }
     }
+
+    /// To one who waits, with the node's part of the right, as soon as there is one.
+    async fn hand_on(self, mut waiter: oneshot::Sender<Slot>) {
+        let node = Arc::clone(&self.0.node).acquire_owned();
+        tokio::select! {
+            () = waiter.closed() => {}
+            node = node => {
+                if let Ok(node) = node {
+                    drop(waiter.send(Slot::Open(Ticket { _node: node, counted: self })));
+                }
+            }
+        }
+    }
 }
 
 impl Drop for Counted {
@@ -423,14 +436,15 @@ fn count_out(pool: &Arc<HostPool>) {
         if waiter.is_closed() {
             continue;
         }
-        let Ok(node) = Arc::clone(&pool.node).try_acquire_owned() else {
-            state.waiting.push_front(waiter);
-            return;
-        };
         state.open += 1;
         drop(state);
-        // One that waits no more after all drops the ticket, which comes here again.
-        drop(waiter.send(Slot::Open(Ticket { _node: node, counted: Counted(Arc::clone(pool)) })));
+        let counted = Counted(Arc::clone(pool));
+        match Arc::clone(&pool.node).try_acquire_owned() {
+            // One that waits no more after all drops the ticket, which comes here again.
+            Ok(node) => drop(waiter.send(Slot::Open(Ticket { _node: node, counted }))),
+            // Another host has the node's last one.
+            Err(_) => drop(tokio::spawn(counted.hand_on(waiter))),
+        }
         return;
     }
 }
@@ -455,8 +469,11 @@ impl Admission {
         self.probing = false;
     }
 
-    /// The host could not be asked.
+    /// The host could not be asked. Where it was the DNS that failed, that is no failure of the host.
     pub(crate) fn failed(mut self, failure: &HostFailure, settings: &Settings) {
+        if matches!(failure.failure, Failure::Resolve(_)) {
+            return;
+        }
         let mut state = self.pool.state();
         state.breaker.failed(self.probing, Instant::now(), settings);
         state.counters.failures += 1;

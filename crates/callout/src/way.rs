@@ -11,10 +11,66 @@ use crate::callouts::{Inner, Key};
 use crate::outcome::{Failure, HostFailure};
 use crate::pool::HostPool;
 use crate::resolve::{MxAnswer, interleave, order};
-use crate::route::{Host, TlsPolicy};
+use crate::route::{Hop, Host, Route, TlsPolicy};
 use crate::session::{Opening, Session, Trouble};
 use crate::settings::Settings;
 use crate::transcript::Transcript;
+
+/// The hosts of a route in the order in which they are tried, and what was wrong with those that were.
+pub(crate) struct Walk<'a> {
+    route: &'a Route,
+    /// Whose MX it is where the route says so.
+    domain: &'a Domain,
+    deadline: Instant,
+    hops: std::slice::Iter<'a, Hop>,
+    hosts: std::vec::IntoIter<(Host, u16)>,
+    pub(crate) failures: Vec<HostFailure>,
+}
+
+/// Where a [`Walk`] leads next.
+pub(crate) enum Next {
+    /// To a host, until then.
+    Host(Key, Instant),
+    /// Nowhere: the MX is all that there is, and it is a null MX.
+    NullMx,
+    /// Nowhere: every host was tried.
+    End,
+}
+
+impl<'a> Walk<'a> {
+    pub(crate) fn new(route: &'a Route, domain: &'a Domain, deadline: Instant) -> Self {
+        Self { route, domain, deadline, hops: route.hops.iter(), hosts: Vec::new().into_iter(), failures: Vec::new() }
+    }
+
+    pub(crate) async fn next(&mut self, inner: &Inner, settings: &Settings, transcript: &mut Transcript) -> Next {
+        loop {
+            if let Some((host, port)) = self.hosts.next() {
+                // Half of the time that is left, while there is somewhere else to go.
+                let last = self.hosts.len() == 0 && self.hops.len() == 0;
+                let left = self.deadline.saturating_duration_since(Instant::now());
+                let until = if last { self.deadline } else { Instant::now() + left / 2 };
+                return Next::Host(Key { host, port, tls: self.route.tls }, until);
+            }
+            let hosts = match self.hops.next() {
+                None => return Next::End,
+                Some(Hop::Host { host, port }) => vec![(host.clone(), *port)],
+                // Boxed, since few questions come here, and all would carry the room for it.
+                Some(Hop::Mx) => {
+                    match Box::pin(inner.exchangers(self.domain, settings, self.deadline, transcript)).await {
+                        // With other hops beside it, a null MX is no word on the domain: the administrator says where it is.
+                        Ok(None) if self.route.hops.len() == 1 => return Next::NullMx,
+                        Ok(hosts) => hosts.unwrap_or_default(),
+                        Err(failure) => {
+                            self.failures.push(failure);
+                            continue;
+                        }
+                    }
+                }
+            };
+            self.hosts = hosts.into_iter();
+        }
+    }
+}
 
 impl Inner {
     /// The hosts of the domain's MX, in order; `None` for a null MX.

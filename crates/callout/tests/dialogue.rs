@@ -273,15 +273,17 @@ async fn a_reply_too_many_before_a_421_is_never_taken_for_an_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn a_destination_that_ends_the_session_with_the_random_local_part_is_asked_without_one() {
-    for script in [
-        Script { drop_after_errors: Some(0), ..normal() },
-        Script { drop_after_uses: Some(1), ..normal() },
-        normal().fault_times(Step::Rcpt, Fault::ReplyAndClose("550 5.1.1 no".into()), 1),
-        normal().fault(Step::Rset, Fault::Reply("502 5.5.1 what?".into())),
+    // Whether the random local part was refused before that.
+    for (script, refused) in [
+        (Script { drop_after_errors: Some(0), ..normal() }, false),
+        (Script { drop_after_uses: Some(1), ..normal() }, true),
+        (normal().fault_times(Step::Rcpt, Fault::ReplyAndClose("550 5.1.1 no".into()), 1), true),
+        (normal().fault(Step::Rset, Fault::Reply("502 5.5.1 what?".into())), true),
     ] {
         let (bench, destination) = Bench::one(script);
         let report = bench.probe("anna@one.example").await;
         assert_eq!(kind(&report.outcome), "accepted", "{}", dialogue(&report));
+        assert_eq!(report.not_accept_all, refused, "{}", dialogue(&report));
         assert_eq!(bench.callouts.destinations()[0].failures, 0, "that is no failure of the host");
         bench.end().await;
         destination.assert_polite();

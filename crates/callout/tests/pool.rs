@@ -141,6 +141,177 @@ async fn three_failures_open_the_circuit_and_one_question_sees_whether_it_is_bac
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_was_to_see_whether_a_host_is_back_and_does_not_find_out_leaves_it_to_the_next() {
+    let bench = Bench::new(settings());
+    mx(&bench, &[(10, "mail.example", 1)]);
+    bench.net.set(address(1), Place::Refused);
+    let ask = async || bench.ask_route("anna@one.example", &route(&["mx"], TlsPolicy::Off), false).await.outcome;
+    for _ in 0..3 {
+        ask().await;
+    }
+    let status = || bench.callouts.destinations().remove(0);
+    assert_eq!(status().open_for, Some(Duration::from_secs(1)));
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    bench.server(1, normal());
+    let known = bench.names.hosts.lock().unwrap().remove("mail.example").unwrap();
+    let outcome = ask().await;
+    assert!(
+        matches!(&outcome, Outcome::Unreachable(hosts) if matches!(hosts[0].failure, Failure::Resolve(_))),
+        "{outcome:?}"
+    );
+    assert_eq!(status().failures, 3, "that the DNS failed is no failure of the host");
+    bench.names.hosts.lock().unwrap().insert("mail.example".into(), known);
+    assert_eq!(kind(&ask().await), "accepted");
+    assert_eq!(status().open_for, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_there_is_another_host_each_has_half_of_the_time_that_is_left() {
+    let bench = Bench::new(Settings { timeout: Duration::from_secs(40), ..settings() });
+    mx(&bench, &[(10, "first.example", 1), (20, "second.example", 2)]);
+    for n in 1..=3 {
+        bench.server(n, normal().fault(Step::Greeting, Fault::Hang));
+    }
+    // 36 s in all: some is left for the one who asked.
+    for (hops, times) in [
+        (&["10.0.0.1"][..], &[0][..]),
+        (&["mx"], &[0, 18]),
+        (&["mx", "10.0.0.3"], &[0, 18, 27]),
+        (&["10.0.0.3", "mx"], &[0, 18, 27]),
+    ] {
+        let report = bench.ask_route("anna@one.example", &route(hops, TlsPolicy::Off), false).await;
+        let connected = report.transcript.lines().filter(|line| line.line.starts_with(b"connected to"));
+        assert_eq!(connected.map(|line| line.at.as_secs()).collect::<Vec<_>>(), times, "{}", dialogue(&report));
+        assert_eq!(report.elapsed.as_secs(), 36);
+        tokio::time::sleep(Duration::from_secs(400)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_without_pipelining_has_the_whole_time_for_its_answer() {
+    let late = |script: Script| Script { reply_delay: Duration::from_secs(6), ..script };
+    let (bench, destination) = Bench::one(late(normal().without("PIPELINING")));
+    // Greeting, EHLO, MAIL and RCPT: 24 s of 27.
+    assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "accepted");
+    assert_eq!(destination.record().connections, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_session_that_breaks_is_a_failure_and_one_that_was_used_before_is_tried_again_once() {
+    let (bench, destination) = Bench::one(normal());
+    *destination.script() = normal().fault(Step::Rcpt, Fault::CloseAfter(0));
+    assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "unreachable");
+    assert_eq!(destination.record().connections, 1, "nothing speaks for another try");
+    assert_eq!(bench.callouts.destinations()[0].failures, 1);
+
+    let (bench, destination) = Bench::one(normal());
+    assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "accepted");
+    *destination.script() = normal().fault(Step::Rcpt, Fault::CloseAfter(0));
+    assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "unreachable");
+    assert_eq!(destination.record().connections, 2, "one more, and no other");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_given_the_nodes_next_session_where_another_host_had_one_first() {
+    let bench = Bench::new(Settings { sessions: 2, sessions_per_destination: 1, idle: Duration::ZERO, ..settings() });
+    let ask = |n: u8, local: &'static str| {
+        let (callouts, route) = (bench.callouts.clone(), route(&[&format!("10.0.0.{n}")], TlsPolicy::Off));
+        tokio::spawn(async move {
+            let recipient = format!("{local}@one.example").parse().unwrap();
+            callouts.ask(Request { recipient, route, probe: false, background: false }).await
+        })
+    };
+    // The first host ends its session when it has answered; the others take their time.
+    let slow = |seconds| Script { reply_delay: Duration::from_secs(seconds), ..Script::accept_all() };
+    bench.server(1, Script { drop_after_uses: Some(1), ..slow(1) });
+    bench.server(2, slow(2));
+    bench.server(3, slow(2));
+    let mut asked = Vec::new();
+    for (n, local) in [(1, "first"), (2, "a"), (1, "waits"), (3, "b")] {
+        asked.push(ask(n, local));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for asked in asked {
+        let report = asked.await.unwrap();
+        assert_eq!(kind(&report.outcome), "accepted", "{}", dialogue(&report));
+        assert!(report.elapsed < Duration::from_secs(20), "{}", dialogue(&report));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_done_is_counted_by_host_and_in_all() {
+    let bench = Bench::new(Settings { sessions_per_destination: 1, queue_per_destination: 1, ..settings() });
+    bench.server(1, Script { reply_delay: Duration::from_secs(1), ..normal() });
+    let ask = |local: &'static str| {
+        let (callouts, route) = (bench.callouts.clone(), route(&["10.0.0.1"], TlsPolicy::Off));
+        tokio::spawn(async move {
+            let recipient = format!("{local}@one.example").parse().unwrap();
+            callouts.ask(Request { recipient, route, probe: false, background: false }).await.outcome
+        })
+    };
+    let asked = [ask("anna"), ask("nobody"), ask("carol")];
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let status = bench.callouts.destinations().remove(0);
+    assert_eq!((status.host.as_str(), status.sessions, status.idle, status.waiting), ("10.0.0.1:25", 1, 0, 1));
+    let mut kinds = Vec::new();
+    for asked in asked {
+        kinds.push(kind(&asked.await.unwrap()));
+    }
+    assert_eq!(kinds, ["accepted", "rejected", "busy"]);
+    let status = bench.callouts.destinations().remove(0);
+    assert_eq!((status.sessions, status.idle, status.waiting), (1, 1, 0));
+    assert_eq!((status.connections, status.questions, status.rejected, status.failures), (1, 2, 1, 0));
+    assert_eq!(status.last_failure, None);
+    let totals = bench.callouts.totals();
+    assert_eq!((totals.questions, totals.busy, totals.sessions), (3, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_that_change_hold_for_the_next_question() {
+    let (bench, destination) = Bench::one(Script::accept_all());
+    bench.callouts.reconfigure(Settings { uses: 2, ..settings() });
+    for n in 0..6 {
+        bench.ask(&format!("user{n}@one.example")).await;
+    }
+    assert_eq!(destination.record().connections, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_waits_for_questions_that_are_under_way_and_no_longer_than_it_is_told() {
+    for (reply_delay, takes) in [(1, 4), (8, 10)] {
+        let (bench, destination) =
+            Bench::one(Script { reply_delay: Duration::from_secs(reply_delay), ..Script::accept_all() });
+        let asking = bench.callouts.clone();
+        tokio::spawn(async move {
+            let (recipient, route) = ("anna@one.example".parse().unwrap(), route(&["10.0.0.1"], TlsPolicy::Off));
+            asking.ask(Request { recipient, route, probe: false, background: false }).await
+        });
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let began = tokio::time::Instant::now();
+        bench.callouts.shutdown(Duration::from_secs(10)).await;
+        assert_eq!(began.elapsed().as_secs(), takes);
+        assert_eq!(destination.record().sessions.len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_hosts_are_remembered_and_those_that_nobody_asks_make_room() {
+    let bench = Bench::new(settings());
+    let ask = async |n: u32| {
+        let host = std::net::Ipv4Addr::from(0x0b00_0000 + n).to_string();
+        bench.ask_route("anna@one.example", &route(&[&host], TlsPolicy::Off), false).await;
+    };
+    for n in 0..10_001 {
+        ask(n).await;
+    }
+    assert_eq!(bench.callouts.destinations().len(), 10_001, "none can be spared");
+    tokio::time::sleep(Duration::from_secs(601)).await;
+    ask(0).await;
+    ask(20_000).await;
+    assert_eq!(bench.callouts.destinations().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refused_recipient_is_no_failure_of_the_host() {
     let (bench, _) = Bench::one(normal());
     for n in 0..20 {
