@@ -17,7 +17,8 @@ use crate::server::Counters;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A place where clients come in, and the tasks of those who have.
-pub(crate) struct Accepting {
+#[derive(Debug)]
+pub struct Accepting {
     listener: &'static str,
     bound: Bound,
     counters: Arc<Counters>,
@@ -29,15 +30,17 @@ pub(crate) struct Accepting {
 }
 
 /// One connection counted as open, for as long as this lives.
-pub(crate) struct Open(Arc<Counters>);
+#[derive(Debug)]
+pub struct Open(Arc<Counters>);
 
 impl Accepting {
-    pub(crate) fn new(listener: &'static str, bound: Bound, room: Arc<Semaphore>) -> Self {
+    /// For a listener of this name, in the log; `room` has a permit for each connection that there may be.
+    pub fn new(listener: &'static str, bound: Bound, room: Arc<Semaphore>) -> Self {
         let counters = bound.counters();
         Self { listener, bound, counters, room, connections: JoinSet::new(), said_full: false, said_failing: false }
     }
 
-    /// The next client and its right to be there, or `None` at the stop. One beyond the bound is closed at once.
+    /// The next client and its right to be there, or `None` at the stop. One beyond the bound is refused.
     ///
     /// `sorry` is what such a client is told; nothing where the protocol has no words for it.
     pub(crate) async fn next(
@@ -45,6 +48,16 @@ impl Accepting {
         stop: &CancellationToken,
         sorry: &[u8],
     ) -> Option<(Stream, OwnedSemaphorePermit)> {
+        loop {
+            match self.accept(stop).await? {
+                (stream, Some(permit)) => return Some((stream, permit)),
+                (stream, None) => self.refuse(&stream, sorry),
+            }
+        }
+    }
+
+    /// The next client, with its right to be there if there is room; `None` at the stop.
+    pub async fn accept(&mut self, stop: &CancellationToken) -> Option<(Stream, Option<OwnedSemaphorePermit>)> {
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -57,8 +70,13 @@ impl Accepting {
                 }
                 accepted = self.bound.accept() => accepted,
             };
-            let stream = match accepted {
-                Ok(stream) => stream,
+            match accepted {
+                Ok(stream) => {
+                    self.said_failing = false;
+                    let permit = Arc::clone(&self.room).try_acquire_owned().ok();
+                    self.said_full &= permit.is_none();
+                    return Some((stream, permit));
+                }
                 Err(error) => {
                     if !self.said_failing {
                         tracing::warn!(
@@ -70,36 +88,34 @@ impl Accepting {
                         self.said_failing = true;
                     }
                     tokio::time::sleep(PAUSE).await;
-                    continue;
                 }
-            };
-            self.said_failing = false;
-            if let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
-                self.said_full = false;
-                return Some((stream, permit));
-            }
-            self.counters.refused.fetch_add(1, Ordering::Relaxed);
-            // A new connection's buffer is empty: there is room for a line, and nobody waits for it.
-            stream.try_write(sorry);
-            if !self.said_full {
-                tracing::warn!(
-                    listener = self.listener,
-                    at = %self.bound.local_addr(),
-                    connections = self.connections.len(),
-                    "as many connections are open as are allowed: further ones are closed at once"
-                );
-                self.said_full = true;
             }
         }
     }
 
+    /// Counts a client for whom there is no room, and says `sorry` to it. Its connection is to be closed.
+    pub fn refuse(&mut self, stream: &Stream, sorry: &[u8]) {
+        self.counters.refused.fetch_add(1, Ordering::Relaxed);
+        // A new connection's buffer is empty: there is room for a line, and nobody waits for it.
+        stream.try_write(sorry);
+        if !self.said_full {
+            tracing::warn!(
+                listener = self.listener,
+                at = %self.bound.local_addr(),
+                connections = self.connections.len(),
+                "as many connections are open as are allowed: further ones are closed at once"
+            );
+            self.said_full = true;
+        }
+    }
+
     /// Works on a connection, while others are accepted.
-    pub(crate) fn spawn(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
+    pub fn spawn(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
         self.connections.spawn(connection);
     }
 
     /// Accepts nobody any more and waits for the connections that there are, for so long; then they are cut off.
-    pub(crate) async fn finish(self, grace: Duration) {
+    pub async fn finish(self, grace: Duration) {
         let Self { listener, bound, mut connections, .. } = self;
         let at = bound.local_addr().clone();
         // Closed first, so that whoever comes now goes to the next server, or hears at once that there is none.
@@ -118,7 +134,8 @@ impl Accepting {
 }
 
 impl Open {
-    pub(crate) fn count(counters: &Arc<Counters>) -> Self {
+    /// Counts it, as accepted too.
+    pub fn count(counters: &Arc<Counters>) -> Self {
         counters.accepted.fetch_add(1, Ordering::Relaxed);
         counters.open.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(counters))

@@ -26,6 +26,7 @@ mod server;
 pub mod socketmap;
 mod tls;
 
+pub use accept::{Accepting, Open};
 pub use listen::{BindError, Bound, Listen, ListenError, MODE_EVERYONE, MODE_GROUP, MODE_OWNER, Stream};
 pub use server::{Counters, Limits};
 pub use tls::{TlsFiles, TlsFilesError, TlsServer};

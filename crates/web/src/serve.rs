@@ -9,13 +9,12 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use callahead_listeners::{Bound, TlsServer};
+use callahead_listeners::{Accepting, Bound, Open, TlsServer};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -54,8 +53,6 @@ impl Default for HttpLimits {
 #[derive(Clone, Debug)]
 pub(crate) struct Peer(pub(crate) String);
 
-/// How long accepting rests after the system refused it.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a connection that makes room for another may take for it; it has nothing left to do.
 const ROOM_WITHIN: Duration = Duration::from_millis(500);
 
@@ -82,39 +79,22 @@ async fn serve(bound: Bound, router: Router, limits: HttpLimits, tls: Option<Tls
     let counters = bound.counters();
     let room = Arc::new(Semaphore::new(limits.connections));
     let newcomers = Arc::<Newcomers>::default();
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = shutdown.cancelled() => break,
-            Some(_) = connections.join_next() => continue,
-            accepted = bound.accept() => accepted,
-        };
-        let stream = match accepted {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::warn!(at = %bound.local_addr(), %error, "a connection can't be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let mut permit = Arc::clone(&room).try_acquire_owned().ok();
+    let mut accepting = Accepting::new("http", bound, Arc::clone(&room));
+    while let Some((stream, mut permit)) = accepting.accept(&shutdown).await {
         if permit.is_none() && newcomers.make_room() {
             counters.timed_out.fetch_add(1, Ordering::Relaxed);
             let freed = tokio::time::timeout(ROOM_WITHIN, Arc::clone(&room).acquire_owned()).await;
             permit = freed.ok().and_then(Result::ok);
         }
         let Some(permit) = permit else {
-            counters.refused.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(at = %bound.local_addr(), "as many connections are open as are allowed: one is closed");
+            accepting.refuse(&stream, b"");
             continue;
         };
-        counters.accepted.fetch_add(1, Ordering::Relaxed);
-        counters.open.fetch_add(1, Ordering::Relaxed);
-        let (router, shutdown, counters) = (router.clone(), shutdown.clone(), Arc::clone(&counters));
+        let open = Open::count(&counters);
+        let (router, shutdown) = (router.clone(), shutdown.clone());
         let acceptor = tls.as_ref().map(|tls| TlsAcceptor::from(tls.config()));
         let newcomer = Arc::new(newcomers.enter());
-        connections.spawn(async move {
+        accepting.spawn(async move {
             let peer = Peer(stream.peer());
             let handling = async {
                 let newcomer = Arc::clone(&newcomer);
@@ -132,13 +112,10 @@ async fn serve(bound: Bound, router: Router, limits: HttpLimits, tls: Option<Tls
                 () = handling => {}
                 () = newcomer.told_to_go() => tracing::debug!("a connection without a request made room for another"),
             }
-            counters.open.fetch_sub(1, Ordering::Relaxed);
-            drop(permit);
+            drop((open, permit));
         });
     }
-    drop(bound);
-    let all_ended = async { while connections.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(limits.grace, all_ended).await;
+    accepting.finish(limits.grace).await;
 }
 
 async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
