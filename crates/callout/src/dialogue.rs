@@ -78,10 +78,11 @@ pub(crate) async fn ask(
     let mut octets = Vec::with_capacity(256);
     if pipelined {
         commands.iter().for_each(|(_, _, command)| command.write(&mut octets));
-        session
-            .send(commands[0].1, &octets, deadline, transcript)
-            .await
-            .map_err(|trouble| broken(trouble, 0, false))?;
+        let first = commands[0].1;
+        // One that was handed on by another question may have heard something since.
+        session.nothing_else_came(first, transcript).await.map_err(|trouble| broken(trouble, 0, false))?;
+        let sent = session.send(first, &octets, deadline, transcript).await;
+        sent.map_err(|trouble| broken(trouble, 0, false))?;
     }
     // What is known once it is known; the rest of a pipelined group is only read then.
     let mut outcome = None;
@@ -92,12 +93,8 @@ pub(crate) async fn ask(
             if outcome.is_some() {
                 break;
             }
-            // A reply too many that came by itself would be taken for the one to this command.
-            match session.what_else_came(transcript).await {
-                Surplus::Nothing => {}
-                Surplus::End => return Err(broken(Failure::Closed(*step).into(), answered, not_accept_all)),
-                Surplus::Reply => return Err(broken(Failure::Unsolicited(*step).into(), answered, not_accept_all)),
-            }
+            let quiet = session.nothing_else_came(*step, transcript).await;
+            quiet.map_err(|trouble| broken(trouble, answered, not_accept_all))?;
             octets.clear();
             command.write(&mut octets);
             let sent = session.send(*step, &octets, deadline, transcript).await;

@@ -372,6 +372,15 @@ impl Session {
         }
     }
 
+    /// Looks whether nothing has come that was not asked for, before something is: it would be taken for the reply to that. Does not wait.
+    pub(crate) async fn nothing_else_came(&mut self, step: Step, transcript: &mut Transcript) -> Result<(), Trouble> {
+        match self.what_else_came(transcript).await {
+            Surplus::Nothing => Ok(()),
+            Surplus::End => Err(Failure::Closed(step).into()),
+            Surplus::Reply => Err(Failure::Unsolicited(step).into()),
+        }
+    }
+
     /// Whether the session is as it was left: neither closed nor told anything meanwhile. Does not wait.
     pub(crate) async fn is_quiet(&mut self) -> bool {
         let mut octet = [0];
