@@ -9,9 +9,15 @@
 //!
 //! A clear takes the next number of a durable counter, its [`Epoch`], and writes it where it counts: into the recipient's
 //! slot, into the domain's, or into the header for all. Whatever is learned carries the latest epoch at the time of the
-//! lookup that came before the question to the destination. A record is served, and written, only while no clear that covers it is newer.
+//! lookup that came before the question to the destination. A record is written only while no clear that covers it is newer, and served until
+//! one is; a clear of anything else is nothing to it.
 //! So clearing a domain of a million entries is one small write, and a callout that was under way when somebody cleared
 //! can't bring back what it heard.
+//!
+//! # Routes
+//!
+//! The file says itself under which routes it was filled ([`Cache::keep_routes`]), so that its user can clear what came from elsewhere than where a
+//! domain leads now. What is written there means nothing to the cache.
 //!
 //! # Time
 //!
