@@ -67,6 +67,95 @@ async fn a_destination_that_ends_sessions_early_is_learned() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_that_ends_while_it_is_idle_tells_of_a_limit_only_where_it_ends_at_once() {
+    for (idle, learned) in [(Duration::from_millis(500), Some(2)), (Duration::from_secs(2), None)] {
+        let (bench, destination) = Bench::one(Script { idle: Some(idle), ..Script::accept_all() });
+        for n in 0..3 {
+            bench.ask(&format!("user{n}@one.example")).await;
+        }
+        // In the first case this is within a second of the last question, and in the other it is not.
+        tokio::time::sleep(idle + Duration::from_millis(100)).await;
+        assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "accepted");
+        let status = bench.callouts.destinations().remove(0);
+        assert_eq!((status.learned_uses, status.failures), (learned, 0));
+        assert_eq!(destination.record().connections, 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_learned_limit_is_tried_again_by_one_after_ten_sessions_that_ended_in_peace() {
+    let bench = Bench::new(Settings { uses: 6, ..settings() });
+    let destination = bench.server(1, Script { drop_after_uses: Some(4), ..Script::accept_all() });
+    let ask = async |questions: u32| {
+        for n in 0..questions {
+            assert_eq!(kind(&bench.ask(&format!("user{n}@one.example")).await.outcome), "accepted");
+        }
+        bench.callouts.destinations().remove(0).learned_uses
+    };
+    assert_eq!(ask(5).await, Some(3));
+    destination.script().drop_after_uses = None;
+    // The one session that is open has had one question.
+    assert_eq!(ask(2 + 3 * 8).await, Some(3));
+    assert_eq!(ask(3).await, Some(4), "the tenth ended");
+    assert_eq!(ask(4 * 10 - 1).await, Some(4));
+    assert_eq!(ask(1).await, Some(5));
+    assert_eq!(ask(5 * 10).await, None, "that is the limit of the settings");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_from_before_a_clear_ends_with_its_question_and_later_ones_are_used_again() {
+    let (bench, destination) = Bench::one(Script { reply_delay: Duration::from_secs(1), ..Script::accept_all() });
+    let (callouts, route) = (bench.callouts.clone(), route(&["10.0.0.1"], TlsPolicy::Opportunistic));
+    let asked = tokio::spawn(async move {
+        let recipient = "anna@one.example".parse().unwrap();
+        callouts.ask(Request { recipient, route, probe: false, background: false }).await.outcome
+    });
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    bench.callouts.retire_sessions();
+    assert_eq!(kind(&asked.await.unwrap()), "accepted");
+    for n in 0..3 {
+        bench.ask(&format!("user{n}@one.example")).await;
+    }
+    assert_eq!(destination.record().connections, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_whose_tls_fails_is_asked_in_clear_for_five_minutes() {
+    let (bench, destination) = Bench::one(Script { tls: Tls::GarbageAfter220, ..Script::accept_all() });
+    let connections = async || {
+        assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "accepted");
+        destination.record().connections
+    };
+    assert_eq!(connections().await, 2);
+    bench.end_sessions().await;
+    assert_eq!(connections().await, 3, "TLS is not tried");
+    tokio::time::sleep(Duration::from_secs(290)).await;
+    assert_eq!(connections().await, 4);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(connections().await, 6, "it is tried again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn background_work_gives_way_to_whoever_waits_and_where_no_session_is_left() {
+    for (asking, may) in [(19, true), (20, false), (21, false)] {
+        let (bench, _) = Bench::one(Script { reply_delay: Duration::from_secs(1), ..Script::accept_all() });
+        let ask = |n: u32, background| {
+            let (callouts, route) = (bench.callouts.clone(), route(&["10.0.0.1"], TlsPolicy::Off));
+            tokio::spawn(async move {
+                let recipient = format!("user{n}@one.example").parse().unwrap();
+                callouts.ask(Request { recipient, route, probe: false, background }).await.outcome
+            })
+        };
+        let foreground: Vec<_> = (0..asking).map(|n| ask(n, false)).collect();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(kind(&ask(99, true).await.unwrap()), if may { "accepted" } else { "busy" }, "{asking}");
+        for asked in foreground {
+            assert_eq!(kind(&asked.await.unwrap()), "accepted");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn at_most_twenty_sessions_and_the_rest_waits_in_order() {
     let (bench, destination) = Bench::one(Script { reply_delay: Duration::from_millis(100), ..Script::accept_all() });
     let mut waiting = tokio::task::JoinSet::new();

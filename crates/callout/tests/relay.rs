@@ -57,6 +57,32 @@ async fn the_mx_of_the_recipients_domain_is_the_way_and_a_null_mx_is_the_end_of_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_host_has_so_many_relays_at_once_and_the_next_waits_for_one_to_end() {
+    let bench = Bench::new(callahead_callout::Settings { relays_per_destination: 2, ..common::settings() });
+    bench.server(1, Script::taking_messages([]));
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        open.push(connect(&bench, &["10.0.0.1"], "one.example").await.unwrap());
+    }
+    let began = Instant::now();
+    let error = connect(&bench, &["10.0.0.1"], "one.example").await.unwrap_err();
+    assert_eq!(
+        error,
+        ConnectError::Unreachable(vec![callahead_callout::HostFailure {
+            host: "10.0.0.1:25".into(),
+            failure: Failure::TooManyRelays,
+            reply: None,
+        }])
+    );
+    assert_eq!(began.elapsed(), Duration::from_secs(30));
+    let (next, ()) = tokio::join!(connect(&bench, &["10.0.0.1"], "one.example"), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        open.pop();
+    });
+    assert!(next.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_host_that_fails_is_left_alone_by_relays_and_callouts_together() {
     let (bench, _destination) = Bench::one(Script::taking_messages([]));
     bench.net.set(address(1), Place::Refused);

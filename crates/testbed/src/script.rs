@@ -99,6 +99,8 @@ pub struct Script {
     pub drop_after_errors: Option<u32>,
     /// A session ends with a 421 instead of its so-manieth MAIL plus one.
     pub drop_after_uses: Option<u32>,
+    /// A session that hears nothing for so long ends with a 421 (RFC 5321 4.5.3.2.7).
+    pub idle: Option<Duration>,
     /// A recipient is looked up once in a session and answered from memory after that, as Exim does.
     pub remembers: bool,
     /// Further connections get a 421.
@@ -133,6 +135,7 @@ impl Default for Script {
             broken_pipelining: false,
             drop_after_errors: None,
             drop_after_uses: None,
+            idle: None,
             remembers: false,
             max_connections: None,
             reply_delay: Duration::ZERO,

@@ -259,6 +259,7 @@ impl Session {
         loop {
             let line = match self.line().await {
                 Ok(Some(line)) => line,
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ended::ByUs,
                 _ => return Ended::Closed,
             };
             let quit = line.eq_ignore_ascii_case("QUIT");
@@ -305,7 +306,19 @@ impl Session {
             }
             // Else a Vec grows by 64 octets, and a pipelined group is seen in pieces.
             self.input.reserve(4096);
-            if self.stream.read_buf(&mut self.input).await? == 0 {
+            let idle = self.destination.script().idle;
+            let reading = self.stream.read_buf(&mut self.input);
+            let read = match idle {
+                None => reading.await?,
+                Some(idle) => match tokio::time::timeout(idle, reading).await {
+                    Ok(read) => read?,
+                    Err(elapsed) => {
+                        self.close_with("421 4.4.2 destination.example Error: timeout exceeded").await?;
+                        return Err(elapsed.into());
+                    }
+                },
+            };
+            if read == 0 {
                 return Ok(None);
             }
         }
