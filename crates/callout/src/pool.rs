@@ -407,16 +407,18 @@ impl Counted {
             _ => Err(NoSession),
         }
     }
+}
 
-    /// To one who waits, with the node's part of the right, as soon as there is one.
-    async fn hand_on(self, mut waiter: oneshot::Sender<Slot>) {
-        let node = Arc::clone(&self.0.node).acquire_owned();
-        tokio::select! {
-            () = waiter.closed() => {}
-            node = node => {
-                if let Ok(node) = node {
-                    drop(waiter.send(Slot::Open(Ticket { _node: node, counted: self })));
-                }
+impl Ticket {
+    /// To the first who waits for a session of the host; given back where nobody does.
+    fn hand_on(self) {
+        let pool = Arc::clone(&self.counted.0);
+        let mut slot = Slot::Open(self);
+        loop {
+            let waiter = pool.state().waiting.pop_front();
+            match waiter.map(|waiter| waiter.send(slot)) {
+                Some(Err(unwanted)) => slot = unwanted,
+                Some(Ok(())) | None => return,
             }
         }
     }
@@ -430,22 +432,25 @@ impl Drop for Counted {
 
 /// One session less; the first who waits may open one in its place.
 fn count_out(pool: &Arc<HostPool>) {
-    let mut state = pool.state();
-    state.open -= 1;
-    while let Some(waiter) = state.waiting.pop_front() {
-        if waiter.is_closed() {
-            continue;
+    {
+        let mut state = pool.state();
+        state.open -= 1;
+        while state.waiting.pop_front_if(|waiter| waiter.is_closed()).is_some() {}
+        if state.waiting.is_empty() {
+            return;
         }
         state.open += 1;
-        drop(state);
-        let counted = Counted(Arc::clone(pool));
-        match Arc::clone(&pool.node).try_acquire_owned() {
-            // One that waits no more after all drops the ticket, which comes here again.
-            Ok(node) => drop(waiter.send(Slot::Open(Ticket { _node: node, counted }))),
-            // Another host has the node's last one.
-            Err(_) => drop(tokio::spawn(counted.hand_on(waiter))),
-        }
-        return;
+    }
+    let counted = Counted(Arc::clone(pool));
+    match Arc::clone(&pool.node).try_acquire_owned() {
+        Ok(node) => Ticket { _node: node, counted }.hand_on(),
+        // Another host has the node's last one. Who waits goes on waiting for a session that comes back, too.
+        Err(_) => drop(tokio::spawn(async move {
+            let node = Arc::clone(&counted.0.node).acquire_owned().await;
+            if let Ok(node) = node {
+                Ticket { _node: node, counted }.hand_on();
+            }
+        })),
     }
 }
 

@@ -328,6 +328,35 @@ async fn who_waits_is_given_the_nodes_next_session_where_another_host_had_one_fi
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_is_given_what_comes_back_while_another_host_has_the_nodes_last_session() {
+    let bench = Bench::new(Settings { sessions: 3, sessions_per_destination: 2, uses: 2, ..settings() });
+    let slow = |seconds| Script { reply_delay: Duration::from_secs(seconds), ..Script::accept_all() };
+    for (n, seconds) in [(1, 1), (2, 6), (3, 6)] {
+        bench.server(n, slow(seconds));
+    }
+    let first = route(&["10.0.0.1"], TlsPolicy::Off);
+    assert_eq!(kind(&bench.ask_route("used@one.example", &first, false).await.outcome), "accepted");
+    let mut asked = Vec::new();
+    // One session of the first host ends with its second question, the other comes back after that; then one host has the node's third session, and
+    // the last takes what the first of them leaves.
+    for (n, local) in [(1, "ends"), (1, "comes.back"), (1, "waits"), (2, "a"), (3, "b")] {
+        let (callouts, route) = (bench.callouts.clone(), route(&[&format!("10.0.0.{n}")], TlsPolicy::Off));
+        asked.push(tokio::spawn(async move {
+            let recipient = format!("{local}@one.example").parse().unwrap();
+            callouts.ask(Request { recipient, route, probe: false, background: false }).await
+        }));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut took = Vec::new();
+    for asked in asked {
+        let report = asked.await.unwrap();
+        assert_eq!(kind(&report.outcome), "accepted", "{}", dialogue(&report));
+        took.push(report.elapsed.as_secs());
+    }
+    assert_eq!(took, [1, 3, 3, 18, 19], "who waits is answered a second after the other session came back");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_done_is_counted_by_host_and_in_all() {
     let bench = Bench::new(Settings { sessions_per_destination: 1, queue_per_destination: 1, ..settings() });
     bench.server(1, Script { reply_delay: Duration::from_secs(1), ..normal() });
