@@ -161,9 +161,6 @@ impl Inner {
                 Ok(session) => return Ok(session),
                 Err(next) => trouble = next,
             }
-            if Instant::now() >= deadline && nth + 1 == addresses.len() {
-                break;
-            }
         }
         Err(trouble)
     }

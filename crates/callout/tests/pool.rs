@@ -148,7 +148,9 @@ async fn background_work_gives_way_to_whoever_waits_and_where_no_session_is_left
         };
         let foreground: Vec<_> = (0..asking).map(|n| ask(n, false)).collect();
         tokio::time::sleep(Duration::from_millis(1)).await;
-        assert_eq!(kind(&ask(99, true).await.unwrap()), if may { "accepted" } else { "busy" }, "{asking}");
+        for _ in 0..3 {
+            assert_eq!(kind(&ask(99, true).await.unwrap()), if may { "accepted" } else { "busy" }, "{asking}");
+        }
         for asked in foreground {
             assert_eq!(kind(&asked.await.unwrap()), "accepted");
         }
@@ -255,18 +257,21 @@ async fn who_was_to_see_whether_a_host_is_back_and_does_not_find_out_leaves_it_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_there_is_another_host_each_has_half_of_the_time_that_is_left() {
+async fn while_there_is_another_host_or_address_each_has_half_of_the_time_that_is_left() {
     let bench = Bench::new(Settings { timeout: Duration::from_secs(40), ..settings() });
     mx(&bench, &[(10, "first.example", 1), (20, "second.example", 2)]);
     for n in 1..=3 {
         bench.server(n, normal().fault(Step::Greeting, Fault::Hang));
     }
+    bench.names.hosts.lock().unwrap().insert("both.example".into(), vec![address(1).ip(), address(2).ip()]);
     // 36 s in all: some is left for the one who asked.
     for (hops, times) in [
         (&["10.0.0.1"][..], &[0][..]),
         (&["mx"], &[0, 18]),
         (&["mx", "10.0.0.3"], &[0, 18, 27]),
         (&["10.0.0.3", "mx"], &[0, 18, 27]),
+        (&["both.example"], &[0, 18]),
+        (&["both.example", "10.0.0.3"], &[0, 9, 18]),
     ] {
         let report = bench.ask_route("anna@one.example", &route(hops, TlsPolicy::Off), false).await;
         let connected = report.transcript.lines().filter(|line| line.line.starts_with(b"connected to"));

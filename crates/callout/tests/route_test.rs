@@ -107,6 +107,21 @@ async fn a_host_that_takes_mail_for_others_is_worth_a_look_and_gets_no_message()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_host_that_does_not_say_221_to_quit_is_told_of() {
+    for (fault, well) in [
+        (Fault::Reply("221-2.0.0 Bye\r\n221 2.0.0 Bye".into()), true),
+        (Fault::Reply("500 5.5.1 what?".into()), false),
+        (Fault::Garbage(vec![b'x'; 70_000]), false),
+        (Fault::CloseAfter(0), false),
+        (Fault::Hang, false),
+    ] {
+        let (host, _) = test_one(script().fault(Step::Quit, fault.clone())).await;
+        let (ok, warning, words) = step(&host, "quit");
+        assert_eq!((ok, warning), (true, !well), "{fault:?}: {words}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn where_the_null_sender_is_refused_the_nodes_postmaster_asks_whether_it_relays() {
     let refuses = || Some("550 5.7.1 no bounces here".to_owned());
     for (relays, warning) in [(true, true), (false, false)] {
