@@ -441,17 +441,18 @@ fn count_out(pool: &Arc<HostPool>) {
         }
         state.open += 1;
     }
-    let counted = Counted(Arc::clone(pool));
-    match Arc::clone(&pool.node).try_acquire_owned() {
-        Ok(node) => Ticket { _node: node, counted }.hand_on(),
-        // Another host has the node's last one. Who waits goes on waiting for a session that comes back, too.
-        Err(_) => drop(tokio::spawn(async move {
-            let node = Arc::clone(&counted.0.node).acquire_owned().await;
-            if let Ok(node) = node {
-                Ticket { _node: node, counted }.hand_on();
-            }
-        })),
+    let pool = Arc::clone(pool);
+    if let Ok(node) = Arc::clone(&pool.node).try_acquire_owned() {
+        Ticket { _node: node, counted: Counted(pool) }.hand_on();
+        return;
     }
+    // Another host has the node's last one. Who waits goes on waiting for a session that comes back, too. No guard counts this one until then: a
+    // runtime that ends drops the task at once, and a guard dropped with it would start the next from here, for ever.
+    tokio::spawn(async move {
+        if let Ok(node) = Arc::clone(&pool.node).acquire_owned().await {
+            Ticket { _node: node, counted: Counted(pool) }.hand_on();
+        }
+    });
 }
 
 impl Drop for RelayPlace {

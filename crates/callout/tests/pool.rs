@@ -361,6 +361,27 @@ async fn who_waits_is_given_what_comes_back_while_another_host_has_the_nodes_las
     assert_eq!(took, [1, 3, 3, 18, 19], "who waits is answered a second after the other session came back");
 }
 
+#[test]
+fn a_runtime_that_ends_while_questions_wait_for_the_node_just_ends() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let bench = Bench::new(Settings { sessions: 2, sessions_per_destination: 1, ..settings() });
+        for n in 1..=2 {
+            bench.server(n, Script::accept_all().fault(Step::Rcpt, Fault::Hang));
+        }
+        for n in [1, 2, 3, 1, 1, 2, 3] {
+            let (callouts, route) = (bench.callouts.clone(), route(&[&format!("10.0.0.{n}")], TlsPolicy::Off));
+            tokio::spawn(async move {
+                let recipient = "anna@one.example".parse().unwrap();
+                callouts.ask(Request { recipient, route, probe: false, background: false }).await
+            });
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(bench.callouts.destinations().iter().map(|host| host.waiting).collect::<Vec<_>>(), [2, 1, 1]);
+    });
+    drop(runtime);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_was_done_is_counted_by_host_and_in_all() {
     let bench = Bench::new(Settings { sessions_per_destination: 1, queue_per_destination: 1, ..settings() });
