@@ -95,6 +95,28 @@ fn postmaster_is_known_in_any_case_and_folding_folds_the_local_part_only() {
     assert_eq!(DomainName::parse("a.b.example").unwrap().parent(), Some("b.example"));
 }
 
+#[test]
+fn a_local_part_that_no_longer_fits_when_folded_stays_as_it_is() {
+    // Three octets in lower case, and two in upper case.
+    let grows = "\u{23a}";
+    assert_eq!(grows.to_lowercase().len(), 3);
+    for (rest, fits) in [(252, true), (253, false)] {
+        let address = parse(&format!("{grows}{}@example.com", "x".repeat(rest))).unwrap();
+        let folded = address.fold_local_part();
+        assert_eq!(folded.local_part().len(), 255, "{rest}");
+        assert_eq!(folded != address, fits);
+    }
+}
+
+#[test]
+fn a_domain_has_253_octets_at_most_and_knows_its_name() {
+    let long = |last: usize| format!("{}.{}", ["x".repeat(63).as_str(); 3].join("."), "y".repeat(last));
+    let domain = Domain::parse(&long(61)).unwrap();
+    assert_eq!(domain.name().unwrap().as_str(), long(61));
+    assert_eq!(Domain::parse(&long(62)), Err(AddressError::DomainTooLong));
+    assert_eq!(Domain::parse("[192.0.2.1]").unwrap().name(), None);
+}
+
 /// Reads a command line as a server that trusts nobody would: one line, one path, nothing behind it.
 fn path_of(line: &[u8]) -> Option<&[u8]> {
     let line = line.strip_prefix(b"RCPT TO:<")?.strip_suffix(b">\r\n")?;

@@ -80,6 +80,72 @@ fn what_is_no_reply_is_an_error() {
 }
 
 #[test]
+fn limits_are_met_to_the_octet() {
+    let read = |octets: &str| {
+        let mut reader = ReplyReader::new(ReplyLimits { line: 10, lines: 2, total: 19 });
+        reader.push(octets.as_bytes());
+        reader.next_reply()
+    };
+    let line_too_long = Err(ReplyError::LineTooLong { limit: 10 });
+    assert!(read("250 1234\r\n").unwrap().is_some());
+    assert_eq!(read("250 12345\r\n"), line_too_long);
+    assert_eq!(read("250 12345"), Ok(None), "it may end with the next octet");
+    assert_eq!(read("250 123456"), line_too_long, "it can't");
+    assert_eq!(read("250-1\r\n250 123456"), line_too_long, "whatever came before");
+    assert_eq!(read("250-1\r\n250 12345"), Ok(None));
+    assert!(read("250-1234\r\n250 123\r\n").unwrap().is_some());
+    assert_eq!(read("250-1234\r\n250 1234\r\n"), Err(ReplyError::TooLong { limit: 19 }));
+    assert!(read("250-\r\n250 \r\n").unwrap().is_some());
+    assert_eq!(read("250-\r\n250-\r\n250 "), Ok(None));
+    assert_eq!(read("250-\r\n250-\r\n250\n"), Err(ReplyError::TooManyLines { limit: 2 }));
+}
+
+#[test]
+fn a_reply_is_of_the_class_of_its_first_digit() {
+    for (code, classes) in [
+        (200, [true, false, false]),
+        (299, [true, false, false]),
+        (354, [false; 3]),
+        (400, [false, true, false]),
+        (499, [false, true, false]),
+        (500, [false, false, true]),
+        (599, [false, false, true]),
+    ] {
+        let reply = Reply::new(code, None, "x");
+        assert_eq!([reply.is_positive(), reply.is_transient(), reply.is_permanent()], classes, "{code}");
+    }
+}
+
+#[test]
+fn what_is_no_reply_is_shown_without_what_a_terminal_would_obey() {
+    let error = read(b"2x0 \x1b[2J\x07 \xff", 100).1;
+    assert_eq!(error, None, "its line may go on");
+    let error = read(b"2x0 \x1b[2J\x07 \xff\r\n", 100).1.unwrap();
+    assert_eq!(error, ReplyError::NotAReply { line: "2x0 ?[2J? \u{fffd}".into() });
+}
+
+#[test]
+fn enhanced_codes_have_three_numbers_of_three_digits_at_most() {
+    for (text, is_one) in [
+        ("5.1.1", true),
+        ("5.999.999", true),
+        ("5.0.0", true),
+        ("5.1000.1", false),
+        ("5.1.1000", false),
+        ("5..1", false),
+        ("5.1.", false),
+        ("5.00.1", false),
+        ("5.1.1.1", false),
+        ("5.+1.1", false),
+        ("5.1.x", false),
+        ("3.1.1", false),
+    ] {
+        let reply = one(&format!("{}50 {text} words\r\n", &text[..1]));
+        assert_eq!(reply.enhanced().is_some(), is_one, "{text}");
+    }
+}
+
+#[test]
 fn what_is_left_over_is_told() {
     let mut reader = ReplyReader::new(ReplyLimits::default());
     reader.push(b"250 Ok\r\n550 more");
@@ -89,6 +155,10 @@ fn what_is_left_over_is_told() {
     reader.push(b"\r\n");
     assert!(reader.next_reply().unwrap().is_some());
     assert!(!reader.has_partial());
+    // All that came is read, and it is the beginning of something.
+    reader.push(b"250-first\r\n");
+    assert_eq!(reader.next_reply(), Ok(None));
+    assert!(reader.has_partial());
 }
 
 fn sessions() -> impl Strategy<Value = Vec<u8>> {
