@@ -10,7 +10,7 @@ use callahead_callout::{
     Ask as _, DnsResolver, Failure, MxAnswer, Outcome, Request, Resolve as _, ResolveError, Settings, TlsClient,
     TlsPolicy,
 };
-use callahead_smtp::DomainName;
+use callahead_smtp::{Domain, DomainName};
 use callahead_testbed::dns::{DnsServer, Zone};
 use callahead_testbed::tls::TestCa;
 use callahead_testbed::{Fault, Place, Script, Step, Tls};
@@ -449,10 +449,26 @@ async fn ten_thousand_hosts_are_remembered_and_those_that_nobody_asks_make_room(
         ask(n).await;
     }
     assert_eq!(bench.callouts.destinations().len(), 10_001, "none can be spared");
+    // One is left alone by its circuit breaker, with one a relay has a session, and one has been asked for hours.
+    ask(1).await;
+    ask(1).await;
+    bench.server(1, Script::accept_all());
+    bench.server(2, Script { reply_delay: Duration::from_secs(900), ..Script::accept_all() });
+    let (domain, until) = (Domain::parse("one.example").unwrap(), tokio::time::Instant::now() + Duration::from_secs(9));
+    let relay = bench.callouts.connect(&route(&["10.0.0.1"], TlsPolicy::Off), &domain, until).await.unwrap();
+    bench.callouts.reconfigure(Settings { timeout: Duration::from_secs(3600), ..settings() });
+    let callouts = bench.callouts.clone();
+    tokio::spawn(async move {
+        let (recipient, route) = ("anna@one.example".parse().unwrap(), route(&["10.0.0.2"], TlsPolicy::Off));
+        callouts.ask(Request { recipient, route, probe: false, background: false }).await
+    });
     tokio::time::sleep(Duration::from_secs(601)).await;
     ask(0).await;
     ask(20_000).await;
-    assert_eq!(bench.callouts.destinations().len(), 2);
+    let mut kept: Vec<String> = bench.callouts.destinations().into_iter().map(|host| host.host).collect();
+    kept.sort();
+    assert_eq!(kept, ["10.0.0.1:25", "10.0.0.2:25", "11.0.0.0:25", "11.0.0.1:25", "11.0.78.32:25"]);
+    drop(relay);
 }
 
 #[tokio::test(start_paused = true)]
