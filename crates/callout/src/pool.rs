@@ -137,6 +137,20 @@ pub struct DestinationStatus {
     pub last_failure: Option<String>,
 }
 
+impl State {
+    /// To the first who waits; back where nobody does.
+    fn hand_on(&mut self, mut slot: Slot) -> Option<Slot> {
+        while let Some(waiter) = self.waiting.pop_front() {
+            match waiter.send(slot) {
+                Ok(()) => return None,
+                // That one waits no more.
+                Err(unwanted) => slot = unwanted,
+            }
+        }
+        Some(slot)
+    }
+}
+
 impl HostPool {
     pub(crate) fn new(name: String, node: Arc<Semaphore>) -> Self {
         Self { name, state: Mutex::default(), node, relay_ended: Notify::new() }
@@ -243,7 +257,7 @@ impl HostPool {
     }
 
     /// Takes a session back after a question: hands it on, keeps it, or ends it.
-    pub(crate) fn release(self: &Arc<Self>, mut pooled: Pooled, settings: &Settings) {
+    pub(crate) fn release(self: &Arc<Self>, pooled: Pooled, settings: &Settings) {
         let mut state = self.state();
         let limit = state.learned.uses.map_or(settings.uses, |learned| learned.min(settings.uses));
         let limit = limit.min(pooled.session.most_uses);
@@ -261,16 +275,7 @@ impl HostPool {
             pooled.end(settings.quit_timeout);
             return;
         }
-        let mut slot = Slot::Reuse(pooled);
-        while let Some(waiter) = state.waiting.pop_front() {
-            match waiter.send(slot) {
-                Ok(()) => return,
-                // That one waits no more.
-                Err(unwanted) => slot = unwanted,
-            }
-        }
-        let Slot::Reuse(back) = slot else { return };
-        pooled = back;
+        let Some(Slot::Reuse(mut pooled)) = state.hand_on(Slot::Reuse(pooled)) else { return };
         pooled.session.idle_since = Instant::now();
         state.idle.push(pooled);
         if !state.reaping {
@@ -413,14 +418,9 @@ impl Ticket {
     /// To the first who waits for a session of the host; given back where nobody does.
     fn hand_on(self) {
         let pool = Arc::clone(&self.counted.0);
-        let mut slot = Slot::Open(self);
-        loop {
-            let waiter = pool.state().waiting.pop_front();
-            match waiter.map(|waiter| waiter.send(slot)) {
-                Some(Err(unwanted)) => slot = unwanted,
-                Some(Ok(())) | None => return,
-            }
-        }
+        let unwanted = pool.state().hand_on(Slot::Open(self));
+        // Not under the lock, which it takes itself.
+        drop(unwanted);
     }
 }
 

@@ -105,16 +105,12 @@ async fn a_learned_limit_is_tried_again_by_one_after_ten_sessions_that_ended_in_
 #[tokio::test(start_paused = true)]
 async fn a_session_from_before_a_clear_ends_with_its_question_and_later_ones_are_used_again() {
     let (bench, destination) = Bench::one(Script { reply_delay: Duration::from_secs(1), ..Script::accept_all() });
-    let (callouts, route) = (bench.callouts.clone(), route(&["10.0.0.1"], TlsPolicy::Opportunistic));
-    let asked = tokio::spawn(async move {
-        let recipient = "anna@one.example".parse().unwrap();
-        callouts.ask(Request { recipient, route, probe: false, background: false }).await.outcome
-    });
+    let asked = bench.asks(1, "anna", false);
     tokio::time::sleep(Duration::from_millis(2500)).await;
     bench.callouts.retire_sessions();
-    assert_eq!(kind(&asked.await.unwrap()), "accepted");
+    assert_eq!(kind(&asked.await.unwrap().outcome), "accepted");
     for n in 0..3 {
-        bench.ask(&format!("user{n}@one.example")).await;
+        bench.asks(1, &format!("user{n}"), false).await.unwrap();
     }
     assert_eq!(destination.record().connections, 2);
 }
@@ -139,20 +135,14 @@ async fn a_host_whose_tls_fails_is_asked_in_clear_for_five_minutes() {
 async fn background_work_gives_way_to_whoever_waits_and_where_no_session_is_left() {
     for (asking, may) in [(19, true), (20, false), (21, false)] {
         let (bench, _) = Bench::one(Script { reply_delay: Duration::from_secs(1), ..Script::accept_all() });
-        let ask = |n: u32, background| {
-            let (callouts, route) = (bench.callouts.clone(), route(&["10.0.0.1"], TlsPolicy::Off));
-            tokio::spawn(async move {
-                let recipient = format!("user{n}@one.example").parse().unwrap();
-                callouts.ask(Request { recipient, route, probe: false, background }).await.outcome
-            })
-        };
-        let foreground: Vec<_> = (0..asking).map(|n| ask(n, false)).collect();
+        let foreground: Vec<_> = (0..asking).map(|n| bench.asks(1, &format!("user{n}"), false)).collect();
         tokio::time::sleep(Duration::from_millis(1)).await;
         for _ in 0..3 {
-            assert_eq!(kind(&ask(99, true).await.unwrap()), if may { "accepted" } else { "busy" }, "{asking}");
+            let outcome = bench.asks(1, "other", true).await.unwrap().outcome;
+            assert_eq!(kind(&outcome), if may { "accepted" } else { "busy" }, "{asking}");
         }
         for asked in foreground {
-            assert_eq!(kind(&asked.await.unwrap()), "accepted");
+            assert_eq!(kind(&asked.await.unwrap().outcome), "accepted");
         }
     }
 }
@@ -160,16 +150,9 @@ async fn background_work_gives_way_to_whoever_waits_and_where_no_session_is_left
 #[tokio::test(start_paused = true)]
 async fn at_most_twenty_sessions_and_the_rest_waits_in_order() {
     let (bench, destination) = Bench::one(Script { reply_delay: Duration::from_millis(100), ..Script::accept_all() });
-    let mut waiting = tokio::task::JoinSet::new();
-    for n in 0..200 {
-        let (callouts, route) = (bench.callouts.clone(), route(&["10.0.0.1"], TlsPolicy::Off));
-        waiting.spawn(async move {
-            let recipient = format!("user{n}@one.example").parse().unwrap();
-            callouts.ask(Request { recipient, route, probe: false, background: false }).await.outcome
-        });
-    }
-    while let Some(outcome) = waiting.join_next().await {
-        assert_eq!(kind(&outcome.unwrap()), "accepted");
+    let waiting: Vec<_> = (0..200).map(|n| bench.asks(1, &format!("user{n}"), false)).collect();
+    for asked in waiting {
+        assert_eq!(kind(&asked.await.unwrap().outcome), "accepted");
     }
     assert_eq!(destination.record().most_at_once, 20);
     bench.end().await;
@@ -180,17 +163,10 @@ async fn at_most_twenty_sessions_and_the_rest_waits_in_order() {
 async fn row_16_when_too_many_wait_the_rest_is_told_so() {
     let bench = Bench::new(Settings { sessions_per_destination: 2, queue_per_destination: 3, ..settings() });
     bench.server(1, Script::accept_all().fault(Step::Rcpt, Fault::Hang));
-    let mut asked = tokio::task::JoinSet::new();
-    for n in 0..10 {
-        let (callouts, route) = (bench.callouts.clone(), route(&["10.0.0.1"], TlsPolicy::Off));
-        asked.spawn(async move {
-            let recipient = format!("user{n}@one.example").parse().unwrap();
-            callouts.ask(Request { recipient, route, probe: false, background: false }).await.outcome
-        });
-    }
+    let asked: Vec<_> = (0..10).map(|n| bench.asks(1, &format!("user{n}"), false)).collect();
     let mut busy = 0;
-    while let Some(outcome) = asked.join_next().await {
-        busy += usize::from(outcome.unwrap() == Outcome::Busy);
+    for asked in asked {
+        busy += usize::from(asked.await.unwrap().outcome == Outcome::Busy);
     }
     assert!(busy >= 5, "two asked, three waited: {busy}");
 }
@@ -198,17 +174,10 @@ async fn row_16_when_too_many_wait_the_rest_is_told_so() {
 #[tokio::test(start_paused = true)]
 async fn background_work_takes_a_tenth_and_waits_for_nothing() {
     let (bench, _) = Bench::one(Script { reply_delay: Duration::from_millis(100), ..Script::accept_all() });
-    let mut asked = tokio::task::JoinSet::new();
-    for n in 0..10 {
-        let (callouts, route) = (bench.callouts.clone(), route(&["10.0.0.1"], TlsPolicy::Off));
-        asked.spawn(async move {
-            let recipient = format!("user{n}@one.example").parse().unwrap();
-            callouts.ask(Request { recipient, route, probe: false, background: true }).await.outcome
-        });
-    }
+    let asked: Vec<_> = (0..10).map(|n| bench.asks(1, &format!("user{n}"), true)).collect();
     let mut accepted = 0;
-    while let Some(outcome) = asked.join_next().await {
-        accepted += usize::from(kind(&outcome.unwrap()) == "accepted");
+    for asked in asked {
+        accepted += usize::from(kind(&asked.await.unwrap().outcome) == "accepted");
     }
     assert_eq!(accepted, 2);
 }
@@ -308,13 +277,6 @@ async fn a_new_session_that_breaks_is_a_failure_and_one_that_was_used_before_is_
 #[tokio::test(start_paused = true)]
 async fn who_waits_is_given_the_nodes_next_session_where_another_host_had_one_first() {
     let bench = Bench::new(Settings { sessions: 2, sessions_per_destination: 1, idle: Duration::ZERO, ..settings() });
-    let ask = |n: u8, local: &'static str| {
-        let (callouts, route) = (bench.callouts.clone(), route(&[&format!("10.0.0.{n}")], TlsPolicy::Off));
-        tokio::spawn(async move {
-            let recipient = format!("{local}@one.example").parse().unwrap();
-            callouts.ask(Request { recipient, route, probe: false, background: false }).await
-        })
-    };
     // The first host ends its session when it has answered; the others take their time.
     let slow = |seconds| Script { reply_delay: Duration::from_secs(seconds), ..Script::accept_all() };
     bench.server(1, Script { drop_after_uses: Some(1), ..slow(1) });
@@ -322,7 +284,7 @@ async fn who_waits_is_given_the_nodes_next_session_where_another_host_had_one_fi
     bench.server(3, slow(2));
     let mut asked = Vec::new();
     for (n, local) in [(1, "first"), (2, "a"), (1, "waits"), (3, "b")] {
-        asked.push(ask(n, local));
+        asked.push(bench.asks(n, local, false));
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     for asked in asked {
@@ -345,11 +307,7 @@ async fn who_waits_is_given_what_comes_back_while_another_host_has_the_nodes_las
     // One session of the first host ends with its second question, the other comes back after that; then one host has the node's third session, and
     // the last takes what the first of them leaves.
     for (n, local) in [(1, "ends"), (1, "comes.back"), (1, "waits"), (2, "a"), (3, "b")] {
-        let (callouts, route) = (bench.callouts.clone(), route(&[&format!("10.0.0.{n}")], TlsPolicy::Off));
-        asked.push(tokio::spawn(async move {
-            let recipient = format!("{local}@one.example").parse().unwrap();
-            callouts.ask(Request { recipient, route, probe: false, background: false }).await
-        }));
+        asked.push(bench.asks(n, local, false));
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let mut took = Vec::new();
@@ -370,11 +328,7 @@ fn a_runtime_that_ends_while_questions_wait_for_the_node_just_ends() {
             bench.server(n, Script::accept_all().fault(Step::Rcpt, Fault::Hang));
         }
         for n in [1, 2, 3, 1, 1, 2, 3] {
-            let (callouts, route) = (bench.callouts.clone(), route(&[&format!("10.0.0.{n}")], TlsPolicy::Off));
-            tokio::spawn(async move {
-                let recipient = "anna@one.example".parse().unwrap();
-                callouts.ask(Request { recipient, route, probe: false, background: false }).await
-            });
+            bench.asks(n, "anna", false);
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(bench.callouts.destinations().iter().map(|host| host.waiting).collect::<Vec<_>>(), [2, 1, 1]);
@@ -386,20 +340,13 @@ fn a_runtime_that_ends_while_questions_wait_for_the_node_just_ends() {
 async fn what_was_done_is_counted_by_host_and_in_all() {
     let bench = Bench::new(Settings { sessions_per_destination: 1, queue_per_destination: 1, ..settings() });
     bench.server(1, Script { reply_delay: Duration::from_secs(1), ..normal() });
-    let ask = |local: &'static str| {
-        let (callouts, route) = (bench.callouts.clone(), route(&["10.0.0.1"], TlsPolicy::Off));
-        tokio::spawn(async move {
-            let recipient = format!("{local}@one.example").parse().unwrap();
-            callouts.ask(Request { recipient, route, probe: false, background: false }).await.outcome
-        })
-    };
-    let asked = [ask("anna"), ask("nobody"), ask("carol")];
+    let asked = ["anna", "nobody", "carol"].map(|local_part| bench.asks(1, local_part, false));
     tokio::time::sleep(Duration::from_millis(1)).await;
     let status = bench.callouts.destinations().remove(0);
     assert_eq!((status.host.as_str(), status.sessions, status.idle, status.waiting), ("10.0.0.1:25", 1, 0, 1));
     let mut kinds = Vec::new();
     for asked in asked {
-        kinds.push(kind(&asked.await.unwrap()));
+        kinds.push(kind(&asked.await.unwrap().outcome));
     }
     assert_eq!(kinds, ["accepted", "rejected", "busy"]);
     let status = bench.callouts.destinations().remove(0);
@@ -425,11 +372,7 @@ async fn a_stop_waits_for_questions_that_are_under_way_and_no_longer_than_it_is_
     for (reply_delay, takes) in [(1, 4), (8, 10)] {
         let (bench, destination) =
             Bench::one(Script { reply_delay: Duration::from_secs(reply_delay), ..Script::accept_all() });
-        let asking = bench.callouts.clone();
-        tokio::spawn(async move {
-            let (recipient, route) = ("anna@one.example".parse().unwrap(), route(&["10.0.0.1"], TlsPolicy::Off));
-            asking.ask(Request { recipient, route, probe: false, background: false }).await
-        });
+        bench.asks(1, "anna", false);
         tokio::time::sleep(Duration::from_millis(1)).await;
         let began = tokio::time::Instant::now();
         bench.callouts.shutdown(Duration::from_secs(10)).await;
@@ -457,11 +400,7 @@ async fn ten_thousand_hosts_are_remembered_and_those_that_nobody_asks_make_room(
     let (domain, until) = (Domain::parse("one.example").unwrap(), tokio::time::Instant::now() + Duration::from_secs(9));
     let relay = bench.callouts.connect(&route(&["10.0.0.1"], TlsPolicy::Off), &domain, until).await.unwrap();
     bench.callouts.reconfigure(Settings { timeout: Duration::from_secs(3600), ..settings() });
-    let callouts = bench.callouts.clone();
-    tokio::spawn(async move {
-        let (recipient, route) = ("anna@one.example".parse().unwrap(), route(&["10.0.0.2"], TlsPolicy::Off));
-        callouts.ask(Request { recipient, route, probe: false, background: false }).await
-    });
+    bench.asks(2, "anna", false);
     tokio::time::sleep(Duration::from_secs(601)).await;
     ask(0).await;
     ask(20_000).await;

@@ -12,6 +12,7 @@ use callahead_callout::{
 };
 use callahead_smtp::{Domain, DomainName, Recipient};
 use callahead_testbed::{Destination, Net, Place, Script};
+use tokio::task::JoinHandle;
 
 #[derive(Clone)]
 pub struct NetDialer(pub Net);
@@ -89,6 +90,14 @@ impl Bench {
 
     pub async fn ask(&self, recipient: &str) -> Report {
         self.ask_route(recipient, &route(&["10.0.0.1"], TlsPolicy::Opportunistic), false).await
+    }
+
+    /// Asks one of the hosts in a task of its own.
+    pub fn asks(&self, host: u8, local_part: &str, background: bool) -> JoinHandle<Report> {
+        let callouts = self.callouts.clone();
+        let recipient = format!("{local_part}@one.example").parse().unwrap();
+        let route = route(&[&address(host).ip().to_string()], TlsPolicy::Off);
+        tokio::spawn(async move { callouts.ask(Request { recipient, route, probe: false, background }).await })
     }
 
     pub async fn probe(&self, recipient: &str) -> Report {
