@@ -6,8 +6,9 @@ mod common;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use callahead_cache::{Cache, Options, Timestamp};
 use callahead_testbed::{Destination, Listening, Script};
 use common::*;
 use serde_json::Value;
@@ -244,6 +245,28 @@ fn a_backup_of_the_control_database_brings_back_no_answer_of_a_later_route() {
     }
     let daemon = Daemon::start(&config);
     assert_known(&daemon, "DUNNO", REFUSED);
+    drop(daemon);
+}
+
+#[test]
+fn what_was_learned_before_a_new_domains_route_was_written_down_is_not_served_under_another() {
+    let world = World::new();
+    let other = other_destination(&world);
+    let write = |route| world.config(false, &domain("new.example", route));
+    let config = write(world.listening.address());
+    let daemon = Daemon::start(&config);
+    assert_known(&daemon, "DUNNO", REFUSED);
+    both_kept(&daemon);
+    daemon.kill();
+    // As the file is where the process was killed between its first answer and the note of the route.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+    let now = Timestamp(now.try_into().unwrap());
+    let cache = Cache::open(&world.dir.path().join("data/cache"), &Options::default(), now).unwrap();
+    world._runtime.block_on(cache.keep_routes(vec![("new.example".into(), None)])).unwrap();
+    drop(cache);
+    write(other.address());
+    let daemon = Daemon::start(&config);
+    assert_known(&daemon, REFUSED, "DUNNO");
     drop(daemon);
 }
 

@@ -7,7 +7,8 @@
 //!
 //! The routes under which the cache was filled are kept in the cache's own file and written when all that is changed is cleared. So it is found
 //! at the next start where the process was killed in between, and where the configuration file was changed, or `control.db` is another one
-//! (a backup, or none), while it did not run.
+//! (a backup, or none), while it did not run. What is known of a domain without a route in that file is forgotten, too: the process was killed
+//! before it was written down.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -114,6 +115,17 @@ impl Routes {
         }
     }
 
+    /// Whether what is known of it comes from elsewhere.
+    fn leads_elsewhere(&self, engine: &Engine, directory: &Directory, domain: &Domain) -> Result<bool, CacheError> {
+        let route = directory.find(domain).map(|config| text(&config.route));
+        if let Some(before) = self.find(domain) {
+            return Ok(route.as_deref() != Some(before));
+        }
+        // What was covered by nothing was asked nowhere, unless the process was killed before its route was written down.
+        let kept = engine.cache().stats(Some(domain))?;
+        Ok(kept.valid + kept.invalid + kept.domains > 0)
+    }
+
     /// The domains that lead elsewhere than what is known of them, by the changed name that made it so.
     async fn moved(
         &self,
@@ -121,11 +133,6 @@ impl Routes {
         directory: &Directory,
         delta: &Delta,
     ) -> Result<BTreeMap<String, Vec<Domain>>, SettleError> {
-        let leads_elsewhere = |domain: &Domain| {
-            // What was covered by nothing was asked nowhere.
-            let Some(before) = self.find(domain) else { return false };
-            directory.find(domain).is_none_or(|config| text(&config.route) != before)
-        };
         let mut moved: BTreeMap<String, Vec<Domain>> = BTreeMap::new();
         let mut suffixes = Vec::new();
         for (name, _) in delta {
@@ -133,7 +140,7 @@ impl Routes {
                 Some(suffix) => suffixes.push((suffix.to_owned(), name)),
                 None => {
                     if let Ok(domain) = Domain::parse(name)
-                        && leads_elsewhere(&domain)
+                        && self.leads_elsewhere(engine, directory, &domain)?
                     {
                         moved.entry(name.clone()).or_default().push(domain);
                     }
@@ -150,7 +157,7 @@ impl Routes {
             let text = domain.to_string();
             let covering = suffixes.iter().filter(|(suffix, _)| text.ends_with(suffix.as_str()));
             if let Some((_, name)) = covering.max_by_key(|(suffix, _)| suffix.len())
-                && leads_elsewhere(&domain)
+                && self.leads_elsewhere(engine, directory, &domain)?
             {
                 moved.entry((*name).clone()).or_default().push(domain);
             }
