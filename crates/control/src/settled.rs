@@ -123,7 +123,7 @@ impl Routes {
         }
         // What was covered by nothing was asked nowhere, unless the process was killed before its route was written down.
         let kept = engine.cache().stats(Some(domain))?;
-        Ok(kept.valid + kept.invalid + kept.domains > 0)
+        Ok([kept.valid, kept.invalid, kept.domains].iter().any(|count| *count > 0))
     }
 
     /// The domains that lead elsewhere than what is known of them, by the changed name that made it so.

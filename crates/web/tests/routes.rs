@@ -71,6 +71,10 @@ async fn another_route_forgets_what_the_old_destination_said_and_other_changes_d
     let clears = clears(&bench).await;
     assert_eq!(clears.len(), 5, "{clears:?}");
     assert!(clears.iter().all(|clear| clear == "admin socket new.example"), "{clears:?}");
+    let audit = bench.get("/api/v1/audit").await.ok();
+    let newest = audit["entries"].as_array().unwrap().iter().find(|entry| entry["action"] == "cache.clear").unwrap();
+    assert_eq!(newest["before"], json!({"route": ["a.example.net:2525", "b.example.net:25"]}));
+    assert_eq!(newest["after"], json!({"route": ["mx"]}));
 }
 
 #[tokio::test]
