@@ -121,6 +121,10 @@ impl<K: Eq + Hash> Table<K> {
     fn newest(&self, whose: &K) -> Option<&Flight> {
         self.flights.get(whose)?.last()
     }
+
+    fn newest_of_use(&self, whose: &K, now: Timestamp) -> Option<&Flight> {
+        self.flights.get(whose)?.iter().rev().find(|flight| !flight.is_of_no_use(now))
+    }
 }
 
 impl Flight {
@@ -150,10 +154,9 @@ impl<K: Clone + Eq + Hash> Flights<K> {
     /// Joins the flight of a recipient or domain, if it may be joined, or starts one under this epoch.
     pub(crate) fn board(&self, whose: &K, floor: Epoch, epoch: Epoch, now: Timestamp, join: bool) -> Boarding {
         let mut all = self.all();
-        if let Some(flight) = all.newest(whose)
+        if let Some(flight) = all.newest_of_use(whose, now)
             && join
             && flight.epoch >= floor
-            && !flight.is_of_no_use(now)
         {
             return Boarding::Joined(flight.arrival.clone());
         }

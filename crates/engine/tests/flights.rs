@@ -332,6 +332,30 @@ async fn an_older_callout_is_joined_again_when_a_live_one_is_over() {
     assert_eq!(bench.callouts(), 2, "one for each of the first two questions, and none for the third");
 }
 
+/// Until what was asked waits for its callout; on a disk that hangs nothing settles.
+async fn begun() {
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_callout_is_joined_where_what_a_live_one_brought_is_too_old() {
+    let bench = Bench::hanging_disk();
+    bench.acts([Act::Wait(accepted()), Act::Say(rejected(), true), Act::Say(accepted(), true)]);
+    let first = bench.asks(ANNA);
+    begun().await;
+    let live = Question { live: true, ..Question::new(ANNA.as_bytes(), Listener::Policy) };
+    assert_eq!(short(&bench.engine.decide(live).await), "11 invalid callout reject 550 5.1.1");
+    bench.pass(3 * HOUR);
+    let second = bench.asks(ANNA);
+    begun().await;
+    bench.script.go.notify_one();
+    assert_eq!(short(&first.await.unwrap()), "10 valid callout accept");
+    assert_eq!(short(&second.await.unwrap()), "10 valid callout accept");
+    assert_eq!(bench.callouts(), 2, "the third question waits for the first one's");
+}
+
 #[tokio::test(start_paused = true)]
 async fn those_who_joined_a_refresh_that_gave_way_ask_once_together() {
     let bench = Bench::new();
