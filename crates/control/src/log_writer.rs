@@ -17,8 +17,8 @@ use crate::retention::Retention;
 
 /// How long a decision waits before it is written.
 const EVERY: Duration = Duration::from_millis(250);
-/// Rows in one transaction at most. Within a commit the thread can't give way.
-const BATCH: usize = 1_000;
+/// Rows in one transaction at most.
+const BATCH: usize = 5_000;
 /// A failure is told of again after this.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 /// A file that can't be opened is tried again after this.
@@ -187,9 +187,6 @@ impl Writer {
                 ])?;
                 filling.add(&transaction, last_id, &decision.recipient, sender.as_deref(), domain, verdict)?;
                 written += 1;
-                // The idle policy alone does not give way: a thread that has just had its share may be passed over for this one until the
-                // next tick, some milliseconds.
-                std::thread::yield_now();
             }
         }
         transaction.commit()?;

@@ -132,6 +132,8 @@ impl World {
             changes.push(record(Kind::Token, &token.id, token));
         }
         bench.administration.control.apply(changes, vec![], now).await.unwrap();
+        let actor = callahead_control::Actor { who: "test".into(), from: "test".into() };
+        bench.administration.domains.settle(&bench.administration.control, &actor).await.unwrap();
         for domain in ["r.example", "o.example"] {
             let address = format!("kept@{domain}");
             let question = callahead_engine::Question::new(address.as_bytes(), callahead_engine::Listener::Policy);
