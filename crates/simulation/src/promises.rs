@@ -387,13 +387,13 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
         }
         13 => {
             need(
-                earned(&|l| l.fact == Fact::NullSenderRefused && of_domain(l), INVALID_AT_MOST),
+                earned(&|l| l.fact == Fact::NullSenderRefused && of_domain(l), INVALID_AT_MOST + CALLOUT),
                 "MAIL was not refused",
             )?;
             must(policy.unverifiable)
         }
         15 => {
-            let at_most = policy.invalid_ttl.min(INVALID_AT_MOST);
+            let at_most = policy.invalid_ttl.min(INVALID_AT_MOST) + CALLOUT;
             need(earned(&|l| l.fact == Fact::NullMx && of_domain(l), at_most), "no null MX was seen within 2 h")
         }
         row => Err(format!("row {row} does not fit")),
@@ -408,12 +408,13 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
 /// Rows 8 and 11: the recipient was refused.
 fn judge_refusal(events: &Events, asked: &Asked, policy: &Policy, row: u8, action: Action) -> Result<(), String> {
     let refused = |filter: bool, at_most: Duration| {
-        [(false, at_most), (true, at_most.min(FULL_AT_MOST))].into_iter().any(|(exists, at_most)| {
+        [(false, at_most), (true, at_most.min(FULL_AT_MOST + CALLOUT))].into_iter().any(|(exists, at_most)| {
             let fact = Fact::Rejected { of_the_filter: filter, exists };
             earned(events, asked, &|learned| learned.recipient == asked.recipient && learned.fact == fact, at_most)
         })
     };
-    let at_most = policy.invalid_ttl.min(INVALID_AT_MOST);
+    // It counts from when the callout had heard it.
+    let at_most = policy.invalid_ttl.min(INVALID_AT_MOST) + CALLOUT;
     let counts = policy.policy_rejects == RejectOrDefer::Reject;
     match action {
         Action::Reject if refused(false, at_most) => Ok(()),
