@@ -225,9 +225,9 @@ impl Callahead {
 ///
 /// # Errors
 /// When the cache can't be written.
-pub async fn fill(folder: &Path, entries: u64, domains: u64) -> anyhow::Result<()> {
+pub async fn fill(setup: &Setup, entries: u64, domains: u64) -> anyhow::Result<()> {
     let now = Timestamp(u64::try_from(jiff::Timestamp::now().as_millisecond())?);
-    let cache = Cache::open(&folder.join("data/cache"), &Options::default(), now)?;
+    let cache = Cache::open(&setup.folder.join("data/cache"), &Options::default(), now)?;
     let asked = Timestamp(now.0 - 60_000);
     let epoch = callahead_cache::Epoch::default();
     for number in 0..domains {
@@ -255,6 +255,9 @@ pub async fn fill(folder: &Path, entries: u64, domains: u64) -> anyhow::Result<(
         }
     }
     cache.flush().await?;
+    // What is known of a domain without its route is forgotten at the start.
+    let routes = (0..domains).map(|number| (names::domain(number), Some(setup.destination.to_string())));
+    cache.keep_routes(routes.collect()).await?;
     let health = cache.health();
     if health.dropped > 0 || health.write_error.is_some() {
         bail!("the cache could not be filled: {health:?}");
