@@ -154,8 +154,8 @@ impl<K: Clone + Eq + Hash> Flights<K> {
     /// Joins the flight of a recipient or domain, if it may be joined, or starts one under this epoch.
     pub(crate) fn board(&self, whose: &K, floor: Epoch, epoch: Epoch, now: Timestamp, join: bool) -> Boarding {
         let mut all = self.all();
-        if let Some(flight) = all.newest_of_use(whose, now)
-            && join
+        if join
+            && let Some(flight) = all.newest_of_use(whose, now)
             && flight.epoch >= floor
         {
             return Boarding::Joined(flight.arrival.clone());
@@ -187,14 +187,11 @@ impl<K: Clone + Eq + Hash> Flights<K> {
     /// The flight begins only now, under this epoch; or not at all, where a newer one is out that it may wait for instead.
     pub(crate) fn renew(&self, whose: &K, id: u64, epoch: Epoch, now: Timestamp) -> Option<Arrival> {
         let mut all = self.all();
-        let flights = all.flights.get_mut(whose)?;
         // It waits for a newer one only, so that no two wait for each other.
-        if let Some(newest) = flights.last().filter(|newest| newest.id > id && !newest.is_of_no_use(now)) {
-            return Some(newest.arrival.clone());
+        if let Some(newer) = all.newest_of_use(whose, now).filter(|flight| flight.id > id) {
+            return Some(newer.arrival.clone());
         }
-        if let Some(flight) = flights.iter_mut().find(|flight| flight.id == id) {
-            flight.epoch = epoch;
-        }
+        all.flights.get_mut(whose)?.iter_mut().find(|flight| flight.id == id)?.epoch = epoch;
         None
     }
 

@@ -332,13 +332,6 @@ async fn an_older_callout_is_joined_again_when_a_live_one_is_over() {
     assert_eq!(bench.callouts(), 2, "one for each of the first two questions, and none for the third");
 }
 
-/// Until what was asked waits for its callout; on a disk that hangs nothing settles.
-async fn begun() {
-    for _ in 0..20 {
-        tokio::task::yield_now().await;
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn an_older_callout_is_joined_where_what_a_live_one_brought_is_too_old() {
     let bench = Bench::hanging_disk();
@@ -354,6 +347,31 @@ async fn an_older_callout_is_joined_where_what_a_live_one_brought_is_too_old() {
     assert_eq!(short(&first.await.unwrap()), "10 valid callout accept");
     assert_eq!(short(&second.await.unwrap()), "10 valid callout accept");
     assert_eq!(bench.callouts(), 2, "the third question waits for the first one's");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waited_for_a_random_local_part_joins_a_callout_behind_a_live_one_that_is_too_old() {
+    let bench = Bench::hanging_disk();
+    let live = || {
+        let engine = bench.engine.clone();
+        let question = Question { live: true, ..Question::new(ANNA.as_bytes(), Listener::Policy) };
+        tokio::spawn(async move { engine.decide(question).await })
+    };
+    bench.acts([Act::Wait(accepted()), Act::Wait(accepted()), Act::Say(rejected(), true), Act::Say(rejected(), true)]);
+    let _probe = bench.asks("ben@one.example");
+    begun().await;
+    let anna = bench.asks(ANNA);
+    begun().await;
+    let second = live();
+    begun().await;
+    assert_eq!(short(&live().await.unwrap()), "11 invalid callout reject 550 5.1.1");
+    bench.pass(3 * HOUR);
+    bench.script.go.notify_one();
+    begun().await;
+    bench.script.go.notify_one();
+    assert_eq!(short(&second.await.unwrap()), "10 valid callout accept");
+    assert_eq!(short(&anna.await.unwrap()), "10 valid callout accept");
+    assert_eq!(bench.callouts(), 3, "the first question for anna waits for the second one's");
 }
 
 #[tokio::test(start_paused = true)]
