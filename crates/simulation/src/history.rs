@@ -76,9 +76,7 @@ pub(crate) struct Learned {
     /// When the callout began, and when the destination looked up what it said.
     pub(crate) asked: Seq,
     pub(crate) decided: Seq,
-    /// When the destination said so, by the node's clock as it was when the callout ended: one that is stepped meanwhile makes no word older.
-    pub(crate) said_at: Timestamp,
-    /// When the callout ended.
+    /// When the callout ended. From then on it counts.
     pub(crate) ended: Seq,
     pub(crate) at: Timestamp,
     pub(crate) ended_at: Instant,

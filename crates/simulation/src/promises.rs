@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use callahead_cache::Timestamp;
 use callahead_callout::{Ask, BoxFuture, Callouts, Hop, Outcome, Report, Request};
 use callahead_engine::{AcceptOrDefer, Action, Callouts as Mode, Decision, Policy, RejectOrDefer, Source, Verdict};
 use callahead_smtp::Reply;
@@ -30,7 +29,7 @@ const PROBE_WAIT: Duration = Duration::from_secs(5);
 /// Unknown recipients that a client may ask for within ten minutes.
 pub(crate) const HARVEST_LIMIT: usize = 6;
 const HARVEST_WINDOW: Duration = Duration::from_secs(600);
-/// Between the destination's word and the end of the callout that heard it: the rest of a pipelined group may be waited for.
+/// Between the destination's word and the end of the callout that heard it, at most: the rest of a pipelined group may be waited for.
 const CALLOUT: Duration = Duration::from_secs(30);
 
 /// Callouts, each held against what the destinations said meanwhile.
@@ -162,6 +161,11 @@ impl History {
             events.break_promise(format!("callout {id} of {recipient} brought {outcome:?}, which no destination said"));
             return;
         };
+        let since = sent_at.elapsed();
+        if since > CALLOUT {
+            events.break_promise(format!("callout {id} of {recipient} ended {since:?} after what it brought was said"));
+            return;
+        }
         // By the configuration that the question found which made this callout, and that may have been any of these.
         let in_force = policies
             .iter()
@@ -174,8 +178,6 @@ impl History {
             Fact::Deferred => HOLD_DOWN,
         });
         let ttl = ttl.min().unwrap_or_default();
-        let since = u64::try_from(sent_at.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let said_at = Timestamp(at.0.saturating_sub(since));
         let asked = asking.began;
         if matches!(fact, Fact::Rejected { .. }) {
             for client in events.askers.get(&recipient).cloned().unwrap_or_default() {
@@ -188,7 +190,6 @@ impl History {
             domain,
             asked,
             decided,
-            said_at,
             ended,
             at,
             ended_at: Instant::now(),
@@ -301,7 +302,7 @@ fn earned(events: &Events, asked: &Asked, fact: &dyn Fn(&Learned) -> bool, at_mo
         fact(learned)
             && learned.asked > asked.floor
             && learned.decided > asked.floor
-            && asked.now.since(learned.said_at) < at_most
+            && asked.now.since(learned.at) < at_most
     })
 }
 
@@ -342,7 +343,7 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
         Action::None => return Err("a configured domain always has an answer".into()),
         Action::Accept | Action::Defer => {}
     }
-    let valid_for = policy.valid_ttl + CALLOUT;
+    let valid_for = policy.valid_ttl;
     match decision.row {
         3 => {
             let local_part = asked.recipient.rsplit_once('@').map_or("", |(local_part, _)| local_part);
@@ -361,14 +362,14 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
         }
         8 | 11 => judge_refusal(events, asked, policy, decision.row, answer.action),
         12 | 14 | 16 => {
-            let stale = STALE_FOR + 96 * HOUR + CALLOUT;
+            let stale = STALE_FOR + 96 * HOUR;
             let held = decision.row == 12 && decision.source == Source::Cache;
             if held {
                 let deferred = |l: &Learned| {
                     of_recipient(l) && matches!(l.fact, Fact::Deferred | Fact::Rejected { of_the_filter: true, .. })
                 };
                 // A recipient that needs SMTPUTF8 is held without a word of the destination's.
-                need(earned(&deferred, HOLD_DOWN + CALLOUT) || !asked.recipient.is_ascii(), "nobody said 4xx to it")?;
+                need(earned(&deferred, HOLD_DOWN) || !asked.recipient.is_ascii(), "nobody said 4xx to it")?;
             }
             match answer.action {
                 Action::Accept if policy.tempfail == AcceptOrDefer::Defer => {
@@ -387,13 +388,13 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
         }
         13 => {
             need(
-                earned(&|l| l.fact == Fact::NullSenderRefused && of_domain(l), INVALID_AT_MOST + CALLOUT),
+                earned(&|l| l.fact == Fact::NullSenderRefused && of_domain(l), INVALID_AT_MOST),
                 "MAIL was not refused",
             )?;
             must(policy.unverifiable)
         }
         15 => {
-            let at_most = policy.invalid_ttl.min(INVALID_AT_MOST) + CALLOUT;
+            let at_most = policy.invalid_ttl.min(INVALID_AT_MOST);
             need(earned(&|l| l.fact == Fact::NullMx && of_domain(l), at_most), "no null MX was seen within 2 h")
         }
         row => Err(format!("row {row} does not fit")),
@@ -408,20 +409,19 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
 /// Rows 8 and 11: the recipient was refused.
 fn judge_refusal(events: &Events, asked: &Asked, policy: &Policy, row: u8, action: Action) -> Result<(), String> {
     let refused = |filter: bool, at_most: Duration| {
-        [(false, at_most), (true, at_most.min(FULL_AT_MOST + CALLOUT))].into_iter().any(|(exists, at_most)| {
+        [(false, at_most), (true, at_most.min(FULL_AT_MOST))].into_iter().any(|(exists, at_most)| {
             let fact = Fact::Rejected { of_the_filter: filter, exists };
             earned(events, asked, &|learned| learned.recipient == asked.recipient && learned.fact == fact, at_most)
         })
     };
-    // It counts from when the callout had heard it.
-    let at_most = policy.invalid_ttl.min(INVALID_AT_MOST) + CALLOUT;
+    let at_most = policy.invalid_ttl.min(INVALID_AT_MOST);
     let counts = policy.policy_rejects == RejectOrDefer::Reject;
     match action {
         Action::Reject if refused(false, at_most) => Ok(()),
         // A word about the filter that is kept from when such words counted stays what it was.
         Action::Reject if refused(true, at_most) && (row == 8 || counts) => Ok(()),
         Action::Reject => Err("no 5xx was said to its RCPT within 2 h and since the last clear".into()),
-        Action::Defer if !counts && refused(true, HOLD_DOWN + CALLOUT) => Ok(()),
+        Action::Defer if !counts && refused(true, HOLD_DOWN) => Ok(()),
         _ => Err("a recipient that was refused is accepted".into()),
     }
 }
