@@ -6,9 +6,10 @@ mod common;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use callahead_cache::{Cache, Options, Timestamp};
+use callahead_cache::{Cache, Options};
+use callahead_engine::{Clock as _, SystemClock};
 use callahead_testbed::{Destination, Listening, Script};
 use common::*;
 use serde_json::Value;
@@ -259,8 +260,7 @@ fn what_was_learned_before_a_new_domains_route_was_written_down_is_not_served_un
     both_kept(&daemon);
     daemon.kill();
     // As the file is where the process was killed between its first answer and the note of the route.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
-    let now = Timestamp(now.try_into().unwrap());
+    let now = SystemClock::new().now();
     let cache = Cache::open(&world.dir.path().join("data/cache"), &Options::default(), now).unwrap();
     world._runtime.block_on(cache.keep_routes(vec![("new.example".into(), None)])).unwrap();
     drop(cache);

@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use callahead_control::{Account, Change, DomainSpec, Expected, Kind, Permission, Role, Token};
+use callahead_control::{Account, Actor, Change, DomainSpec, Expected, Kind, Permission, Role, Token};
 use callahead_web::{HttpLimits, RULES, http_router, openapi};
 use common::Bench;
 use serde::Serialize;
@@ -132,7 +132,7 @@ impl World {
             changes.push(record(Kind::Token, &token.id, token));
         }
         bench.administration.control.apply(changes, vec![], now).await.unwrap();
-        let actor = callahead_control::Actor { who: "test".into(), from: "test".into() };
+        let actor = Actor { who: "test".into(), from: "test".into() };
         bench.administration.domains.settle(&bench.administration.control, &actor).await.unwrap();
         for domain in ["r.example", "o.example"] {
             let address = format!("kept@{domain}");

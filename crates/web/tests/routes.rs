@@ -28,11 +28,18 @@ async fn cached(bench: &Bench, recipient: &str) -> Option<Value> {
     (decision["verdict"] != "unknown").then(|| decision["source"].clone())
 }
 
-/// Who cleared what, the newest first.
-async fn clears(bench: &Bench) -> Vec<String> {
+/// The audit log's entries of clears, the newest first.
+async fn clear_entries(bench: &Bench) -> Vec<Value> {
     let audit = bench.get("/api/v1/audit").await.ok();
     let clears = audit["entries"].as_array().unwrap().iter().filter(|entry| entry["action"] == "cache.clear");
-    clears.map(|entry| format!("{} {}", entry["who"].as_str().unwrap(), entry["object"].as_str().unwrap())).collect()
+    clears.cloned().collect()
+}
+
+/// Who cleared what, the newest first.
+async fn clears(bench: &Bench) -> Vec<String> {
+    let who_and_what =
+        |entry: &Value| format!("{} {}", entry["who"].as_str().unwrap(), entry["object"].as_str().unwrap());
+    clear_entries(bench).await.iter().map(who_and_what).collect()
 }
 
 #[tokio::test]
@@ -71,8 +78,7 @@ async fn another_route_forgets_what_the_old_destination_said_and_other_changes_d
     let clears = clears(&bench).await;
     assert_eq!(clears.len(), 5, "{clears:?}");
     assert!(clears.iter().all(|clear| clear == "admin socket new.example"), "{clears:?}");
-    let audit = bench.get("/api/v1/audit").await.ok();
-    let newest = audit["entries"].as_array().unwrap().iter().find(|entry| entry["action"] == "cache.clear").unwrap();
+    let newest = clear_entries(&bench).await.remove(0);
     assert_eq!(newest["before"], json!({"route": ["a.example.net:2525", "b.example.net:25"]}));
     assert_eq!(newest["after"], json!({"route": ["mx"]}));
 }
