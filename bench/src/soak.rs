@@ -63,7 +63,7 @@ pub async fn run(minutes: u64, folder: &Path, output: &Path) -> anyhow::Result<(
     let mut destination = Destination::start(KNOWN + RATE * span.as_secs(), 1).await?;
     destination.take_messages().await?;
     let setup = Setup { gateway: true, harvest: 20, ..Setup::new(&folder.join("soak"), destination.address()) };
-    fill(&setup, KNOWN, 1).await?;
+    fill(&setup, KNOWN).await?;
     let daemon = Callahead::start(&setup).await?;
     let target = Target { address: daemon.address("policy")?, protocol: Protocol::Policy };
     let (rate, warm) = WARM;

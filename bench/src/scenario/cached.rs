@@ -20,14 +20,14 @@ const LEARN_WITHIN: Duration = Duration::from_secs(120);
 pub async fn policy(bench: &Bench) -> anyhow::Result<Section> {
     let size = &bench.size;
     let setup = Setup::new(&bench.folder.join("policy"), ([127, 0, 0, 1], 9).into());
-    fill(&setup, size.few, 1).await?;
+    fill(&setup, size.few).await?;
     let daemon = Callahead::start(&setup).await?;
     let quiet_setup = Setup {
         log: "info,callahead::decision=off",
         more: "[log]\ndays = 0\n".to_owned(),
         ..Setup::new(&bench.folder.join("quiet"), setup.destination)
     };
-    fill(&quiet_setup, size.few, 1).await?;
+    fill(&quiet_setup, size.few).await?;
     let quiet = Callahead::start(&quiet_setup).await?;
     let bare = Helper::start(&["serve-bare", "policy"]).await?;
     let subjects = [
@@ -153,7 +153,7 @@ pub async fn smtp(bench: &Bench) -> anyhow::Result<Section> {
     let bare = Helper::start(&["serve-bare", "smtp"]).await?;
     let setup = Setup { gateway: true, ..Setup::new(&bench.folder.join("smtp"), destination.address()) };
     let daemon = if Callahead::has_gateway(&setup).await? {
-        fill(&setup, size.few, 1).await?;
+        fill(&setup, size.few).await?;
         Some(Callahead::start(&setup).await?)
     } else {
         None

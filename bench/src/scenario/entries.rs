@@ -24,9 +24,9 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
     let nowhere = ([127, 0, 0, 1], 9).into();
     let small_setup = Setup::new(&bench.folder.join("few"), nowhere);
     let big_setup = Setup::new(&bench.folder.join("many"), nowhere);
-    fill(&small_setup, size.few, 1).await?;
+    fill(&small_setup, size.few).await?;
     let began = Instant::now();
-    fill(&big_setup, size.many, 1).await?;
+    fill(&big_setup, size.many).await?;
     let filled = began.elapsed().as_secs_f64();
     let file = fs::metadata(cache_file(&big_setup.folder))?.len();
     section.say(format!(

@@ -22,7 +22,7 @@ pub async fn connections(bench: &Bench) -> anyhow::Result<Section> {
     let size = Size { rounds: bench.size.rounds.min(3), span: bench.size.span / 2, ..bench.size.clone() };
     let bench = Bench { size, folder: bench.folder.clone() };
     let setup = Setup::new(&bench.folder.join("connections"), ([127, 0, 0, 1], 9).into());
-    fill(&setup, bench.size.few, 1).await?;
+    fill(&setup, bench.size.few).await?;
     let daemon = Callahead::start(&setup).await?;
     let bare = Helper::start(&["serve-bare", "policy"]).await?;
     let subjects = [
@@ -87,7 +87,7 @@ pub async fn domains(bench: &Bench) -> anyhow::Result<Section> {
         let setup = Setup::new(&bench.folder.join(format!("domains-{domains}")), ([127, 0, 0, 1], 9).into());
         let setup = Setup { domains, ..setup };
         let entries = bench.size.few.max(domains);
-        fill(&setup, entries, domains).await?;
+        fill(&setup, entries).await?;
         let daemon = Callahead::start(&setup).await?;
         let subjects = [Subject::new("Callahead", daemon.address("policy")?, Protocol::Policy, daemon.process())];
         let names = Names::random(entries).domains(domains);

@@ -97,7 +97,7 @@ async fn start(bench: &Bench, name: &str, more: String) -> anyhow::Result<(Desti
     let destination = Destination::start(bench.size.few + 4 * APART, 1).await?;
     let setup =
         Setup { gateway: true, harvest: HARVEST, more, ..Setup::new(&bench.folder.join(name), destination.address()) };
-    fill(&setup, bench.size.few, 1).await?;
+    fill(&setup, bench.size.few).await?;
     let daemon = Callahead::start(&setup).await?;
     Ok((destination, daemon))
 }

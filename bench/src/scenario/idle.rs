@@ -20,7 +20,7 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
     let idle = bench.size.idle;
     let mut section = Section::new(&format!("{} idle client connections", count(idle as u64)));
     let setup = Setup::new(&bench.folder.join("idle"), ([127, 0, 0, 1], 9).into());
-    fill(&setup, bench.size.few, 1).await?;
+    fill(&setup, bench.size.few).await?;
     let daemon = Callahead::start(&setup).await?;
     let (before, _) = process::resident(daemon.process()).unwrap_or_default();
     let target = Target { address: daemon.address("policy")?, protocol: Protocol::Policy };

@@ -31,7 +31,7 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
     let mut section = Section::new("Pages");
     let more = format!("[log]\nsize = \"{}G\"\n", SIZE >> 30);
     let setup = Setup { domains: DOMAINS, more, ..Setup::new(&bench.folder.join("pages"), ([127, 0, 0, 1], 9).into()) };
-    fill(&setup, size.kept, DOMAINS).await?;
+    fill(&setup, size.kept).await?;
     let rate = fill_log(&setup.folder, size.logged, DOMAINS).await?;
     let file = std::fs::metadata(setup.folder.join("data/log.db"))?.len();
     let daemon = Callahead::start(&setup).await?;

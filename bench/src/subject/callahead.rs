@@ -221,11 +221,12 @@ impl Callahead {
     }
 }
 
-/// Fills a cache, offline, with so many recipients in so many domains, as if each had been asked for a minute ago.
+/// Fills a cache, offline, with so many recipients in the set-up's domains, as if each had been asked for a minute ago.
 ///
 /// # Errors
 /// When the cache can't be written.
-pub async fn fill(setup: &Setup, entries: u64, domains: u64) -> anyhow::Result<()> {
+pub async fn fill(setup: &Setup, entries: u64) -> anyhow::Result<()> {
+    let domains = setup.domains;
     let now = Timestamp(u64::try_from(jiff::Timestamp::now().as_millisecond())?);
     let cache = Cache::open(&setup.folder.join("data/cache"), &Options::default(), now)?;
     let asked = Timestamp(now.0 - 60_000);
