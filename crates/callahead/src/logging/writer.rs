@@ -108,11 +108,10 @@ impl Shared {
             drop(state);
             self.room.notify_all();
             // Nobody can be told that the log can't be written.
-            let _ = taken.chunks(PIECE).try_for_each(|piece| {
-                to.write_all(piece)?;
-                std::thread::yield_now();
-                to.flush()
-            });
+            let mut pieces = taken.chunks(PIECE);
+            let _ = pieces
+                .try_for_each(|piece| to.write_all(piece).map(|()| std::thread::yield_now()))
+                .and_then(|()| to.flush());
             taken.clear();
             if is_last {
                 return;
