@@ -2,29 +2,14 @@
 //! every reply is one packet. The first octet says how long the pieces are.
 #![no_main]
 
-use callahead_listeners::milter::{Event, MilterError, Reply, Session};
+use callahead_fuzz::requests;
+use callahead_listeners::milter::{Event, Reply, Session};
 use libfuzzer_sys::fuzz_target;
-
-fn read(octets: &[u8], piece: usize) -> (Vec<Event>, Option<MilterError>) {
-    let mut session = Session::default();
-    let mut events = Vec::new();
-    for piece in octets.chunks(piece) {
-        session.push(piece);
-        loop {
-            match session.next_event() {
-                Ok(Some(event)) => events.push(event),
-                Ok(None) => break,
-                Err(error) => return (events, Some(error)),
-            }
-        }
-    }
-    (events, None)
-}
 
 fuzz_target!(|octets: &[u8]| {
     let Some((piece, octets)) = octets.split_first() else { return };
-    let dialogue = read(octets, usize::from(*piece).max(1));
-    assert_eq!(dialogue, read(octets, octets.len().max(1)));
+    let dialogue = requests::<Session>(octets, usize::from(*piece));
+    assert_eq!(dialogue, requests::<Session>(octets, octets.len()));
     for event in dialogue.0 {
         let Event::Reply(reply) = event else { continue };
         if let Reply::Agreed(agreed) = reply {

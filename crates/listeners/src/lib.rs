@@ -1,7 +1,7 @@
 //! Where questions come in: the policy protocol, socket maps and the milter protocol, over TCP and Unix sockets; and the gateway,
 //! where mail does.
 //!
-//! Each question protocol is two things: a `RequestReader` or `Session` (bytes in, requests out; no socket, no clock) and what each
+//! Each question protocol is two things: a [`Format`] (bytes in, requests out; no socket, no clock) and what each
 //! verdict is in that protocol's words. The loop around them is the same for all, in `server`: it bounds connections, idle
 //! time and pipelining, keeps answers in the order of their requests, and when it is told to stop it answers what
 //! was asked before it closes.
@@ -22,11 +22,13 @@ pub mod gateway;
 mod listen;
 pub mod milter;
 pub mod policy;
+mod reader;
 mod server;
 pub mod socketmap;
 mod tls;
 
 pub use accept::{Accepting, Open};
 pub use listen::{BindError, Bound, Listen, ListenError, MODE_EVERYONE, MODE_GROUP, MODE_OWNER, Stream};
+pub use reader::{Format, Reader};
 pub use server::{Counters, Limits};
 pub use tls::{TlsFiles, TlsFilesError, TlsServer};

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::address;
 use crate::listen::Bound;
+use crate::reader::Format;
 use crate::server::{self, Limits, Protocol, Replying};
 
 /// The longest line, in octets without its end. Postfix takes SMTP lines of 2,048 (`line_length_limit`).
@@ -69,66 +70,40 @@ pub enum RequestError {
     ZeroOctet,
 }
 
-/// Bytes in, in any pieces; requests out. After an error it gives that error again: where the next request
-/// would begin is unknown.
+/// Requests as the protocol has them: lines of `name=value`, and an empty line.
 #[derive(Debug, Default)]
-pub struct RequestReader {
-    buffer: BytesMut,
-    /// Octets at the buffer's start that are known to hold no line end.
+pub struct Attributes {
+    /// Octets at the start of what has arrived that are known to hold no line end.
     searched: usize,
     /// The first equals sign among them.
     equals: Option<usize>,
     /// Whether there is a zero octet among them.
     has_zero: bool,
+    /// What is read of the request so far, of so many lines and octets.
     request: Request,
     attributes: usize,
     octets: usize,
-    failed: Option<RequestError>,
 }
 
-// === impl RequestReader ===
+// === impl Attributes ===
 
-impl RequestReader {
-    /// Takes what has arrived.
-    pub fn push(&mut self, bytes: &[u8]) {
-        if self.failed.is_none() {
-            self.buffer.extend_from_slice(bytes);
-        }
+impl Format for Attributes {
+    type Request = Request;
+    type Error = RequestError;
+
+    fn has_partial(&self, arrived: &BytesMut) -> bool {
+        !arrived.is_empty() || self.attributes > 0
     }
 
-    /// The next whole request; `None` until more has arrived.
-    ///
-    /// # Errors
-    /// When what arrived can't be a request.
-    pub fn next_request(&mut self) -> Result<Option<Request>, RequestError> {
-        if let Some(error) = self.failed {
-            return Err(error);
-        }
-        self.advance().inspect_err(|error| {
-            self.failed = Some(*error);
-            self.buffer = BytesMut::new();
-        })
-    }
-
-    /// Octets that have arrived and were not taken yet.
-    pub fn buffered(&self) -> usize {
-        self.buffer.len()
-    }
-
-    /// Whether a request has begun and is not whole.
-    pub fn has_partial(&self) -> bool {
-        !self.buffer.is_empty() || self.attributes > 0
-    }
-
-    fn advance(&mut self) -> Result<Option<Request>, RequestError> {
-        // Octets of whole lines that are read; taken out of the buffer at once and not line by line.
+    fn take(&mut self, arrived: &mut BytesMut) -> Result<Option<Request>, RequestError> {
+        // Octets of whole lines that are read; taken out at once and not line by line.
         let mut taken = 0;
         let mut equals = self.equals.take();
         let mut has_zero = std::mem::take(&mut self.has_zero);
         let mut done = None;
         // One search finds all signs: lines are short, and a search for each would cost more than what it finds.
-        for at in memchr::memchr3_iter(b'\n', b'=', 0, &self.buffer[self.searched..]).map(|at| self.searched + at) {
-            match self.buffer[at] {
+        for at in memchr::memchr3_iter(b'\n', b'=', 0, &arrived[self.searched..]).map(|at| self.searched + at) {
+            match arrived[at] {
                 b'=' => {
                     equals = equals.or(Some(at - taken));
                     continue;
@@ -139,7 +114,7 @@ impl RequestReader {
                 }
                 _ => {}
             }
-            let line = &self.buffer[taken..at];
+            let line = &arrived[taken..at];
             // Telnet and other hands end lines with CR LF.
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             if line.len() > MAX_LINE {
@@ -168,12 +143,12 @@ impl RequestReader {
                 }
             }
         }
-        self.buffer.advance(taken);
+        arrived.advance(taken);
         if done.is_some() {
             self.searched = 0;
             return Ok(done);
         }
-        self.searched = self.buffer.len();
+        self.searched = arrived.len();
         self.equals = equals;
         self.has_zero = has_zero;
         // One more for a CR that its LF may follow.
@@ -226,25 +201,7 @@ struct Policy {
 
 impl Protocol for Policy {
     const NAME: &'static str = "policy";
-    type Reader = RequestReader;
-    type Request = Request;
-    type Error = RequestError;
-
-    fn push(reader: &mut RequestReader, bytes: &[u8]) {
-        reader.push(bytes);
-    }
-
-    fn next(reader: &mut RequestReader) -> Result<Option<Request>, RequestError> {
-        reader.next_request()
-    }
-
-    fn buffered(reader: &RequestReader) -> usize {
-        reader.buffered()
-    }
-
-    fn has_partial(reader: &RequestReader) -> bool {
-        reader.has_partial()
-    }
+    type Format = Attributes;
 
     fn reply(&self, request: Request, output: &mut Vec<u8>) -> Option<Replying> {
         if !(request.is_access_policy && request.is_rcpt) {

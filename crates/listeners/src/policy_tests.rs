@@ -4,36 +4,20 @@ use callahead_smtp::EnhancedCode;
 use proptest::prelude::*;
 
 use super::*;
+use crate::reader::{Reader, read_in_pieces};
 
 const POSTFIX: &str = "request=smtpd_access_policy\nprotocol_state=RCPT\nprotocol_name=ESMTP\nhelo_name=a.example\n\
     queue_id=8045F2AB23\nsender=foo@bar.example\nrecipient=joe@example.com\nrecipient_count=0\n\
     client_address=2001:db8::7\nclient_name=unknown\ninstance=123.456.7\nsize=12345\n\n";
 
-fn read_all(reader: &mut RequestReader) -> Result<Vec<Request>, RequestError> {
-    let mut requests = Vec::new();
-    while let Some(request) = reader.next_request()? {
-        requests.push(request);
-    }
-    Ok(requests)
+/// In pieces that end at the given places; requests are taken as soon as they are whole.
+fn read_split(bytes: &[u8], cuts: &[usize]) -> Result<Vec<Request>, RequestError> {
+    let (requests, error) = read_in_pieces::<Attributes>(bytes, cuts);
+    error.map_or(Ok(requests), Err)
 }
 
 fn read(bytes: &[u8]) -> Result<Vec<Request>, RequestError> {
-    let mut reader = RequestReader::default();
-    reader.push(bytes);
-    read_all(&mut reader)
-}
-
-/// In pieces that end at the given places; requests are taken as soon as they are whole.
-fn read_split(bytes: &[u8], cuts: &[usize]) -> Result<Vec<Request>, RequestError> {
-    let mut reader = RequestReader::default();
-    let mut requests = Vec::new();
-    let mut from = 0;
-    for cut in cuts.iter().copied().chain([bytes.len()]) {
-        reader.push(&bytes[from..cut]);
-        requests.extend(read_all(&mut reader)?);
-        from = cut;
-    }
-    Ok(requests)
+    read_split(bytes, &[])
 }
 
 #[test]
@@ -102,11 +86,11 @@ fn every_limit_holds_at_its_number() {
 #[test]
 fn what_is_no_attribute_is_an_error_that_stays() {
     for bad in ["GET / HTTP/1.1\n", "=x\n", "a=\0\n"] {
-        let mut reader = RequestReader::default();
+        let mut reader = Reader::<Attributes>::default();
         reader.push(bad.as_bytes());
-        let error = reader.next_request().unwrap_err();
+        let error = reader.read().unwrap_err();
         reader.push(POSTFIX.as_bytes());
-        assert_eq!(reader.next_request(), Err(error), "{bad:?}");
+        assert_eq!(reader.read(), Err(error), "{bad:?}");
     }
 }
 

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::accept::{Accepting, Open};
 use crate::listen::{Bound, Stream};
+use crate::reader::{Format, Reader};
 
 /// What one listener allows its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,19 +67,9 @@ pub(crate) trait Protocol: Send + Sync + 'static {
     const NAME: &'static str;
     /// Whether the client sends things that get no answer. They are acknowledged at once then; see [`Stream::acknowledge`].
     const HAS_QUIET_STEPS: bool = false;
-    type Reader: Default + Send;
-    type Request: Send;
-    type Error: std::fmt::Display + Send;
-    fn push(reader: &mut Self::Reader, bytes: &[u8]);
-    fn next(reader: &mut Self::Reader) -> Result<Option<Self::Request>, Self::Error>;
-    fn buffered(reader: &Self::Reader) -> usize;
-    fn has_partial(reader: &Self::Reader) -> bool;
-    /// Whether the client has said that it is done. Most protocols have no word for it: the client closes.
-    fn is_over(_reader: &Self::Reader) -> bool {
-        false
-    }
+    type Format: Format<Request: Send, Error: Send> + Send;
     /// Writes the reply behind `output` where it is at hand; else it is worked on.
-    fn reply(&self, request: Self::Request, output: &mut Vec<u8>) -> Option<Replying>;
+    fn reply(&self, request: <Self::Format as Format>::Request, output: &mut Vec<u8>) -> Option<Replying>;
 }
 
 /// A reply that is being worked on.
@@ -121,7 +112,7 @@ pub(crate) async fn serve<P: Protocol>(bound: Bound, protocol: P, limits: Limits
             stream,
             limits,
             counters: Arc::clone(&counters),
-            reader: P::Reader::default(),
+            reader: Reader::default(),
             pending: VecDeque::new(),
             output: Vec::new(),
         };
@@ -147,7 +138,7 @@ struct Connection<P: Protocol> {
     stream: Stream,
     limits: Limits,
     counters: Arc<Counters>,
-    reader: P::Reader,
+    reader: Reader<P::Format>,
     /// In the order of their requests.
     pending: VecDeque<Pending>,
     output: Vec<u8>,
@@ -196,7 +187,7 @@ impl<P: Protocol> Connection<P> {
                 count(&self.counters.timed_out);
                 tracing::debug!(listener = P::NAME, client = self.peer, "connection closed: the client took too long");
             }
-            End::Closed if P::has_partial(&self.reader) => {
+            End::Closed if self.reader.has_partial() => {
                 tracing::debug!(listener = P::NAME, client = self.peer, "the client closed within a request");
             }
             End::Closed | End::Stopping | End::Broken => {}
@@ -221,10 +212,10 @@ impl<P: Protocol> Connection<P> {
                 Ok(false) => {}
                 Err(end) => return end,
             }
-            if P::is_over(&self.reader) {
+            if self.reader.is_over() {
                 return End::Closed;
             }
-            let may_read = P::buffered(&self.reader) < READ_AHEAD;
+            let may_read = self.reader.buffered() < READ_AHEAD;
             let waits = !self.pending.is_empty();
             tokio::select! {
                 biased;
@@ -236,7 +227,7 @@ impl<P: Protocol> Connection<P> {
                 read = self.stream.read(&mut chunk), if may_read => match read {
                     Ok(0) => return End::Closed,
                     Ok(length) => {
-                        P::push(&mut self.reader, &chunk[..length]);
+                        self.reader.push(&chunk[..length]);
                         if P::HAS_QUIET_STEPS {
                             self.stream.acknowledge();
                         }
@@ -274,7 +265,7 @@ impl<P: Protocol> Connection<P> {
         let mut malformed = None;
         let mut taken = false;
         while self.pending.len() < self.limits.pipeline.max(1) && self.output.len() < WRITE_AHEAD {
-            match P::next(&mut self.reader) {
+            match self.reader.read() {
                 Ok(Some(request)) if self.pending.is_empty() => {
                     let before = self.output.len();
                     match self.protocol.reply(request, &mut self.output) {
@@ -332,9 +323,9 @@ impl<P: Protocol> Connection<P> {
     /// Takes what the client sent before it could know of the stop.
     async fn read_last(&mut self, chunk: &mut [u8]) {
         let until = Instant::now() + LINGER;
-        while P::buffered(&self.reader) < READ_AHEAD {
+        while self.reader.buffered() < READ_AHEAD {
             match tokio::time::timeout_at(until, self.stream.read(chunk)).await {
-                Ok(Ok(length)) if length > 0 => P::push(&mut self.reader, &chunk[..length]),
+                Ok(Ok(length)) if length > 0 => self.reader.push(&chunk[..length]),
                 _ => return,
             }
         }

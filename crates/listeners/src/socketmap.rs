@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::address;
 use crate::listen::Bound;
+use crate::reader::Format;
 use crate::server::{self, Limits, Protocol, Replying};
 
 /// The longest request, in octets of the netstring's content. Postfix's own limit for replies is 100,000; a key is an
@@ -59,72 +60,45 @@ pub enum RequestError {
     NoComma,
 }
 
-/// Bytes in, in any pieces; requests out. After an error it gives that error again: where the next request
-/// would begin is unknown.
+/// Requests as the protocol has them: netstrings.
 #[derive(Debug, Default)]
-pub struct RequestReader {
-    buffer: BytesMut,
-    failed: Option<RequestError>,
-}
+pub struct Netstrings;
 
-// === impl RequestReader ===
+// === impl Netstrings ===
 
-impl RequestReader {
-    /// Takes what has arrived.
-    pub fn push(&mut self, bytes: &[u8]) {
-        if self.failed.is_none() {
-            self.buffer.extend_from_slice(bytes);
-        }
-    }
+impl Format for Netstrings {
+    type Request = Request;
+    type Error = RequestError;
 
-    /// The next whole request; `None` until more has arrived.
-    ///
-    /// # Errors
-    /// When what arrived can't be a request.
-    pub fn next_request(&mut self) -> Result<Option<Request>, RequestError> {
-        if let Some(error) = self.failed {
-            return Err(error);
-        }
-        self.advance().inspect_err(|error| {
-            self.failed = Some(*error);
-            self.buffer = BytesMut::new();
-        })
-    }
-
-    /// Octets that have arrived and were not taken yet.
-    pub fn buffered(&self) -> usize {
-        self.buffer.len()
-    }
-
-    fn advance(&mut self) -> Result<Option<Request>, RequestError> {
-        let digits = self.buffer.iter().take_while(|octet| octet.is_ascii_digit()).count();
-        if digits > 1 && self.buffer[0] == b'0' {
+    fn take(&mut self, arrived: &mut BytesMut) -> Result<Option<Request>, RequestError> {
+        let digits = arrived.iter().take_while(|octet| octet.is_ascii_digit()).count();
+        if digits > 1 && arrived[0] == b'0' {
             return Err(RequestError::NoLength);
         }
         if digits > MAX_DIGITS {
             return Err(RequestError::TooLong);
         }
-        let length = self.buffer[..digits].iter().fold(0, |length, digit| length * 10 + usize::from(digit - b'0'));
+        let length = arrived[..digits].iter().fold(0, |length, digit| length * 10 + usize::from(digit - b'0'));
         if length > MAX_REQUEST {
             return Err(RequestError::TooLong);
         }
-        match self.buffer.get(digits) {
+        match arrived.get(digits) {
             None => return Ok(None),
             Some(b':') if digits > 0 => {}
             Some(_) => return Err(RequestError::NoLength),
         }
         let start = digits + 1;
-        match self.buffer.get(start + length) {
+        match arrived.get(start + length) {
             None => return Ok(None),
             Some(b',') => {}
             Some(_) => return Err(RequestError::NoComma),
         }
-        let content = &self.buffer[start..start + length];
+        let content = &arrived[start..start + length];
         let request = match memchr::memchr(b' ', content) {
             Some(space) => Request { map: content[..space].to_vec(), key: Some(content[space + 1..].to_vec()) },
             None => Request { map: content.to_vec(), key: None },
         };
-        self.buffer.advance(start + length + 1);
+        arrived.advance(start + length + 1);
         Ok(Some(request))
     }
 }
@@ -143,25 +117,7 @@ struct Socketmap {
 
 impl Protocol for Socketmap {
     const NAME: &'static str = "socketmap";
-    type Reader = RequestReader;
-    type Request = Request;
-    type Error = RequestError;
-
-    fn push(reader: &mut RequestReader, bytes: &[u8]) {
-        reader.push(bytes);
-    }
-
-    fn next(reader: &mut RequestReader) -> Result<Option<Request>, RequestError> {
-        reader.next_request()
-    }
-
-    fn buffered(reader: &RequestReader) -> usize {
-        reader.buffered()
-    }
-
-    fn has_partial(reader: &RequestReader) -> bool {
-        reader.buffered() > 0
-    }
+    type Format = Netstrings;
 
     fn reply(&self, request: Request, _output: &mut Vec<u8>) -> Option<Replying> {
         let engine = self.engine.clone();

@@ -3,23 +3,15 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::reader::read_in_pieces;
 
 fn netstring(content: &str) -> Vec<u8> {
     format!("{}:{content},", content.len()).into_bytes()
 }
 
 fn read_split(bytes: &[u8], cuts: &[usize]) -> Result<Vec<Request>, RequestError> {
-    let mut reader = RequestReader::default();
-    let mut requests = Vec::new();
-    let mut from = 0;
-    for cut in cuts.iter().copied().chain([bytes.len()]) {
-        reader.push(&bytes[from..cut]);
-        while let Some(request) = reader.next_request()? {
-            requests.push(request);
-        }
-        from = cut;
-    }
-    Ok(requests)
+    let (requests, error) = read_in_pieces::<Netstrings>(bytes, cuts);
+    error.map_or(Ok(requests), Err)
 }
 
 #[test]

@@ -79,29 +79,7 @@ struct Milter {
 impl Protocol for Milter {
     const NAME: &'static str = "milter";
     const HAS_QUIET_STEPS: bool = true;
-    type Reader = Session;
-    type Request = Event;
-    type Error = MilterError;
-
-    fn push(session: &mut Session, bytes: &[u8]) {
-        session.push(bytes);
-    }
-
-    fn next(session: &mut Session) -> Result<Option<Event>, MilterError> {
-        session.next_event()
-    }
-
-    fn buffered(session: &Session) -> usize {
-        session.buffered()
-    }
-
-    fn has_partial(session: &Session) -> bool {
-        session.has_partial()
-    }
-
-    fn is_over(session: &Session) -> bool {
-        session.is_over()
-    }
+    type Format = Session;
 
     fn reply(&self, event: Event, output: &mut Vec<u8>) -> Option<Replying> {
         match event {

@@ -41,10 +41,9 @@ pub(super) struct Packet {
     pub(super) data: BytesMut,
 }
 
-/// Bytes in, in any pieces; packets out.
+/// Packets as they lie in what an MTA sends.
 #[derive(Debug, Default)]
-pub(super) struct PacketReader {
-    buffer: BytesMut,
+pub(super) struct Packets {
     /// A command whose data is read over, and how many octets of that are still to come.
     skipping: Option<(Command, usize)>,
 }
@@ -79,31 +78,18 @@ impl Command {
     }
 }
 
-// === impl PacketReader ===
+// === impl Packets ===
 
-impl PacketReader {
-    pub(super) fn push(&mut self, bytes: &[u8]) {
-        self.buffer.extend_from_slice(bytes);
+impl Packets {
+    /// Whether a packet has begun whose data is read over.
+    pub(super) fn is_within(&self) -> bool {
+        self.skipping.is_some()
     }
 
-    pub(super) fn buffered(&self) -> usize {
-        self.buffer.len()
-    }
-
-    /// Whether a packet has begun and is not whole.
-    pub(super) fn has_partial(&self) -> bool {
-        !self.buffer.is_empty() || self.skipping.is_some()
-    }
-
-    /// Forgets what has arrived.
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
-    }
-
-    /// The next whole packet; `None` until more has arrived.
-    pub(super) fn next(&mut self) -> Result<Option<Packet>, MilterError> {
+    /// Takes the next whole packet out of what has arrived; `None` until more has.
+    pub(super) fn take(&mut self, arrived: &mut BytesMut) -> Result<Option<Packet>, MilterError> {
         if self.skipping.is_none() {
-            let Some(length) = self.buffer.first_chunk::<4>() else { return Ok(None) };
+            let Some(length) = arrived.first_chunk::<4>() else { return Ok(None) };
             let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
             if length == 0 {
                 return Err(MilterError::NoCommand);
@@ -111,25 +97,25 @@ impl PacketReader {
             if length > MAX_PACKET {
                 return Err(MilterError::TooLong);
             }
-            let Some(&octet) = self.buffer.get(4) else { return Ok(None) };
+            let Some(&octet) = arrived.get(4) else { return Ok(None) };
             let command = Command::of(octet).ok_or(MilterError::UnknownCommand(octet))?;
             let data = length - 1;
             if command.is_held() {
                 if data > MAX_DATA {
                     return Err(MilterError::TooLong);
                 }
-                if self.buffer.len() < 5 + data {
+                if arrived.len() < 5 + data {
                     return Ok(None);
                 }
-                self.buffer.advance(5);
-                return Ok(Some(Packet { command, data: self.buffer.split_to(data) }));
+                arrived.advance(5);
+                return Ok(Some(Packet { command, data: arrived.split_to(data) }));
             }
-            self.buffer.advance(5);
+            arrived.advance(5);
             self.skipping = Some((command, data));
         }
         let Some((command, left)) = &mut self.skipping else { return Ok(None) };
-        let here = self.buffer.len().min(*left);
-        self.buffer.advance(here);
+        let here = arrived.len().min(*left);
+        arrived.advance(here);
         *left -= here;
         if *left > 0 {
             return Ok(None);

@@ -3,9 +3,12 @@
 
 use std::net::IpAddr;
 
+use bytes::BytesMut;
+
 use super::MilterError;
 use super::negotiate::Agreement;
-use super::packet::{Command, Packet, PacketReader, string};
+use super::packet::{Command, Packet, Packets, string};
+use crate::reader::Format;
 
 /// A recipient that is asked for, with what is known of its circumstances.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,10 +52,10 @@ pub enum Event {
     Ask(Ask),
 }
 
-/// One connection of an MTA. After an error it gives that error again: where the next packet would begin is unknown.
+/// One connection of an MTA, read by a [`Reader`](crate::Reader).
 #[derive(Debug, Default)]
 pub struct Session {
-    packets: PacketReader,
+    packets: Packets,
     agreed: Option<Agreement>,
     /// The macro `{client_addr}`, which comes before CONNECT.
     client_macro: Option<IpAddr>,
@@ -63,50 +66,33 @@ pub struct Session {
     /// The macro `{rcpt_addr}`, which comes before RCPT.
     resolved: Option<Vec<u8>>,
     over: bool,
-    failed: Option<MilterError>,
 }
 
 // === impl Session ===
 
-impl Session {
-    /// Takes what has arrived.
-    pub fn push(&mut self, bytes: &[u8]) {
-        if self.failed.is_none() && !self.over {
-            self.packets.push(bytes);
-        }
+impl Format for Session {
+    type Request = Event;
+    type Error = MilterError;
+
+    fn take(&mut self, arrived: &mut BytesMut) -> Result<Option<Event>, MilterError> {
+        self.packets.take(arrived)?.map(|packet| self.event(&packet)).transpose()
     }
 
-    /// What comes of the next whole packet; `None` until more has arrived.
-    ///
-    /// # Errors
-    /// When what arrived can't be a packet, or comes before anything is agreed on.
-    pub fn next_event(&mut self) -> Result<Option<Event>, MilterError> {
-        if let Some(error) = self.failed {
-            return Err(error);
-        }
-        let event = self.packets.next().and_then(|packet| packet.map(|packet| self.take(&packet)).transpose());
-        event.inspect_err(|error| {
-            self.failed = Some(*error);
-            self.packets.clear();
-        })
+    fn has_partial(&self, arrived: &BytesMut) -> bool {
+        !arrived.is_empty() || self.packets.is_within()
     }
 
-    /// Whether the MTA has said that this was all.
-    pub fn is_over(&self) -> bool {
+    fn is_over(&self) -> bool {
         self.over
     }
+}
 
-    /// Octets that have arrived and were not taken yet.
-    pub fn buffered(&self) -> usize {
-        self.packets.buffered()
-    }
-
-    /// Whether a packet has begun and is not whole.
-    pub fn has_partial(&self) -> bool {
-        self.packets.has_partial()
-    }
-
-    fn take(&mut self, packet: &Packet) -> Result<Event, MilterError> {
+impl Session {
+    /// What comes of a packet.
+    ///
+    /// # Errors
+    /// Where it can't be read, or comes before anything is agreed on.
+    fn event(&mut self, packet: &Packet) -> Result<Event, MilterError> {
         let data = &packet.data[..];
         if packet.command == Command::Negotiate {
             if self.agreed.is_some() {
@@ -150,7 +136,6 @@ impl Session {
             }
             Command::Quit => {
                 self.over = true;
-                self.packets.clear();
                 return Ok(Event::Quiet);
             }
             Command::Negotiate | Command::Helo | Command::Unknown => {}

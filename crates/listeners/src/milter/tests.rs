@@ -4,6 +4,7 @@ use callahead_smtp::EnhancedCode;
 use proptest::prelude::*;
 
 use super::*;
+use crate::reader::{Reader, read_in_pieces};
 
 fn packet(command: u8, data: impl AsRef<[u8]>) -> Vec<u8> {
     let data = data.as_ref();
@@ -23,21 +24,7 @@ type Dialogue = (Vec<Event>, Option<MilterError>);
 
 /// In pieces that end at the given places; events are taken as soon as they are there.
 fn dialogue_of(bytes: &[u8], cuts: &[usize]) -> Dialogue {
-    let mut session = Session::default();
-    let mut events = Vec::new();
-    let mut from = 0;
-    for cut in cuts.iter().copied().chain([bytes.len()]) {
-        session.push(&bytes[from..cut]);
-        loop {
-            match session.next_event() {
-                Ok(Some(event)) => events.push(event),
-                Ok(None) => break,
-                Err(error) => return (events, Some(error)),
-            }
-        }
-        from = cut;
-    }
-    (events, None)
+    read_in_pieces::<Session>(bytes, cuts)
 }
 
 fn events(packets: &[Vec<u8>]) -> Vec<Event> {
@@ -202,6 +189,9 @@ fn the_client_is_known_in_each_form_that_mtas_write() {
     let macros = packet(b'D', b"Cj\0mx.example\0{client_addr}\x002001:db8::8\0");
     let asked = ask(&[macros, packet(b'C', b"localhost\0U"), packet(b'R', "<a@b.example>\0")]);
     assert_eq!(asked.client, Some("2001:db8::8".parse().unwrap()), "from the macro, where CONNECT has none");
+    let earlier = packet(b'D', b"C{client_addr}\x00192.0.2.99\0");
+    let asked = ask(&[earlier, packet(b'D', b"C"), packet(b'C', b"localhost\0U"), packet(b'R', "<a@b.example>\0")]);
+    assert_eq!(asked.client, None, "the macros before CONNECT are the last ones");
 }
 
 #[test]
@@ -238,12 +228,12 @@ fn what_the_mta_makes_of_a_recipient_is_for_that_one_only() {
 
 #[test]
 fn after_quit_nothing_is_read_any_more() {
-    let mut session = Session::default();
+    let mut session = Reader::<Session>::default();
     session.push(&[modern(), packet(b'Q', ""), b"garbage".to_vec()].concat());
-    while session.next_event().unwrap().is_some() {}
+    while session.read().unwrap().is_some() {}
     assert!(session.is_over() && !session.has_partial());
     session.push(b"\0\0\0\0more garbage");
-    assert_eq!(session.next_event(), Ok(None));
+    assert_eq!(session.read(), Ok(None));
     assert_eq!(session.buffered(), 0);
 }
 
@@ -270,11 +260,11 @@ fn what_is_no_dialogue_is_an_error_that_stays() {
         (vec![modern(), packet(b'D', "Ci\0x")], MilterError::CutOff("macros")),
     ] {
         assert_eq!(error(&packets), expected, "{packets:?}");
-        let mut session = Session::default();
+        let mut session = Reader::<Session>::default();
         session.push(&packets.concat());
-        while session.next_event().is_ok() {}
+        while session.read().is_ok() {}
         session.push(&modern());
-        assert_eq!(session.next_event(), Err(expected), "{packets:?}");
+        assert_eq!(session.read(), Err(expected), "{packets:?}");
         assert_eq!(session.buffered(), 0);
     }
 }
@@ -291,9 +281,9 @@ fn every_bound_holds_at_its_number() {
 
 #[test]
 fn a_message_that_comes_all_the_same_is_read_over_and_never_held() {
-    let mut session = Session::default();
+    let mut session = Reader::<Session>::default();
     session.push(&[modern(), packet(b'B', vec![b'x'; 65_535])].concat()[..60_000]);
-    while session.next_event().unwrap().is_some() {}
+    while session.read().unwrap().is_some() {}
     assert_eq!(session.buffered(), 0);
     assert!(session.has_partial());
 }
