@@ -2,13 +2,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+mod realm;
 
 use std::collections::BTreeSet;
 
-use callahead_control::{Account, Actor, Change, DomainSpec, Expected, Kind, Permission, Role, Token};
+use callahead_control::{Kind, Permission, Token};
 use callahead_web::{HttpLimits, RULES, http_router, openapi};
 use common::Bench;
-use serde::Serialize;
+use realm::record;
 use serde_json::json;
 
 /// The one who asks, by a letter: `A` administrator, `R` reseller, `D` domain owner, in small letters read-only; `S` an administrator's
@@ -86,38 +87,10 @@ struct World {
 }
 
 impl World {
-    /// A reseller `r` with `r.example` and the account `d`, and beside them a reseller `o` with `o.example` and the account `od`.
+    /// See [`realm::settle`]; with a token of somebody of this role.
     async fn new(role: char) -> Self {
         let bench = Bench::start_tcp(http_router, HttpLimits::default()).await;
         let read_only = role.is_ascii_lowercase();
-        let account = |name: &str, role: Role, owner: Option<&str>, domains: &[&str]| Account {
-            name: name.into(),
-            role,
-            read_only,
-            owner: owner.map(str::to_owned),
-            domains: domains.iter().map(|domain| (*domain).to_owned()).collect(),
-            password: None,
-        };
-        let accounts = [
-            account("root", Role::Admin, None, &[]),
-            account("r", Role::Reseller, None, &[]),
-            account("d", Role::Domain, Some("r"), &["r.example", "o.example"]),
-            account("o", Role::Reseller, None, &[]),
-            account("od", Role::Domain, Some("o"), &["o.example"]),
-        ];
-        let mut changes: Vec<Change> = Vec::new();
-        for account in &accounts {
-            changes.push(record(Kind::Account, &account.name, account));
-        }
-        for owner in ["r", "o"] {
-            let spec = DomainSpec {
-                name: format!("{owner}.example"),
-                owner: Some(owner.into()),
-                route: vec!["mx".into()],
-                ..DomainSpec::default()
-            };
-            changes.push(record(Kind::Domain, &spec.name, &spec));
-        }
         let asker = match role.to_ascii_uppercase() {
             'R' => "r",
             'D' => "d",
@@ -126,22 +99,9 @@ impl World {
         let scopes = if role == 'S' { vec![Permission::Clear] } else { Permission::ALL.to_vec() };
         let now = bench.engine.now();
         let (token, secret) = Token::create(asker, "asks", scopes, now, None);
-        let (own, _) = Token::create("d", "own", vec![Permission::Read], now, None);
-        let (other, _) = Token::create("od", "other of o.example", vec![Permission::Read], now, None);
-        for token in [&token, &own, &other] {
-            changes.push(record(Kind::Token, &token.id, token));
-        }
-        bench.administration.control.apply(changes, vec![], now).await.unwrap();
-        let actor = Actor { who: "test".into(), from: "test".into() };
-        bench.administration.domains.settle(&bench.administration.control, &actor).await.unwrap();
-        for domain in ["r.example", "o.example"] {
-            let address = format!("kept@{domain}");
-            let question = callahead_engine::Question::new(address.as_bytes(), callahead_engine::Listener::Policy);
-            bench.engine.decide(question).await;
-        }
-        bench.engine.shutdown(std::time::Duration::from_secs(5)).await;
+        let tokens = realm::settle(&bench, read_only, None, [record(Kind::Token, &token.id, &token)]).await;
         let token = if role == '-' { String::new() } else { secret.reveal().to_owned() };
-        Self { bench, token, tokens: [own.id, other.id] }
+        Self { bench, token, tokens }
     }
 
     fn fill(&self, text: &str, whose: usize) -> String {
@@ -177,11 +137,6 @@ impl World {
         let count = local.accounts().len() + local.tokens().len() + local.domains().len();
         (domains, local.revision(), count)
     }
-}
-
-fn record(kind: Kind, key: &str, value: &impl Serialize) -> Change {
-    let body = Some(serde_json::to_string(value).unwrap());
-    Change { kind, key: key.into(), expected: Expected::Nothing, body }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+mod realm;
 mod visitor;
 
 use std::sync::OnceLock;
@@ -10,7 +11,8 @@ use std::time::Duration;
 use callahead_control::Kind;
 use callahead_web::{ABSOLUTE, HttpLimits, IDLE, LINK_FOR, Web, web_router};
 use common::Bench;
-use visitor::{PASSWORD, World, account, record, web};
+use realm::{account, record};
+use visitor::{PASSWORD, World, web};
 
 #[tokio::test]
 async fn a_login_gives_a_new_secret_each_time_in_a_cookie_that_scripts_and_other_sites_do_not_get() {
@@ -39,8 +41,11 @@ async fn a_login_gives_a_new_secret_each_time_in_a_cookie_that_scripts_and_other
 async fn behind_tls_the_cookie_is_bound_to_the_host_and_only_a_trusted_proxy_can_say_so() {
     let world = World::behind_a_proxy().await;
     let form = format!("account=root&password={}", PASSWORD.replace(' ', "+"));
-    let headers =
-        "Sec-Fetch-Site: same-origin\r\nX-Forwarded-Proto: https\r\nX-Forwarded-For: 203.0.113.9, 198.51.100.7\r\n";
+    let headers = &[
+        ("Sec-Fetch-Site", "same-origin"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Forwarded-For", "203.0.113.9, 198.51.100.7"),
+    ];
     let answer = world.send_with("", "POST", "/login", &form, headers).await;
     let cookie = answer.header("set-cookie").unwrap();
     assert!(cookie.starts_with("__Host-callahead=callahead_") && cookie.ends_with("; Secure"), "{cookie}");
@@ -196,18 +201,18 @@ async fn whoever_logs_in_as_somebody_is_named_in_the_head_and_in_the_audit_log()
 async fn a_form_of_another_site_changes_nothing() {
     let world = World::new(false).await;
     let cookie = world.session("root").await;
-    for headers in [
-        "Sec-Fetch-Site: cross-site\r\n",
-        "Sec-Fetch-Site: same-site\r\n",
-        "Origin: https://evil.example\r\n",
-        "Origin: null\r\n",
+    for header in [
+        ("Sec-Fetch-Site", "cross-site"),
+        ("Sec-Fetch-Site", "same-site"),
+        ("Origin", "https://evil.example"),
+        ("Origin", "null"),
     ] {
-        let answer = world.send_with(&cookie, "POST", "/clear-everything", "word=everything", headers).await;
-        assert_eq!(answer.status, 403, "{headers}");
+        let answer = world.send_with(&cookie, "POST", "/clear-everything", "word=everything", &[header]).await;
+        assert_eq!(answer.status, 403, "{header:?}");
     }
     assert_eq!(world.bench.engine.cache().stats(None).unwrap().valid, 2);
-    let answer =
-        world.send_with(&cookie, "POST", "/clear-everything", "word=everything", "Origin: http://localhost\r\n").await;
+    let here = &[("Origin", "http://localhost")];
+    let answer = world.send_with(&cookie, "POST", "/clear-everything", "word=everything", here).await;
     assert_eq!(answer.status, 303);
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+mod realm;
 mod visitor;
 
 use std::collections::BTreeSet;
@@ -211,7 +212,7 @@ async fn the_page_of_a_wildcard_reaches_the_subdomains_that_it_covers_and_no_oth
     let world = World::new(false).await;
     let spec = r#"{"name":"*.sub.example","owner":"r","route":["mx"]}"#;
     let spec: callahead_control::DomainSpec = serde_json::from_str(spec).unwrap();
-    let change = visitor::record(callahead_control::Kind::Domain, "*.sub.example", &spec);
+    let change = realm::record(callahead_control::Kind::Domain, "*.sub.example", &spec);
     world.bench.administration.control.apply(vec![change], vec![], world.bench.engine.now()).await.unwrap();
     let question = callahead_engine::Question::new(b"kept@a.sub.example", callahead_engine::Listener::Policy);
     world.bench.engine.decide(question).await;

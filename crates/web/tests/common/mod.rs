@@ -75,6 +75,20 @@ pub struct Response {
 }
 
 impl Response {
+    /// A header's value, by its name in small letters.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+
+    pub fn location(&self) -> String {
+        self.header("location").unwrap_or_default().to_owned()
+    }
+
+    /// The cookie that was set, as it is sent back.
+    pub fn cookie(&self) -> String {
+        self.header("set-cookie").unwrap_or_default().split(';').next().unwrap_or_default().to_owned()
+    }
+
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
@@ -237,8 +251,8 @@ impl Client {
         );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
-        if target.starts_with("/api/v1/events") {
-            // It does not end by itself.
+        // A stream of events does not end by itself.
+        if target.starts_with("/api/v1/events") || target == "/overview/events" {
             while !answer.contains("\r\n\r\n") {
                 answer.push(char::from(stream.read_u8().await.unwrap()));
             }
@@ -247,7 +261,7 @@ impl Client {
         }
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Response { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+        Response { status, head: head.to_owned(), body: body.to_owned() }
     }
 
     pub async fn get(&self, target: &str) -> Response {
