@@ -144,36 +144,16 @@ pub async fn connect(target: Target, connections: usize) -> anyhow::Result<Vec<C
 /// When a connection breaks, or an answer is not the one that was due.
 pub async fn closed_loop(target: Target, names: &Names, connections: usize, span: Duration) -> anyhow::Result<Run> {
     let clients = connect(target, connections).await?;
-    let shared = Shared::new()?;
-    let local = LocalSet::new();
-    let run = local
-        .run_until(async {
-            let tasks: Vec<_> = clients
-                .into_iter()
-                .enumerate()
-                .map(|(number, client)| {
-                    let mut names = names.for_connection(number);
-                    let shared = Rc::clone(&shared);
-                    tokio::task::spawn_local(async move {
-                        let mut client = client;
-                        while !shared.stop.get() {
-                            let Some(due) = names.advance() else { break };
-                            let began = Instant::now();
-                            ask(&mut client, names.address(), due).await?;
-                            shared.count(began.elapsed());
-                        }
-                        client.quit().await
-                    })
-                })
-                .collect();
-            let measured = shared.measure(span).await;
-            for task in tasks {
-                task.await??;
-            }
-            anyhow::Ok(shared.run(measured))
-        })
-        .await?;
-    Ok(run)
+    let each = async |client: &mut Client, names: &mut Names, shared: &Shared, _: u32| {
+        while !shared.stop.get() {
+            let Some(due) = names.advance() else { break };
+            let began = Instant::now();
+            ask(client, names.address(), due).await?;
+            shared.count(began.elapsed());
+        }
+        Ok(())
+    };
+    drive(clients, names, span, each).await
 }
 
 /// Asks `rate` times a second. The thread spins between two questions: a timer's milliseconds are longer than an answer takes.
@@ -188,34 +168,43 @@ pub async fn open_loop(
     span: Duration,
 ) -> anyhow::Result<Run> {
     let clients = connect(target, connections).await?;
-    let shared = Shared::new()?;
-    let local = LocalSet::new();
     let between = Duration::from_secs_f64(real(connections as u64) / rate);
     let start = Instant::now() + Duration::from_millis(20);
-    let run = local
+    let each = async move |client: &mut Client, names: &mut Names, shared: &Shared, number: u32| {
+        let mut intended = start + between.mul_f64(f64::from(number) / real(connections as u64));
+        loop {
+            // Late because of an answer that was late is the server's time; else the generator's.
+            let mut began = intended;
+            while Instant::now() < intended && !shared.stop.get() {
+                tokio::task::yield_now().await;
+                began = Instant::now();
+            }
+            let Some(due) = names.advance().filter(|_| !shared.stop.get()) else { break };
+            ask(client, names.address(), due).await?;
+            shared.count(began.elapsed());
+            intended += between;
+        }
+        Ok(())
+    };
+    drive(clients, names, span, each).await
+}
+
+/// Has each connection do the same for the time of a measurement, on this thread.
+async fn drive<F>(clients: Vec<Client>, names: &Names, span: Duration, each: F) -> anyhow::Result<Run>
+where
+    F: AsyncFn(&mut Client, &mut Names, &Shared, u32) -> io::Result<()> + Clone + 'static,
+{
+    let shared = Shared::new()?;
+    LocalSet::new()
         .run_until(async {
             let tasks: Vec<_> = clients
                 .into_iter()
                 .zip(0u32..)
-                .map(|(client, number)| {
+                .map(|(mut client, number)| {
                     let mut names = names.for_connection(number as usize);
-                    let shared = Rc::clone(&shared);
-                    let offset = between.mul_f64(f64::from(number) / real(connections as u64));
+                    let (shared, each) = (Rc::clone(&shared), each.clone());
                     tokio::task::spawn_local(async move {
-                        let mut client = client;
-                        let mut intended = start + offset;
-                        loop {
-                            // Late because of an answer that was late is the server's time; else the generator's.
-                            let mut began = intended;
-                            while Instant::now() < intended && !shared.stop.get() {
-                                tokio::task::yield_now().await;
-                                began = Instant::now();
-                            }
-                            let Some(due) = names.advance().filter(|_| !shared.stop.get()) else { break };
-                            ask(&mut client, names.address(), due).await?;
-                            shared.count(began.elapsed());
-                            intended += between;
-                        }
+                        each(&mut client, &mut names, &shared, number).await?;
                         client.quit().await
                     })
                 })
@@ -226,8 +215,7 @@ pub async fn open_loop(
             }
             anyhow::Ok(shared.run(measured))
         })
-        .await?;
-    Ok(run)
+        .await
 }
 
 /// One question, whose answer has to be the one that is due.

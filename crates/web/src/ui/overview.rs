@@ -45,14 +45,10 @@ const ROWS: usize = 10;
 struct OverviewPage {
     page: Page,
     whole: bool,
-    troubles: Vec<TroubleView>,
-    numbers: Option<Numbers>,
-    own: Option<OwnNumbers>,
-    alerts: Vec<AlertView>,
-    hosts: Vec<HostView>,
-    refusals: Vec<LogView>,
+    live: Live,
 }
 
+/// The middle of the page, which is kept up to date.
 #[derive(Template)]
 #[template(path = "overview_live.html")]
 struct Live {
@@ -110,9 +106,8 @@ pub(super) struct AlertView {
 }
 
 pub(super) async fn overview(visitor: Visitor) -> Answer {
-    let Live { troubles, numbers, own, alerts, hosts, refusals } = live(&visitor).await?;
-    let whole = numbers.is_some();
-    show(&OverviewPage { page: visitor.page("Overview", "/"), whole, troubles, numbers, own, alerts, hosts, refusals })
+    let live = live(&visitor).await?;
+    show(&OverviewPage { page: visitor.page("Overview", "/"), whole: live.numbers.is_some(), live })
 }
 
 /// The middle of the page, again and again, until the visitor goes or is logged out.
