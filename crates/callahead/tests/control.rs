@@ -11,43 +11,26 @@ use std::time::{Duration, Instant};
 use callahead_cache::{Cache, Options};
 use callahead_engine::{Clock as _, SystemClock};
 use callahead_testbed::{Destination, Listening, Script};
+use common::world::World;
 use common::*;
 use serde_json::Value;
-use tempfile::TempDir;
-use tokio::runtime::Runtime;
 
-struct World {
-    _runtime: Runtime,
-    dir: TempDir,
-    destination: Destination,
-    listening: Listening,
+fn world() -> World {
+    World::new(Script::with_mailboxes(["anna@new.example", "postmaster@new.example"]))
 }
 
-impl World {
-    fn new() -> Self {
-        let runtime = Runtime::new().unwrap();
-        let destination = Destination::new(Script::with_mailboxes(["anna@new.example", "postmaster@new.example"]));
-        let listening = runtime.block_on(destination.listen()).unwrap();
-        Self { _runtime: runtime, dir: TempDir::new().unwrap(), destination, listening }
-    }
-
-    fn route(&self) -> String {
-        self.listening.address().to_string()
-    }
-
-    /// With destinations on loopback allowed, or as it is by default.
-    fn config(&self, allow_loopback: bool, more: &str) -> PathBuf {
-        let callout = if allow_loopback { "[callout]\ndeny_destinations = []\n" } else { "" };
-        configure(&self.dir, &format!("{callout}{more}"))
-    }
+/// With destinations on loopback allowed, or as it is by default.
+fn config(world: &World, allow_loopback: bool, more: &str) -> PathBuf {
+    let callout = if allow_loopback { "[callout]\ndeny_destinations = []\n" } else { "" };
+    configure(&world.dir, &format!("{callout}{more}"))
 }
 
 const REFUSED: &str = "550 5.1.1 Recipient address rejected: the mailbox does not exist";
 
 #[test]
 fn a_domain_is_added_changed_tested_and_removed_without_a_restart_and_outlives_one() {
-    let world = World::new();
-    let config = world.config(true, "");
+    let world = world();
+    let config = config(&world, true, "");
     let daemon = Daemon::start(&config);
     let mut client = daemon.client();
     assert_eq!(client.ask("nobody@new.example"), "DUNNO", "not ours yet");
@@ -90,8 +73,8 @@ fn a_domain_is_added_changed_tested_and_removed_without_a_restart_and_outlives_o
 
 #[test]
 fn a_domain_says_itself_what_is_logged_of_it() {
-    let world = World::new();
-    let daemon = Daemon::start(&world.config(true, "[log]\ndays = 20\n"));
+    let world = world();
+    let daemon = Daemon::start(&config(&world, true, "[log]\ndays = 20\n"));
     assert_eq!(daemon.command(&["domain", "add", "new.example", "--route", &world.route()]).0, 0);
     let of = |key: &str| {
         let shown: Value =
@@ -134,8 +117,8 @@ fn a_domain_says_itself_what_is_logged_of_it() {
 
 #[test]
 fn the_files_domain_wins_by_name_from_the_reload_on_and_routes_stay_off_this_host() {
-    let world = World::new();
-    let config = world.config(false, "");
+    let world = world();
+    let config = config(&world, false, "");
     let mut daemon = Daemon::start(&config);
     let route = world.route();
     let (code, _, error) = daemon.command(&["domain", "add", "new.example", "--route", &route]);
@@ -182,15 +165,15 @@ fn both_kept(daemon: &Daemon) -> String {
 /// Where carol is.
 fn other_destination(world: &World) -> Listening {
     let other = Destination::new(Script::with_mailboxes(["carol@new.example", "postmaster@new.example"]));
-    world._runtime.block_on(other.listen()).unwrap()
+    world.beside(&other)
 }
 
 #[test]
 fn a_file_that_leads_a_domain_elsewhere_forgets_what_the_old_destination_said_at_a_reload_and_at_a_start() {
-    let world = World::new();
+    let world = world();
     let other = other_destination(&world);
     let (here, there) = (world.listening.address(), other.address());
-    let write = |route| world.config(false, &domain("new.example", route));
+    let write = |route| config(&world, false, &domain("new.example", route));
     let config = write(here);
     let mut daemon = Daemon::start(&config);
     assert_known(&daemon, "DUNNO", REFUSED);
@@ -223,9 +206,9 @@ fn a_file_that_leads_a_domain_elsewhere_forgets_what_the_old_destination_said_at
 
 #[test]
 fn a_backup_of_the_control_database_brings_back_no_answer_of_a_later_route() {
-    let world = World::new();
+    let world = world();
     let other = other_destination(&world);
-    let config = world.config(true, "");
+    let config = config(&world, true, "");
     let mut daemon = Daemon::start(&config);
     assert_eq!(daemon.command(&["domain", "add", "new.example", "--route", &world.route()]).0, 0);
     assert_known(&daemon, "DUNNO", REFUSED);
@@ -251,9 +234,9 @@ fn a_backup_of_the_control_database_brings_back_no_answer_of_a_later_route() {
 
 #[test]
 fn what_was_learned_before_a_new_domains_route_was_written_down_is_not_served_under_another() {
-    let world = World::new();
+    let world = world();
     let other = other_destination(&world);
-    let write = |route| world.config(false, &domain("new.example", route));
+    let write = |route| config(&world, false, &domain("new.example", route));
     let config = write(world.listening.address());
     let daemon = Daemon::start(&config);
     assert_known(&daemon, "DUNNO", REFUSED);
@@ -262,7 +245,7 @@ fn what_was_learned_before_a_new_domains_route_was_written_down_is_not_served_un
     // As the file is where the process was killed between its first answer and the note of the route.
     let now = SystemClock::new().now();
     let cache = Cache::open(&world.dir.path().join("data/cache"), &Options::default(), now).unwrap();
-    world._runtime.block_on(cache.keep_routes(vec![("new.example".into(), None)])).unwrap();
+    world.runtime.block_on(cache.keep_routes(vec![("new.example".into(), None)])).unwrap();
     drop(cache);
     write(other.address());
     let daemon = Daemon::start(&config);
@@ -272,8 +255,8 @@ fn what_was_learned_before_a_new_domains_route_was_written_down_is_not_served_un
 
 #[test]
 fn the_first_account_is_made_by_the_admin_socket_and_its_token_works_over_the_network() {
-    let world = World::new();
-    let config = world.config(true, "");
+    let world = world();
+    let config = config(&world, true, "");
     let mut daemon = Daemon::start(&config);
     assert_eq!(daemon.command(&["account", "add", "root", "--role", "admin"]).0, 0);
     let (code, token, remark) = daemon.command(&["token", "create", "--account", "root", "--expires-in", "1h"]);
@@ -368,8 +351,8 @@ fn tested_in_steps(daemon: &Daemon, name: &str) -> Vec<(String, Value, Duration)
 
 #[test]
 fn a_route_is_tested_step_by_step_and_each_is_sent_when_it_is_taken() {
-    let world = World::new();
-    let config = world.config(true, &domain("new.example", world.listening.address()));
+    let world = world();
+    let config = config(&world, true, &domain("new.example", world.listening.address()));
     let daemon = Daemon::start(&config);
     let round_trip = Duration::from_millis(50);
     world.destination.script().reply_delay = round_trip;
@@ -418,8 +401,8 @@ fn a_route_is_tested_step_by_step_and_each_is_sent_when_it_is_taken() {
 
 #[test]
 fn what_was_decided_is_found_in_the_log_after_a_restart_too() {
-    let world = World::new();
-    let config = world.config(true, &domain("new.example", world.listening.address()));
+    let world = world();
+    let config = config(&world, true, &domain("new.example", world.listening.address()));
     let mut daemon = Daemon::start(&config);
     let mut client = daemon.client();
     for recipient in ["anna@new.example", "nobody@new.example", "somebody@other.example"] {

@@ -9,31 +9,14 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use callahead_testbed::{Destination, Listening, Script};
+use callahead_testbed::Script;
+use common::world::World;
 use common::*;
 use rand::RngExt as _;
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
 
-/// Destinations live in a runtime of the test's own.
-struct World {
-    _runtime: Runtime,
-    dir: TempDir,
-    destination: Destination,
-    listening: Listening,
-}
-
-impl World {
-    fn new(script: Script) -> Self {
-        let runtime = Runtime::new().unwrap();
-        let destination = Destination::new(script);
-        let listening = runtime.block_on(destination.listen()).unwrap();
-        Self { _runtime: runtime, dir: TempDir::new().unwrap(), destination, listening }
-    }
-
-    fn config(&self, more: &str) -> std::path::PathBuf {
-        configure(&self.dir, &format!("{more}{}", domain("one.example", self.listening.address())))
-    }
+fn config(world: &World, more: &str) -> std::path::PathBuf {
+    configure(&world.dir, &format!("{more}{}", world.domain()))
 }
 
 fn normal() -> Script {
@@ -43,7 +26,7 @@ fn normal() -> Script {
 #[test]
 fn a_mailbox_created_after_it_was_refused_is_accepted_after_the_clear_and_not_before() {
     let world = World::new(normal());
-    let mut daemon = Daemon::start(&world.config(""));
+    let mut daemon = Daemon::start(&config(&world, ""));
     let mut client = daemon.client();
     assert_eq!(client.ask("anna@one.example"), "DUNNO");
     assert_eq!(client.ask("carol@one.example"), "550 5.1.1 Recipient address rejected: the mailbox does not exist");
@@ -89,7 +72,7 @@ fn a_mailbox_created_after_it_was_refused_is_accepted_after_the_clear_and_not_be
 #[test]
 fn each_decision_is_one_event_of_the_log() {
     let world = World::new(normal());
-    let mut daemon = Daemon::start(&world.config(""));
+    let mut daemon = Daemon::start(&config(&world, ""));
     daemon.client().ask("carol@one.example");
     let event = daemon.until("the destination refuses the recipient");
     for (field, value) in [
@@ -98,7 +81,7 @@ fn each_decision_is_one_event_of_the_log() {
         ("verdict", "invalid".into()),
         ("row", 11.into()),
         ("cached", false.into()),
-        ("destination", serde_json::Value::from(world.listening.address().to_string())),
+        ("destination", serde_json::Value::from(world.route())),
     ] {
         assert_eq!(event[field], value, "{event}");
     }
@@ -108,7 +91,7 @@ fn each_decision_is_one_event_of_the_log() {
 #[test]
 fn a_reload_is_applied_whole_or_not_at_all() {
     let world = World::new(normal());
-    let config = world.config("");
+    let config = config(&world, "");
     let mut daemon = Daemon::start(&config);
     let mut client = daemon.client();
     assert_eq!(client.ask("old-list@one.example"), "550 5.1.1 Recipient address rejected: the mailbox does not exist");
@@ -129,7 +112,7 @@ fn a_reload_is_applied_whole_or_not_at_all() {
 #[test]
 fn what_was_asked_is_answered_when_it_is_told_to_stop() {
     let world = World::new(Script { reply_delay: Duration::from_millis(300), ..normal() });
-    let mut daemon = Daemon::start(&world.config(""));
+    let mut daemon = Daemon::start(&config(&world, ""));
     let mut client = daemon.client();
     client.ask("anna@one.example");
     client.send("carol@one.example").unwrap();
@@ -147,7 +130,7 @@ fn what_was_asked_is_answered_when_it_is_told_to_stop() {
 #[test]
 fn garbage_on_any_socket_is_survived_and_never_rejects() {
     let world = World::new(normal());
-    let daemon = Daemon::start(&world.config(""));
+    let daemon = Daemon::start(&config(&world, ""));
     let mut random = rand::rng();
     let mut garbage: Vec<Vec<u8>> = vec![
         b"\n\n\n".to_vec(),
@@ -178,7 +161,7 @@ fn garbage_on_any_socket_is_survived_and_never_rejects() {
 #[test]
 fn what_can_not_start_says_why_in_one_sentence() {
     let world = World::new(normal());
-    let config = world.config("");
+    let config = config(&world, "");
     let daemon = Daemon::start(&config);
     // The same cache, by another process.
     let (code, _, error) = run(&["serve", "--config", config.to_str().unwrap()]);
@@ -207,7 +190,7 @@ fn kills() -> usize {
 #[test]
 fn fifty_kills_in_the_middle_of_writing_undo_no_clear() {
     let world = World::new(normal());
-    let config = world.config("[harvest]\nlimit = 0\n");
+    let config = config(&world, "[harvest]\nlimit = 0\n");
     let mut random = rand::rng();
     let mut created: Vec<String> = Vec::new();
     for round in 0..kills() {
@@ -259,7 +242,7 @@ fn fifty_kills_in_the_middle_of_writing_undo_no_clear() {
 #[test]
 fn the_milter_answers_and_is_counted() {
     let world = World::new(normal());
-    let daemon = Daemon::start(&world.config(""));
+    let daemon = Daemon::start(&config(&world, ""));
     let mut mta = TcpStream::connect(daemon.milter.unwrap()).unwrap();
     let packet = |data: &[u8]| [&u32::try_from(data.len()).unwrap().to_be_bytes(), data].concat();
     let negotiation = b"O\0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff";

@@ -8,27 +8,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use callahead_testbed::{Destination, Listening, Script};
+use callahead_testbed::Script;
+use common::world::World;
 use common::*;
-use tempfile::TempDir;
-use tokio::runtime::Runtime;
 
 /// So many mailboxes, `user0@one.example` and on.
 const MAILBOXES: usize = 3000;
 
-struct World {
-    _runtime: Runtime,
-    dir: TempDir,
-    _destination: Destination,
-    listening: Listening,
-}
-
 fn world() -> World {
-    let runtime = Runtime::new().unwrap();
     let mailboxes: Vec<_> = (0..MAILBOXES).map(|n| format!("user{n}@one.example")).collect();
-    let destination = Destination::new(Script::with_mailboxes(mailboxes.iter().map(String::as_str)));
-    let listening = runtime.block_on(destination.listen()).unwrap();
-    World { _runtime: runtime, dir: TempDir::new().unwrap(), _destination: destination, listening }
+    World::new(Script::with_mailboxes(mailboxes.iter().map(String::as_str)))
 }
 
 /// A tmpfs, unmounted when dropped.
@@ -54,7 +43,7 @@ impl Drop for Disk {
 fn real_disk_full_under_a_daemon_its_answers_go_on_and_it_says_what_is_wrong() {
     let world = world();
     let disk = Disk::mount(&world.dir.path().join("data"), 2048);
-    let mut daemon = Daemon::start(&configure(&world.dir, &domain("one.example", world.listening.address())));
+    let mut daemon = Daemon::start(&configure(&world.dir, &world.domain()));
     let cookie = daemon.set_up();
     let mut client = daemon.client();
     assert_eq!(client.ask("user0@one.example"), "DUNNO");
@@ -137,7 +126,7 @@ fn counter(daemon: &Daemon, name: &str) -> u64 {
 #[test]
 fn a_log_that_is_damaged_or_can_not_be_opened_does_not_keep_a_daemon_from_its_work() {
     let world = world();
-    let config = configure(&world.dir, &domain("one.example", world.listening.address()));
+    let config = configure(&world.dir, &world.domain());
     let log = world.dir.path().join("data/log.db");
     fs::create_dir_all(&log).unwrap();
     let daemon = Daemon::start(&config);
@@ -166,7 +155,7 @@ fn a_log_that_is_damaged_or_can_not_be_opened_does_not_keep_a_daemon_from_its_wo
 #[test]
 fn a_damaged_cache_file_is_moved_aside_and_the_daemon_begins_with_an_empty_one() {
     let world = world();
-    let config = configure(&world.dir, &domain("one.example", world.listening.address()));
+    let config = configure(&world.dir, &world.domain());
     let daemon = Daemon::start(&config);
     assert!(daemon.client().ask("nobody@one.example").starts_with("550 5.1.1"));
     assert!(daemon.get("/metrics").contains("callahead_cache_begun_anew 0"));

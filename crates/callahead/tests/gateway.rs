@@ -6,33 +6,18 @@ mod common;
 use std::net::TcpStream;
 use std::time::Duration;
 
-use callahead_testbed::{Destination, Listening, Message, Script};
+use callahead_testbed::{Destination, Message, Script};
 use common::mail::{MailClient, awkward_messages};
+use common::world::World;
 use common::*;
-use tempfile::TempDir;
-use tokio::runtime::Runtime;
 
-/// Destinations live in a runtime of the test's own.
-struct World {
-    _runtime: Runtime,
-    dir: TempDir,
-    destination: Destination,
-    listening: Listening,
+fn world() -> World {
+    World::new(Script::taking_messages(["anna@one.example", "ben@one.example"]))
 }
 
-impl World {
-    fn new() -> Self {
-        let runtime = Runtime::new().unwrap();
-        let destination = Destination::new(Script::taking_messages(["anna@one.example", "ben@one.example"]));
-        let listening = runtime.block_on(destination.listen()).unwrap();
-        Self { _runtime: runtime, dir: TempDir::new().unwrap(), destination, listening }
-    }
-
-    fn daemon(&self, gateway: &str) -> Daemon {
-        let domains = domain("one.example", self.listening.address());
-        let rest = format!("[gateway]\n{gateway}\n{domains}");
-        Daemon::start(&configure_with(&self.dir, "gateway = [\"127.0.0.1:0\"]\n", &rest))
-    }
+fn daemon(world: &World, gateway: &str) -> Daemon {
+    let rest = format!("[gateway]\n{gateway}\n{}", world.domain());
+    Daemon::start(&configure_with(&world.dir, "gateway = [\"127.0.0.1:0\"]\n", &rest))
 }
 
 /// What arrived, behind our Received line.
@@ -45,13 +30,13 @@ fn content(message: &Message) -> &[u8] {
 
 #[test]
 fn mail_for_a_domain_of_the_control_database_goes_to_its_relay_while_its_route_is_asked() {
-    let world = World::new();
+    let world = world();
     let filter = Destination::new(Script::taking_messages(["anna@new.example"]));
-    let filtering = world._runtime.block_on(filter.listen()).unwrap();
+    let filtering = world.beside(&filter);
     let config = configure_with(&world.dir, "gateway = [\"127.0.0.1:0\"]\n", "[callout]\ndeny_destinations = []\n");
     let daemon = Daemon::start(&config);
     world.destination.add_mailbox("anna@new.example");
-    let (route, relay) = (world.listening.address().to_string(), filtering.address().to_string());
+    let (route, relay) = (world.route(), filtering.address().to_string());
     let add = ["domain", "add", "new.example", "--route", &route, "--relay", &relay];
     let (code, _, error) = daemon.command(&add);
     assert_eq!(code, 0, "{error}");
@@ -71,8 +56,8 @@ fn mail_for_a_domain_of_the_control_database_goes_to_its_relay_while_its_route_i
 
 #[test]
 fn awkward_messages_arrive_octet_by_octet_by_data_and_by_bdat() {
-    let world = World::new();
-    let mut daemon = world.daemon("");
+    let world = world();
+    let mut daemon = daemon(&world, "");
     let mut client = MailClient::connect(daemon.gateway.unwrap());
     let mut sent = Vec::new();
     for (name, message) in awkward_messages() {
@@ -109,8 +94,8 @@ fn awkward_messages_arrive_octet_by_octet_by_data_and_by_bdat() {
 
 #[test]
 fn sigterm_lets_a_message_under_way_arrive_and_tells_the_others_to_come_again() {
-    let world = World::new();
-    let daemon = world.daemon("");
+    let world = world();
+    let daemon = daemon(&world, "");
     let mut idle = MailClient::connect(daemon.gateway.unwrap());
     let mut busy = MailClient::connect(daemon.gateway.unwrap());
     busy.envelope("anna@one.example");
@@ -131,9 +116,9 @@ fn sigterm_lets_a_message_under_way_arrive_and_tells_the_others_to_come_again() 
 
 #[test]
 fn kill_9_within_a_message_delivers_nothing_and_at_the_next_try_it_arrives_once() {
-    let world = World::new();
+    let world = world();
     for sent in ["", "half of it\r\n", "all but the dot\r\n."] {
-        let daemon = world.daemon("");
+        let daemon = daemon(&world, "");
         let mut client = MailClient::connect(daemon.gateway.unwrap());
         client.envelope("anna@one.example");
         client.expect("DATA", "354");
@@ -142,7 +127,7 @@ fn kill_9_within_a_message_delivers_nothing_and_at_the_next_try_it_arrives_once(
         daemon.kill();
         assert_eq!(client.reply(), "");
     }
-    let daemon = world.daemon("");
+    let daemon = daemon(&world, "");
     let mut client = MailClient::connect(daemon.gateway.unwrap());
     client.envelope("anna@one.example");
     assert!(client.data(b"all of it\r\n").starts_with("250"));
@@ -152,8 +137,8 @@ fn kill_9_within_a_message_delivers_nothing_and_at_the_next_try_it_arrives_once(
 
 #[test]
 fn a_reload_changes_what_the_gateway_allows_and_a_mistake_changes_nothing() {
-    let world = World::new();
-    let mut daemon = world.daemon("");
+    let world = world();
+    let mut daemon = daemon(&world, "");
     let path = world.dir.path().join("callahead.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     for (section, size) in [
@@ -179,8 +164,8 @@ fn resident(id: u32) -> u64 {
 /// So many clients past their EHLO that say nothing more: the daemon's resident memory with them, in kB, and without.
 fn idle(count: usize) -> (u64, u64) {
     use std::io::{Read as _, Write as _};
-    let world = World::new();
-    let daemon = world.daemon("trusted = [\"127.0.0.0/8\"]\nconnections = 20000");
+    let world = world();
+    let daemon = daemon(&world, "trusted = [\"127.0.0.0/8\"]\nconnections = 20000");
     let address = daemon.gateway.unwrap();
     drop(MailClient::connect(address));
     let before = resident(daemon.child.0.id());

@@ -28,7 +28,11 @@ fn delivering(kind: Kind) -> Mta {
         Kind::OpenSmtpd => opensmtpd(port),
         Kind::Sendmail => unreachable!("it leaves delivery to another program"),
     });
-    mta.unwrap()
+    let mta = mta.unwrap();
+    let mail = mta.folder().join("mail");
+    fs::create_dir_all(&mail).unwrap();
+    open_to_all(&mail);
+    mta
 }
 
 fn postfix(port: u16) -> Files {
@@ -116,8 +120,6 @@ fn daemon(dir: &TempDir, destination: SocketAddr, gateway: &str) -> Daemon {
 /// Ordinary and awkward messages through the gateway into a real server's files, and who does not exist stays out.
 fn messages_reach_files(kind: Kind) {
     let mta = delivering(kind);
-    fs::create_dir_all(mta.folder().join("mail")).unwrap();
-    open_to_all(&mta.folder().join("mail"));
     let dir = TempDir::new().unwrap();
     let daemon = daemon(&dir, mta.address(), "");
     let gateway = daemon.gateway.unwrap();
@@ -190,8 +192,6 @@ fn real_opensmtpd_gets_messages_through_the_gateway() {
 /// The published smuggling sequences: none of them brings a second message to a real server, or even a first.
 fn smuggles_nothing(kind: Kind) {
     let mta = delivering(kind);
-    fs::create_dir_all(mta.folder().join("mail")).unwrap();
-    open_to_all(&mta.folder().join("mail"));
     let dir = TempDir::new().unwrap();
     let daemon = daemon(&dir, mta.address(), "");
     let mut client = MailClient::connect(daemon.gateway.unwrap());
@@ -231,8 +231,6 @@ fn real_opensmtpd_is_smuggled_nothing() {
 #[test]
 fn real_exim_sends_by_bdat_through_the_gateway_to_postfix() {
     let mta = delivering(Kind::Postfix);
-    fs::create_dir_all(mta.folder().join("mail")).unwrap();
-    open_to_all(&mta.folder().join("mail"));
     let dir = TempDir::new().unwrap();
     let daemon = daemon(&dir, mta.address(), "");
     let sender = Mta::front(Kind::Exim, &|port| {
@@ -299,8 +297,6 @@ fn real_postfix_sends_by_tls_through_the_example_to_exim() {
         exim(port).into_iter().map(|(name, text)| (name, text.replace(DOMAIN, "example.com"))).collect()
     })
     .unwrap();
-    fs::create_dir_all(mta.folder().join("mail")).unwrap();
-    open_to_all(&mta.folder().join("mail"));
     let dir = TempDir::new().unwrap();
     let folder = dir.path().to_str().unwrap();
     let certificate = rcgen::generate_simple_self_signed(["mx1.filter.example".to_owned()]).unwrap();
