@@ -11,6 +11,14 @@ use callahead_listeners::gateway::Settings;
 use callahead_testbed::{Destination, Ended, Fault, Script, Step};
 use world::{Client, World, settings, settle, taking, without_trace};
 
+const MAIL: &str = "MAIL FROM:<sender@elsewhere.example>";
+
+/// What a destination was told that begins so.
+fn commands(destination: &Destination, beginning: &str) -> Vec<String> {
+    let sessions = destination.record().sessions;
+    sessions.into_iter().flat_map(|session| session.commands).filter(|line| line.starts_with(beginning)).collect()
+}
+
 /// What a client does after each way of failing: it comes again, and the message arrives once.
 async fn arrives_at_the_next_try(client: &mut Client, destination: &Destination) {
     *destination.script() = taking();
@@ -37,36 +45,130 @@ async fn warm() -> (World, Destination, Client) {
 #[tokio::test(start_paused = true)]
 async fn a_destination_that_fails_before_the_message_puts_the_recipient_off() {
     let close = |octets| Fault::CloseAfter(octets);
-    for (step, fault, told) in [
-        (Step::Greeting, close(0), "451 4.4.1"),
-        (Step::Greeting, Fault::Reply("554 5.3.2 no".into()), "451 4.4.1"),
-        (Step::Greeting, Fault::Hang, "451 4.4.1"),
-        (Step::Ehlo, close(3), "451 4.4.1"),
-        (Step::Ehlo, Fault::Garbage(b"hello?\r\n".to_vec()), "451 4.4.1"),
-        (Step::Mail, close(0), "451 4.4.1"),
-        (Step::Mail, Fault::Hang, "451 4.4.1"),
-        (Step::Mail, Fault::Reply("421 4.3.2 stopping".into()), "451 4.4.1"),
-        (Step::Mail, Fault::Reply("452 4.3.1 full".into()), "452 4.3.1"),
-        (Step::Mail, Fault::ReplyAndClose("550 5.7.1 not you".into()), "550 5.7.1"),
-        (Step::Mail, Fault::Reply("250 yes\n550 5.1.1 and no".into()), "451 4.4.1"),
-        (Step::Mail, Fault::Reply("503 5.5.1 bad sequence".into()), "451 4.4.1"),
-        (Step::Rcpt, close(0), "451 4.4.1"),
-        (Step::Rcpt, Fault::Reply("354 go on".into()), "451 4.4.1"),
-        (Step::Rcpt, Fault::Reply("450 4.2.1 later".into()), "450 4.2.1"),
-        (Step::Rcpt, Fault::Reply("550 5.7.1 mx7: no".into()), "550 5.7.1"),
-        (Step::Rcpt, Fault::Reply("550 no".into()), "550 5.0.0"),
-        (Step::Rcpt, Fault::EndlessLines, "451 4.4.1"),
-        (Step::Rcpt, Fault::Reply("503 5.5.1 bad sequence".into()), "451 4.4.1"),
+    // With how often the sender is said: once more only where the group of commands may have been too much for the server.
+    for (step, fault, told, said) in [
+        (Step::Greeting, close(0), "451 4.4.1", 0),
+        (Step::Greeting, Fault::Reply("554 5.3.2 no".into()), "451 4.4.1", 0),
+        (Step::Greeting, Fault::Hang, "451 4.4.1", 0),
+        (Step::Ehlo, close(3), "451 4.4.1", 0),
+        (Step::Ehlo, Fault::Garbage(b"hello?\r\n".to_vec()), "451 4.4.1", 0),
+        (Step::Mail, close(0), "451 4.4.1", 1),
+        (Step::Mail, Fault::Hang, "451 4.4.1", 1),
+        (Step::Mail, Fault::Reply("421 4.3.2 stopping".into()), "451 4.4.1", 1),
+        (Step::Mail, Fault::Reply("452 4.3.1 full".into()), "452 4.3.1", 1),
+        (Step::Mail, Fault::ReplyAndClose("550 5.7.1 not you".into()), "550 5.7.1", 1),
+        (Step::Mail, Fault::Reply("250 yes\n550 5.1.1 and no".into()), "451 4.4.1", 2),
+        (Step::Mail, Fault::Reply("503 5.5.1 bad sequence".into()), "451 4.4.1", 2),
+        (Step::Rcpt, close(0), "451 4.4.1", 1),
+        (Step::Rcpt, Fault::Reply("354 go on".into()), "451 4.4.1", 2),
+        (Step::Rcpt, Fault::Reply("450 4.2.1 later".into()), "450 4.2.1", 1),
+        (Step::Rcpt, Fault::Reply("550 5.7.1 mx7: no".into()), "550 5.7.1", 1),
+        (Step::Rcpt, Fault::Reply("550 no".into()), "550 5.0.0", 1),
+        (Step::Rcpt, Fault::EndlessLines, "451 4.4.1", 1),
+        (Step::Rcpt, Fault::Reply("503 5.5.1 bad sequence".into()), "451 4.4.1", 2),
     ] {
         let (_world, destination, mut client) = warm().await;
+        let before = commands(&destination, MAIL).len();
         destination.script().faults.insert(step, (fault.clone(), None));
-        client.expect("MAIL FROM:<sender@elsewhere.example>", "250").await;
+        client.expect(MAIL, "250").await;
         let reply = client.say("RCPT TO:<anna@one.example>").await;
         assert!(reply.starts_with(told) && !reply.contains("mx7"), "{step:?} {fault:?}: {reply}");
         client.expect("DATA", "554 5.5.1").await;
         client.expect("RSET", "250").await;
         settle().await;
+        let record = destination.record();
+        assert_eq!(commands(&destination, MAIL).len() - before, said, "{step:?} {fault:?}\n{}", record.dialogue());
         destination.assert_polite();
+        arrives_at_the_next_try(&mut client, &destination).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn behind_a_sender_that_is_refused_no_recipient_is_said_where_commands_go_one_by_one() {
+    let world = World::new(settings());
+    let destination = world.server(1, taking().without("PIPELINING"));
+    let mut client = world.client_with("anna@one.example").await;
+    client.expect("RSET", "250").await;
+    destination.script().faults.insert(Step::Mail, (Fault::Reply("550 5.7.1 not you".into()), None));
+    let before = commands(&destination, "RCPT").len();
+    client.expect(MAIL, "250").await;
+    client.expect("RCPT TO:<anna@one.example>", "550 5.7.1").await;
+    client.expect("RCPT TO:<anna@one.example>", "550 5.7.1").await;
+    assert_eq!(commands(&destination, "RCPT").len(), before, "{}", destination.record().dialogue());
+    client.expect("RSET", "250").await;
+    arrives_at_the_next_try(&mut client, &destination).await;
+}
+
+/// A recipient is accepted behind one that the server refused: going to another server then would lose it.
+#[tokio::test(start_paused = true)]
+async fn who_was_accepted_behind_one_that_was_refused_gets_the_message() {
+    let (world, destination, mut client) = warm().await;
+    let elsewhere = world.server(2, taking());
+    for recipient in ["ben@one.example", "anna@two.example"] {
+        client.envelope(recipient).await;
+        client.expect("RSET", "250").await;
+    }
+    client.expect(MAIL, "250").await;
+    destination.script().faults.insert(Step::Rcpt, (Fault::Reply("450 4.2.1 later".into()), Some(1)));
+    client.expect("RCPT TO:<anna@one.example>", "450 4.2.1").await;
+    client.expect("RCPT TO:<ben@one.example>", "250").await;
+    client.expect("RCPT TO:<anna@two.example>", "452 4.5.3").await;
+    assert!(client.data("x\r\n.\r\n").await.starts_with("250"));
+    assert_eq!(destination.record().messages[0].recipients, ["<ben@one.example>"]);
+    assert!(elsewhere.record().messages.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nobody_was_accepted_the_next_recipient_may_be_on_another_server() {
+    let (world, destination, mut client) = warm().await;
+    let elsewhere = world.server(2, taking());
+    client.expect(MAIL, "250").await;
+    destination.script().faults.insert(Step::Rcpt, (Fault::Reply("450 4.2.1 later".into()), Some(1)));
+    client.expect("RCPT TO:<anna@one.example>", "450 4.2.1").await;
+    client.expect("RCPT TO:<anna@two.example>", "250").await;
+    assert!(client.data("x\r\n.\r\n").await.starts_with("250"));
+    assert_eq!(elsewhere.record().messages.len(), 1);
+    assert!(destination.record().messages.is_empty());
+    settle().await;
+    destination.assert_polite();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_refused_before_it_began_leaves_its_session_for_the_next() {
+    let (_world, destination, mut client) = warm().await;
+    client.envelope("anna@one.example").await;
+    let connections = destination.record().connections;
+    destination.script().faults.insert(Step::Data, (Fault::Reply("451 4.3.0 not now".into()), Some(1)));
+    client.expect("DATA", "451 4.3.0").await;
+    client.envelope("anna@one.example").await;
+    assert!(client.data("x\r\n.\r\n").await.starts_with("250"));
+    assert_eq!(destination.record().connections, connections);
+    client.quit().await;
+    destination.assert_polite();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chunk_that_is_refused_is_the_end_of_its_message() {
+    for (reply, told) in [
+        ("552 5.3.4 mx7: too much", "552 5.3.4"),
+        ("451 4.3.0 mx7: not now", "451 4.3.0"),
+        ("354 go on", "451 4.4.2"),
+        ("503 5.5.1 bad sequence", "451 4.4.2"),
+    ] {
+        let (world, destination, mut client) = warm().await;
+        client.envelope("anna@one.example").await;
+        client.send("BDAT 3\r\nx\r\n").await;
+        assert!(client.reply().await.starts_with("250"));
+        destination.script().faults.insert(Step::Data, (Fault::Reply(reply.into()), Some(1)));
+        client.send("BDAT 3\r\ny\r\n").await;
+        let said = client.reply().await;
+        assert!(said.starts_with(told) && !said.contains("mx7"), "{reply}: {said}");
+        client.send("BDAT 3 LAST\r\nz\r\n").await;
+        let said = client.reply().await;
+        assert!(!said.starts_with('2'), "behind {reply}: {said}");
+        client.expect("RSET", "250").await;
+        assert!(destination.record().messages.is_empty());
+        assert_eq!(world.counters.messages_refused.load(Ordering::Relaxed), 1);
         arrives_at_the_next_try(&mut client, &destination).await;
     }
 }
@@ -169,6 +271,7 @@ async fn a_destination_that_fails_at_data_is_not_given_the_message() {
         (Fault::Hang, "451 4.4.2"),
         (Fault::Reply("250 2.0.0 what?".into()), "451 4.4.2"),
         (Fault::Reply("421 4.3.2 stopping".into()), "451 4.4.2"),
+        (Fault::Reply("503 5.5.1 bad sequence".into()), "451 4.4.2"),
         (Fault::Reply("451 4.3.0 mx7 not now".into()), "451 4.3.0"),
         (Fault::Reply("554 5.7.1 mx7 never".into()), "554 5.7.1"),
     ] {
@@ -253,6 +356,8 @@ async fn a_lost_reply_to_the_message_is_put_off_though_it_was_delivered_which_sm
         Fault::Hang,
         Fault::Garbage(b"thanks\r\n".to_vec()),
         Fault::Reply("421 4.3.2 stopping".into()),
+        Fault::Reply("503 5.5.1 bad sequence".into()),
+        Fault::Reply("354 go on".into()),
     ] {
         for chunked in [false, true] {
             let (_world, destination, mut client) = warm().await;

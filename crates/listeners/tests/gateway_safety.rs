@@ -54,8 +54,10 @@ async fn no_false_end_of_data_brings_a_second_message_to_a_destination_that_beli
             };
             assert!(reply.starts_with("550 5.6.0"), "{end:?}, chunked {chunked}: {reply}");
             client.expect("NOOP", "250").await;
-            // Neither half of it was delivered, and the next message is.
+            // Neither half of it was delivered, and the next message is, at once: nothing waits in the session that was given up.
+            let began = tokio::time::Instant::now();
             client.envelope("anna@one.example").await;
+            assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
             assert!(client.data("honest\r\n.\r\n").await.starts_with("250"));
             let record = destination.record();
             assert_eq!(record.messages.len(), 1, "{end:?}, chunked {chunked}: {}", record.dialogue());

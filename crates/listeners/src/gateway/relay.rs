@@ -255,7 +255,7 @@ impl Relay {
             answered = true;
             match (step, reply.code()) {
                 (Step::Rset, 200..=299) | (Step::Mail, 200..=299) => {}
-                // "Bad sequence of commands": the server has lost track, which is no word on a sender, and none on a recipient.
+                // As in `is_refusal`.
                 (Step::Mail | Step::Rcpt, 503) if refused.is_none() => {
                     return Err(suspect(Failure::UnexpectedReply(step)));
                 }
@@ -290,7 +290,7 @@ impl Relay {
             Err(failure) => Err(failure),
         };
         match reply {
-            Ok(reply) if matches!(reply.code() / 100, 2 | 4 | 5) && reply.code() != 503 => {
+            Ok(reply) if reply.is_positive() || is_refusal(&reply) => {
                 transaction.accepted += usize::from(reply.is_positive());
                 transaction.words &= domain.policy.pass_reply_text;
                 passed(&reply, About::Recipient, domain.policy.pass_reply_text)
@@ -315,14 +315,14 @@ impl Relay {
             transaction.message = Some(Message::Chunks);
             let mut chunk = format!("BDAT {}\r\n", trace.len()).into_bytes();
             chunk.extend_from_slice(trace.as_bytes());
-            exchange(&mut link.session, &chunk, deadline).await.map(|reply| (reply.code() / 100 == 2, reply))
+            exchange(&mut link.session, &chunk, deadline).await.map(|reply| (reply.is_positive(), reply))
         } else {
             transaction.message = Some(Message::Dots(DotWriter::default()));
             exchange(&mut link.session, b"DATA\r\n", deadline).await.map(|reply| (reply.code() == 354, reply))
         };
         match begun {
             Ok((true, _)) => {}
-            Ok((false, reply)) if matches!(reply.code() / 100, 4 | 5) => {
+            Ok((false, reply)) if is_refusal(&reply) => {
                 let reply = passed(&reply, About::Message, words);
                 self.reset();
                 return Err(reply);
@@ -381,8 +381,8 @@ impl Relay {
         }
         let words = transaction.words;
         match link.session.reply(Step::Message, Instant::now() + self.patience.step).await {
-            Ok(reply) if reply.code() / 100 == 2 => say(250, (2, 0, 0), "Ok"),
-            Ok(reply) if matches!(reply.code() / 100, 4 | 5) => {
+            Ok(reply) if reply.is_positive() => say(250, (2, 0, 0), "Ok"),
+            Ok(reply) if is_refusal(&reply) => {
                 let reply = passed(&reply, About::Message, words);
                 self.cut();
                 reply
@@ -418,7 +418,7 @@ impl Relay {
         let words = self.transaction.take().is_some_and(|transaction| transaction.words);
         let Some(link) = &mut self.link else { return unsaid(lost()) };
         let said = match link.session.reply(Step::Message, Instant::now() + self.patience.end).await {
-            Ok(reply) if matches!(reply.code() / 100, 2 | 4 | 5) => reply,
+            Ok(reply) if reply.is_positive() || is_refusal(&reply) => reply,
             _ => {
                 // Nobody can tell whether it was delivered (RFC 1047): the client sends again, and the recipient may have it twice.
                 self.end_link();
@@ -500,6 +500,12 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Whether a reply says no. A 503 does not: "bad sequence of commands" tells that the server has lost track, which is no word on a
+/// sender, a recipient or a message.
+fn is_refusal(reply: &Reply) -> bool {
+    matches!(reply.code(), 400..=599) && reply.code() != 503
 }
 
 async fn exchange(session: &mut ClientSession, octets: &[u8], deadline: Instant) -> Result<Reply, Failure> {
