@@ -98,6 +98,21 @@ async fn pipelined_requests_are_answered_in_order_though_the_first_is_slow() {
 }
 
 #[tokio::test]
+async fn a_client_that_asks_without_end_is_read_no_further_than_is_worked_on() {
+    let bench = Bench::unix(Kind::Policy, Limits { pipeline: 4, ..Limits::default() }).await;
+    let mut client = bench.connect().await;
+    client.send(rcpt("slow@example.com").repeat(4)).await;
+    // Far more than the socket itself holds.
+    let more = rcpt("joe@example.com").repeat(50_000);
+    let sent = tokio::time::timeout(Duration::from_secs(2), client.send(&more)).await;
+    assert!(sent.is_err(), "{} octets were read and kept", more.len());
+    bench.script.gate.add_permits(4);
+    for _ in 0..8 {
+        assert_eq!(client.action().await, "action=DUNNO");
+    }
+}
+
+#[tokio::test]
 async fn a_slow_callout_does_not_keep_those_behind_it_from_being_asked() {
     let bench = Bench::tcp(Kind::Policy, Limits::default()).await;
     let mut client = bench.connect().await;
