@@ -37,6 +37,19 @@ fn what_postfix_sends_is_read() {
 }
 
 #[test]
+fn a_request_is_begun_by_its_first_octet_and_over_with_its_empty_line() {
+    let mut reader = Reader::<Attributes>::default();
+    assert!(!reader.has_partial());
+    for piece in ["r", "equest=x\n", "protocol_state=RCPT\n"] {
+        reader.push(piece.as_bytes());
+        assert_eq!(reader.read(), Ok(None));
+        assert!(reader.has_partial(), "behind {piece:?}");
+    }
+    reader.push(b"\n");
+    assert!(reader.read().unwrap().is_some() && !reader.has_partial());
+}
+
+#[test]
 fn every_split_reads_the_same() {
     let twice = format!("{POSTFIX}{POSTFIX}");
     let whole = read(twice.as_bytes()).unwrap();
