@@ -27,10 +27,10 @@ const CONNECTS_WITHIN: Duration = Duration::from_secs(10);
 /// How long an answer may take to begin. A test of a route with many hosts takes longest.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(300);
 
-/// The daemon can't be reached, or gives no answer: nothing that the command line could be blamed for.
+/// The daemon can't be reached, gives no answer, or fails itself (5xx): nothing that the command line could be blamed for.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Unreachable(String);
+pub(crate) struct Untold(String);
 
 /// A daemon, and the way to it.
 pub(crate) struct AdminClient {
@@ -46,6 +46,13 @@ enum Way {
         port: u16,
         token: String,
     },
+}
+
+/// What the daemon says where it does not do what it is asked (RFC 9457: `detail` is the sentence).
+fn problem(status: StatusCode, body: &Value) -> anyhow::Error {
+    let said = body["detail"].as_str().or(body["title"].as_str()).unwrap_or("no reason given");
+    let said = crate::output::printable(said);
+    if status.is_server_error() { Untold(said).into() } else { anyhow::Error::msg(said) }
 }
 
 impl AdminClient {
@@ -103,12 +110,7 @@ impl AdminClient {
         let at = self.place();
         let body: Value =
             serde_json::from_slice(&body).with_context(|| format!("what answers at {at} is no callahead"))?;
-        if !status.is_success() {
-            // RFC 9457: "detail" is the sentence.
-            let said = body["detail"].as_str().or(body["title"].as_str()).unwrap_or("no reason given");
-            bail!("{}", crate::output::printable(said));
-        }
-        Ok(Some(body))
+        if status.is_success() { Ok(Some(body)) } else { Err(problem(status, &body)) }
     }
 
     /// Hands an answer that may be large to `take`, piece by piece.
@@ -123,8 +125,7 @@ impl AdminClient {
         let mut body = response.into_body();
         if !status.is_success() {
             let octets = body.collect().await?.to_bytes();
-            let body: Value = serde_json::from_slice(&octets).unwrap_or_default();
-            bail!("{}", crate::output::printable(body["detail"].as_str().unwrap_or("no reason given")));
+            return Err(problem(status, &serde_json::from_slice(&octets).unwrap_or_default()));
         }
         while let Some(frame) = body.frame().await {
             if let Ok(octets) = frame.context("the daemon broke its answer off")?.into_data() {
@@ -160,14 +161,14 @@ impl AdminClient {
         let connected = tokio::time::timeout(CONNECTS_WITHIN, self.connect()).await;
         let mut sender = connected.unwrap_or_else(|_| {
             let seconds = CONNECTS_WITHIN.as_secs();
-            Err(Unreachable(format!("the daemon can't be reached at {at}: no connection within {seconds} s")).into())
+            Err(Untold(format!("the daemon can't be reached at {at}: no connection within {seconds} s")).into())
         })?;
         match tokio::time::timeout(ANSWERS_WITHIN, sender.send_request(request)).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(Unreachable(format!("the daemon at {at} gave no answer: {error}")).into()),
+            Ok(Err(error)) => Err(Untold(format!("the daemon at {at} gave no answer: {error}")).into()),
             Err(_) => {
                 let seconds = ANSWERS_WITHIN.as_secs();
-                Err(Unreachable(format!("the daemon at {at} gave no answer within {seconds} s")).into())
+                Err(Untold(format!("the daemon at {at} gave no answer within {seconds} s")).into())
             }
         }
     }
@@ -177,7 +178,7 @@ impl AdminClient {
         match &self.way {
             Way::Socket(socket) => {
                 let stream = UnixStream::connect(socket).await.map_err(|error| {
-                    Unreachable(format!(
+                    Untold(format!(
                         "the daemon can't be reached at {at} ({error}): is it running, and may you use its socket? --socket names another"
                     ))
                 })?;
@@ -188,7 +189,7 @@ impl AdminClient {
             Way::Network { tls, host, port, .. } => {
                 let bare = host.trim_start_matches('[').trim_end_matches(']');
                 let stream = TcpStream::connect((bare, *port)).await.map_err(|error| {
-                    Unreachable(format!("the daemon can't be reached at {at} ({error}): is it running there?"))
+                    Untold(format!("the daemon can't be reached at {at} ({error}): is it running there?"))
                 })?;
                 let Some(tls) = tls else {
                     let (sender, connection) = handshake(TokioIo::new(stream)).await?;
@@ -198,7 +199,7 @@ impl AdminClient {
                 let name = ServerName::try_from(bare.to_owned()).with_context(|| format!("{host} is no host name"))?;
                 let connector = tokio_rustls::TlsConnector::from(Arc::clone(tls));
                 let stream = connector.connect(name, stream).await.map_err(|error| {
-                    Unreachable(format!("no TLS session with {at} ({error}): --ca names its authority, where the system does not know it"))
+                    Untold(format!("no TLS session with {at} ({error}): --ca names its authority, where the system does not know it"))
                 })?;
                 let (sender, connection) = handshake(TokioIo::new(stream)).await?;
                 tokio::spawn(connection);

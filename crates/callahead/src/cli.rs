@@ -1,4 +1,4 @@
-//! The commands and their options. Exit codes: 0 done, 1 the answer is "no", 2 usage or configuration, 3 could not be told.
+//! The commands and their options. Exit codes: 0 done, 1 the answer is "no", 2 usage or configuration, 3 could not be told or done.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use callahead_callout::{Hop, TlsPolicy};
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::account_command::AccountCommand;
-use crate::admin_client::Unreachable;
+use crate::admin_client::Untold;
 use crate::domain_command::DomainCommand;
 use crate::log_command::LogArgs;
 use crate::token_command::TokenCommand;
@@ -20,7 +20,7 @@ pub const DONE: u8 = 0;
 pub const NO: u8 = 1;
 /// The command line or the configuration is wrong.
 pub const USAGE: u8 = 2;
-/// It could not be told.
+/// It could not be told, or done.
 pub const UNTOLD: u8 = 3;
 
 /// Recipient callouts for mail filtering servers.
@@ -28,8 +28,8 @@ pub const UNTOLD: u8 = 3;
 /// Callahead asks a domain's mail server whether a mailbox exists before mail for it is accepted, keeps the answers in a cache that can be
 /// seen and cleared, and answers Postfix, Exim and others from it.
 ///
-/// Exit status: 0 done, 1 the answer is "no", 2 the command line or the configuration is wrong, or the daemon refuses, 3 it could not be told:
-/// a destination or the daemon does not answer.
+/// Exit status: 0 done, 1 the answer is "no", 2 the command line or the configuration is wrong, or the daemon refuses, 3 it could not be told
+/// or done: a destination or the daemon does not answer, or the daemon fails.
 #[derive(Debug, Parser)]
 #[command(name = "callahead", version, propagate_version = true, max_term_width = 100)]
 pub struct Cli {
@@ -342,7 +342,7 @@ pub fn run() -> ExitCode {
         Err(error) => {
             output::error(&error);
             // What a caller may try again as it stands is told from what it has to mend.
-            ExitCode::from(if error.is::<Unreachable>() { UNTOLD } else { USAGE })
+            ExitCode::from(if error.is::<Untold>() { UNTOLD } else { USAGE })
         }
     }
 }
