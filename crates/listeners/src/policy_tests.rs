@@ -88,12 +88,17 @@ fn every_limit_holds_at_its_number() {
     assert_eq!(read(line(MAX_LINE).as_bytes()).unwrap().len(), 1);
     assert_eq!(read(line(MAX_LINE + 1).as_bytes()), Err(RequestError::LineTooLong));
     assert_eq!(read(&vec![b'x'; MAX_LINE + 2]), Err(RequestError::LineTooLong), "without its end, too");
+    assert_eq!(read(&vec![b'x'; MAX_LINE + 1]), Ok(Vec::new()), "the last may be the CR of its end");
 
     assert_eq!(read(format!("{}\n", "a=b\n".repeat(MAX_ATTRIBUTES)).as_bytes()).unwrap().len(), 1);
     assert_eq!(read("a=b\n".repeat(MAX_ATTRIBUTES + 1).as_bytes()), Err(RequestError::TooManyAttributes));
 
-    let long = format!("a={}\n", "x".repeat(4000));
-    assert_eq!(read(long.repeat(MAX_REQUEST / long.len() + 1).as_bytes()), Err(RequestError::TooLong));
+    let lines = format!("a={}\n", "x".repeat(4000)).repeat(16);
+    let last = |octets: usize| format!("{lines}b={}", "x".repeat(octets - lines.len() - 2));
+    assert_eq!(read((last(MAX_REQUEST - 2) + "\n\n").as_bytes()).unwrap().len(), 1);
+    assert_eq!(read((last(MAX_REQUEST - 1) + "\n\n").as_bytes()), Err(RequestError::TooLong));
+    assert_eq!(read(last(MAX_REQUEST).as_bytes()), Ok(Vec::new()));
+    assert_eq!(read(last(MAX_REQUEST + 1).as_bytes()), Err(RequestError::TooLong), "without its end, too");
 }
 
 #[test]
