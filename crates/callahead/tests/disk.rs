@@ -94,7 +94,10 @@ fn real_disk_full_under_a_daemon_its_answers_go_on_and_it_says_what_is_wrong() {
     assert_eq!(client.ask("user0@one.example"), "DUNNO", "what was kept before is served");
     assert!(client.ask("nobody@one.example").starts_with("550 5.1.1"), "and what is new is asked for");
     let (code, _, error) = daemon.cache(&["clear", "--domain", "one.example"]);
-    assert!(code == 0 || code == 3 && error.contains("can't be written"), "a clear holds or is refused: {code} {error}");
+    assert!(
+        code == 0 || code == 3 && error.contains("can't be written"),
+        "a clear holds or is refused: {code} {error}"
+    );
 
     fs::remove_file(disk.0.join("full")).unwrap();
     assert!(client.ask("nobody-else@one.example").starts_with("550 5.1.1"));

@@ -272,6 +272,21 @@ mod tests {
         assert_eq!((content.as_slice(), taken, ended, guard), (b"a\r\n.\r\nb\r\n\r\n".as_slice(), 16, true, Ok(())));
         assert_eq!(read(b".\r\n", usize::MAX), (Vec::new(), 3, true, Ok(())), "an empty message");
         assert_eq!(read(b"nul\0s\r\n.\r\n", usize::MAX).3, Ok(()));
+        assert_eq!(read(b"...\0\r\n.\r\n", usize::MAX).3, Ok(()), "two dots are none alone");
+    }
+
+    #[test]
+    fn the_last_line_is_looked_at_though_it_has_no_end() {
+        for (content, fit) in [
+            (&b"x"[..], Ok(())),
+            (b"\0", Ok(())),
+            (b"x\r", Err(Unfit::BareLineEnd)),
+            (b"x\r\n\0.", Err(Unfit::DotAmongNuls)),
+            (b".\0", Err(Unfit::DotAmongNuls)),
+        ] {
+            let mut guard = Guard::default();
+            assert_eq!(guard.check(content).and_then(|()| guard.end()), fit, "{content:?}");
+        }
     }
 
     #[test]
@@ -309,9 +324,13 @@ mod tests {
         }
 
         #[test]
-        fn what_passes_the_guard_has_one_end_only_for_any_server(octets in proptest::collection::vec(
-            proptest::sample::select(b"\r\n.a\0".to_vec()), 0..40))
-        {
+        fn what_passes_the_guard_has_one_end_only_for_any_server(
+            // Any octets seldom pass; lines do, and the last of them need not have an end.
+            octets in prop_oneof![
+                proptest::collection::vec(proptest::sample::select(b"\r\n.a\0".to_vec()), 0..40),
+                proptest::collection::vec("[.a\\x00]{0,3}", 0..6).prop_map(|lines| lines.join("\r\n").into_bytes()),
+            ],
+        ) {
             let (mut guard, mut writer, mut wire) = (Guard::default(), DotWriter::default(), Vec::new());
             if guard.check(&octets).is_ok() && guard.end().is_ok() {
                 writer.write(&octets, &mut wire);
