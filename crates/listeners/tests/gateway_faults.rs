@@ -349,6 +349,28 @@ async fn the_destinations_word_on_the_message_is_the_clients() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_destinations_own_words_on_the_message_are_passed_on_where_all_its_domains_say_so() {
+    let (_world, destination, mut client) = warm().await;
+    for (recipients, passed) in [
+        (&["anna@spoken.example"][..], true),
+        (&["anna@spoken.example", "anna@one.example"], false),
+        (&["anna@one.example", "anna@spoken.example"], false),
+    ] {
+        client.expect(MAIL, "250").await;
+        for recipient in recipients {
+            client.expect(&format!("RCPT TO:<{recipient}>"), "250").await;
+        }
+        let refusal = Fault::Reply("554 5.7.1 mx7: no such thing here".into());
+        destination.script().faults.insert(Step::Message, (refusal, Some(1)));
+        let told = client.data("x\r\n.\r\n").await;
+        assert!(
+            told.starts_with("554 5.7.1") && told.contains("no such thing here") == passed,
+            "{recipients:?}: {told}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lost_reply_to_the_message_is_put_off_though_it_was_delivered_which_smtp_cant_tell() {
     for fault in [
         Fault::CloseAfter(0),
