@@ -50,6 +50,11 @@ fn a_request_is_begun_by_its_first_octet_and_over_with_its_empty_line() {
 }
 
 #[test]
+fn empty_lines_before_a_request_are_read_over() {
+    assert_eq!(read(format!("\n\r\n{POSTFIX}\n\n{POSTFIX}").as_bytes()).unwrap().len(), 2);
+}
+
+#[test]
 fn every_split_reads_the_same() {
     let twice = format!("{POSTFIX}{POSTFIX}");
     let whole = read(twice.as_bytes()).unwrap();
