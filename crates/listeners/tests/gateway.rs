@@ -341,6 +341,7 @@ async fn commands_in_one_packet_are_answered_in_order() {
     settle().await;
     assert_eq!(destination.record().messages[0].recipients, ["<anna@one.example>", "<ben@one.example>"]);
     destination.assert_polite();
+    assert_eq!(world.counters.requests.load(Ordering::Relaxed), 9, "with EHLO");
 }
 
 #[tokio::test(start_paused = true)]

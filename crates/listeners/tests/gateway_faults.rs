@@ -462,7 +462,9 @@ async fn a_client_that_goes_while_the_destination_thinks_has_delivered_once() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_client_has_so_much_time_for_a_command_for_its_message_and_in_all() {
     let (world, destination, mut client) = warm().await;
+    let began = tokio::time::Instant::now();
     assert!(client.reply().await.starts_with("421 4.4.2"), "no command for 5 min");
+    assert_eq!(began.elapsed().as_secs(), 300);
     assert!(client.is_closed().await);
 
     let mut client = world.client().await;
