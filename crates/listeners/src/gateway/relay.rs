@@ -255,17 +255,13 @@ impl Relay {
             answered = true;
             match (step, reply.code()) {
                 (Step::Rset, 200..=299) | (Step::Mail, 200..=299) => {}
-                // As in `is_refusal`.
-                (Step::Mail | Step::Rcpt, 503) if refused.is_none() => {
-                    return Err(suspect(Failure::UnexpectedReply(step)));
-                }
-                (Step::Mail, 400..=599) if pipelined => refused = Some(reply),
-                (Step::Mail, 400..=599) => {
+                (Step::Mail, _) if is_refusal(&reply) && pipelined => refused = Some(reply),
+                (Step::Mail, _) if is_refusal(&reply) => {
                     link.needs_reset = true;
                     return Ok((Some(reply.clone()), reply));
                 }
                 // What RCPT gets behind a MAIL that was refused says nothing, whatever it is.
-                (Step::Rcpt, code) if refused.is_some() || matches!(code, 200..=299 | 400..=599) => {
+                (Step::Rcpt, _) if refused.is_some() || reply.is_positive() || is_refusal(&reply) => {
                     if pipelined && link.session.said_too_much().await {
                         return Err(suspect(Failure::Unsolicited(step)));
                     }
@@ -505,7 +501,7 @@ impl Drop for Relay {
 /// Whether a reply says no. A 503 does not: "bad sequence of commands" tells that the server has lost track, which is no word on a
 /// sender, a recipient or a message.
 fn is_refusal(reply: &Reply) -> bool {
-    matches!(reply.code(), 400..=599) && reply.code() != 503
+    (reply.is_transient() || reply.is_permanent()) && reply.code() != 503
 }
 
 async fn exchange(session: &mut ClientSession, octets: &[u8], deadline: Instant) -> Result<Reply, Failure> {
