@@ -59,6 +59,11 @@ impl Account {
     /// Domains that one account may name.
     pub const MAX_DOMAINS: usize = 1000;
 
+    /// One that may do all that its role allows. It belongs to the administrators, names no domains and has no password.
+    pub fn new(name: &str, role: Role) -> Self {
+        Self { name: name.to_owned(), role, read_only: false, owner: None, domains: Vec::new(), password: None }
+    }
+
     /// What its role allows, its scopes aside.
     pub fn allows(&self, permission: Permission) -> bool {
         use Permission::{Accounts, Check, Clear, ClearAll, Domains, Lists, Node, Read, Tokens};

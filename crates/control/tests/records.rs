@@ -33,14 +33,8 @@ fn entry(action: &str) -> AuditEntry {
 }
 
 fn account(name: &str, role: Role, owner: Option<&str>, domains: &[&str]) -> Account {
-    Account {
-        name: name.into(),
-        role,
-        read_only: false,
-        owner: owner.map(str::to_owned),
-        domains: domains.iter().map(|domain| (*domain).to_owned()).collect(),
-        password: None,
-    }
+    let domains = domains.iter().map(|domain| (*domain).to_owned()).collect();
+    Account { owner: owner.map(str::to_owned), domains, ..Account::new(name, role) }
 }
 
 fn principal(account: &Account, scopes: &[Permission]) -> Principal {

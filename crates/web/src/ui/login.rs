@@ -233,14 +233,7 @@ pub(super) async fn set_up(
         }
         *setup = None;
     }
-    let first = Account {
-        name: account.clone(),
-        role: Role::Admin,
-        read_only: false,
-        owner: None,
-        domains: Vec::new(),
-        password: Some(password),
-    };
+    let first = Account { password: Some(password), ..Account::new(&account, Role::Admin) };
     let body = serde_json::to_string(&first).map_err(|error| Refusal::failed(&error))?;
     let change = Change { kind: Kind::Account, key: account.clone(), expected: Expected::Nothing, body: Some(body) };
     let actor = Actor { who: "set-up link".into(), from: client.shown.clone() };

@@ -128,8 +128,7 @@ impl Web {
     /// # Errors
     /// When the control database can't be written.
     pub async fn demonstrate(&self, state: &State, name: &str, lasting: Duration) -> Result<String, ControlError> {
-        let (domains, owner, password) = (Vec::new(), None, None);
-        let account = Account { name: name.to_owned(), role: Role::Admin, read_only: false, owner, domains, password };
+        let account = Account::new(name, Role::Admin);
         let actor = Actor { who: "the demo".to_owned(), from: "this process".to_owned() };
         if !state.administration.control.local().accounts().contains_key(name) {
             let body = serde_json::to_string(&account).ok();

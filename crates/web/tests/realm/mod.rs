@@ -15,14 +15,8 @@ pub fn record<T: Serialize>(kind: Kind, key: &str, value: &T) -> Change {
 }
 
 pub fn account(name: &str, role: Role, owner: Option<&str>, domains: &[&str]) -> Account {
-    Account {
-        name: name.into(),
-        role,
-        read_only: false,
-        owner: owner.map(str::to_owned),
-        domains: domains.iter().map(|domain| (*domain).to_owned()).collect(),
-        password: None,
-    }
+    let domains = domains.iter().map(|domain| (*domain).to_owned()).collect();
+    Account { owner: owner.map(str::to_owned), domains, ..Account::new(name, role) }
 }
 
 /// Puts in `root`; the reseller `r` with `r.example` and its owner `d`; the reseller `o` with `o.example` and its owner `od`; and `more`. `d`
