@@ -3,22 +3,15 @@
 
 mod common;
 
-use callahead_testbed::{Destination, Listening, Script};
+use callahead_testbed::Script;
+use common::world::World;
 use common::*;
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
-
-fn destination(script: Script) -> (Runtime, Destination, Listening) {
-    let runtime = Runtime::new().unwrap();
-    let destination = Destination::new(script);
-    let listening = runtime.block_on(destination.listen()).unwrap();
-    (runtime, destination, listening)
-}
 
 #[test]
 fn check_asks_and_its_exit_status_is_the_answer() {
-    let (_runtime, destination, listening) = destination(Script::with_mailboxes(["anna@one.example"]));
-    let route = listening.address().to_string();
+    let world = World::new(Script::with_mailboxes(["anna@one.example"]));
+    let route = world.route();
     let (code, out, _) = run(&["check", "--route", &route, "anna@one.example"]);
     assert!(code == 0 && out.contains("anna@one.example: exists") && out.contains("row 10"), "{out}");
     let (code, out, _) = run(&["check", "--route", &route, "--transcript", "carol@one.example"]);
@@ -32,18 +25,18 @@ fn check_asks_and_its_exit_status_is_the_answer() {
     assert!(code == 0 && out.contains("\"who\":\"us\",\"line\":\"EHLO"), "{out}");
     assert_eq!(run(&["check", "--route", &route, "nobody"]).0, 3, "not ours to tell");
     assert_eq!(run(&["check", "--route", &route, "a..b@one.example"]).0, 1);
-    drop(listening);
+    drop(world.listening);
     let (code, out, _) = run(&["check", "--route", &route, "anna@one.example"]);
     assert!(code == 3 && out.contains("could not be told") && out.contains("refused"), "{out}");
     assert_eq!(run(&["check", "--route", "not a host", "anna@one.example"]).0, 2);
-    destination.assert_polite();
+    world.destination.assert_polite();
 }
 
 #[test]
 fn verify_goes_through_a_file_and_goes_on_where_it_was_stopped() {
     let mailboxes: Vec<String> = (0..40).filter(|n| n % 2 == 0).map(|n| format!("user{n}@one.example")).collect();
-    let (_runtime, destination, listening) = destination(Script::with_mailboxes(mailboxes.iter().map(String::as_str)));
-    let route = listening.address().to_string();
+    let world = World::new(Script::with_mailboxes(mailboxes.iter().map(String::as_str)));
+    let route = world.route();
     let dir = TempDir::new().unwrap();
     let (input, output) = (dir.path().join("in.csv"), dir.path().join("out.csv"));
     let mut rows = String::from("name,Email\n");
@@ -63,30 +56,30 @@ fn verify_goes_through_a_file_and_goes_on_where_it_was_stopped() {
 
     // As a kill leaves it: some rows, and a torn one.
     std::fs::write(&output, format!("{}\n\"'=cmd, 20\",user2", lines[..21].join("\n"))).unwrap();
-    let asked = destination.record().rcpt;
+    let asked = world.destination.record().rcpt;
     let (code, _, said) = verify();
     assert!(code == 0 && said.contains("20 of 41 are there already"), "{said}");
     let again = std::fs::read_to_string(&output).unwrap();
     let stable =
         |text: &str| -> Vec<String> { text.lines().map(|l| l.split(",false,").next().unwrap().to_owned()).collect() };
     assert_eq!(stable(&again), stable(&whole));
-    assert!(destination.record().rcpt - asked <= 22, "what was there is not asked again");
+    assert!(world.destination.record().rcpt - asked <= 22, "what was there is not asked again");
 
     // Another input is not mixed into it.
     std::fs::write(&input, rows.replace("user3@", "other@")).unwrap();
     let (code, _, said) = verify();
     assert!(code == 2 && said.contains("the input has changed"), "{said}");
-    destination.assert_polite();
+    world.destination.assert_polite();
 }
 
 #[test]
 fn verify_reads_standard_input_and_lists_without_a_header() {
-    let (_runtime, _destination, listening) = destination(Script::accept_all());
+    let world = World::new(Script::accept_all());
     let dir = TempDir::new().unwrap();
     let input = dir.path().join("in.csv");
     std::fs::write(&input, "anna@one.example\nben@one.example\n").unwrap();
     let output = program()
-        .args(["verify", "-", "--route", &listening.address().to_string()])
+        .args(["verify", "-", "--route", &world.route()])
         .stdin(std::fs::File::open(&input).unwrap())
         .output()
         .unwrap();

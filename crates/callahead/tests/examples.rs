@@ -6,10 +6,9 @@ mod common;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use callahead_testbed::{Destination, Script};
+use callahead_testbed::Script;
+use common::world::World;
 use common::*;
-use tempfile::TempDir;
-use tokio::runtime::Runtime;
 
 const HOOK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/cpanel/callahead-clear");
 
@@ -30,11 +29,9 @@ fn hook(server: &str, token: &std::path::Path, input: &str) -> (i32, String, Str
 
 #[test]
 fn the_cpanel_hook_clears_the_mailbox_that_was_created_and_never_stands_in_the_way() {
-    let (runtime, dir) = (Runtime::new().unwrap(), TempDir::new().unwrap());
-    let destination = Destination::new(Script::with_mailboxes(["anna@new.example"]));
-    let listening = runtime.block_on(destination.listen()).unwrap();
-    let daemon = Daemon::start(&configure(&dir, &domain("new.example", listening.address())));
-    let file = dir.path().join("token");
+    let world = World::new(Script::with_mailboxes(["anna@new.example"]));
+    let daemon = Daemon::start(&configure(&world.dir, &domain("new.example", world.listening.address())));
+    let file = world.dir.path().join("token");
     assert_eq!(daemon.command(&["account", "add", "panel", "--role", "domain", "--domain", "new.example"]).0, 0);
     let (_, token, _) = daemon.command(&["token", "create", "--account", "panel", "--scope", "clear"]);
     std::fs::write(&file, token).unwrap();
@@ -45,7 +42,7 @@ fn the_cpanel_hook_clears_the_mailbox_that_was_created_and_never_stands_in_the_w
         ("dave+x/y@new.example", r#"{"email":"dave+x/y@new.example"}"#),
     ] {
         assert!(client.ask(mailbox).starts_with("550 5.1.1"));
-        destination.add_mailbox(mailbox);
+        world.destination.add_mailbox(mailbox);
         let (code, said, error) = hook(&server, &file, &format!(r#"{{"data":{{"args":{args}}}}}"#));
         assert!(code == 0 && said.starts_with("1 ") && error.is_empty(), "{error}");
         assert_eq!(client.ask(mailbox), "DUNNO");

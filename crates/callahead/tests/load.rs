@@ -8,10 +8,9 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use callahead_testbed::{Destination, Listening, Script};
+use callahead_testbed::Script;
+use common::world::World;
 use common::*;
-use tempfile::TempDir;
-use tokio::runtime::Runtime;
 
 /// Clients that guess, and how often each.
 const GUESSERS: usize = 50;
@@ -19,19 +18,9 @@ const GUESSES: usize = 60;
 /// `harvest.limit` as it is shipped.
 const HARVEST: usize = 20;
 
-struct World {
-    runtime: Runtime,
-    dir: TempDir,
-    destination: Destination,
-    listening: Listening,
-}
-
 fn world() -> World {
-    let runtime = Runtime::new().unwrap();
     let mailboxes: Vec<_> = (0..100).map(|n| format!("user{n}@one.example")).collect();
-    let destination = Destination::new(Script::with_mailboxes(mailboxes.iter().map(String::as_str)));
-    let listening = runtime.block_on(destination.listen()).unwrap();
-    World { runtime, dir: TempDir::new().unwrap(), destination, listening }
+    World::new(Script::with_mailboxes(mailboxes.iter().map(String::as_str)))
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
@@ -61,7 +50,7 @@ fn answer(stream: &mut TcpStream) -> String {
 #[test]
 fn a_dictionary_attack_becomes_no_more_callouts_than_the_protection_allows_while_real_mail_goes_on() {
     let world = world();
-    let daemon = Daemon::start(&configure(&world.dir, &domain("one.example", world.listening.address())));
+    let daemon = Daemon::start(&configure(&world.dir, &world.domain()));
     let mut mail = daemon.client();
     assert_eq!(mail.ask("user0@one.example"), "DUNNO");
     let mut guessers: Vec<_> = (0..GUESSERS).map(|_| connect(daemon.policy)).collect();
@@ -98,8 +87,7 @@ fn a_dictionary_attack_becomes_no_more_callouts_than_the_protection_allows_while
 fn a_destination_that_hangs_keeps_no_question_for_another_domain_waiting() {
     let world = world();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let domains =
-        domain("one.example", world.listening.address()) + &domain("hang.example", silent.local_addr().unwrap());
+    let domains = world.domain() + &domain("hang.example", silent.local_addr().unwrap());
     let daemon = Daemon::start(&configure(&world.dir, &domains));
     // More of them than there are sessions for a destination, and than a client may pipeline.
     let mut waiting: Vec<_> = (0..100).map(|_| connect(daemon.policy)).collect();
@@ -127,7 +115,7 @@ fn clients_that_hold_connections_keep_nobody_out() {
     let config = configure_with(
         &world.dir,
         "gateway = [\"127.0.0.1:0\"]\n",
-        &format!("{}[gateway]\nconnections_per_client = 1000\n", domain("one.example", world.listening.address())),
+        &format!("{}[gateway]\nconnections_per_client = 1000\n", world.domain()),
     );
     let daemon = Daemon::start(&config);
     let mut held = Vec::new();

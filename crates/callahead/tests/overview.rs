@@ -3,8 +3,9 @@
 
 mod common;
 
+use callahead_testbed::Script;
 use callahead_testbed::dns::{DnsServer, Zone};
-use callahead_testbed::{Destination, Script};
+use common::world::World;
 use common::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -30,12 +31,9 @@ async fn a_domains_page_shows_the_health_of_the_hosts_that_its_mx_named_last() {
 
 #[test]
 fn alerts_are_on_the_overview_after_a_restart_too_until_the_destination_shows_otherwise() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let destination = Destination::new(Script::with_mailboxes(["anna@one.example"]));
-    let listening = runtime.block_on(destination.listen()).unwrap();
-    destination.script().null_sender_reply = Some("550 5.7.1 No bounces here".into());
-    let dir = tempfile::tempdir().unwrap();
-    let config = configure(&dir, &domain("one.example", listening.address()));
+    let world = World::new(Script::with_mailboxes(["anna@one.example"]));
+    world.destination.script().null_sender_reply = Some("550 5.7.1 No bounces here".into());
+    let config = configure(&world.dir, &world.domain());
     let mut daemon = Daemon::start(&config);
     let cookie = daemon.set_up();
     assert_eq!(daemon.client().ask("anna@one.example"), "DUNNO");
@@ -47,7 +45,7 @@ fn alerts_are_on_the_overview_after_a_restart_too_until_the_destination_shows_ot
     let daemon = Daemon::start(&config);
     let overview = daemon.page(&cookie, "/");
     assert!(overview.contains("refuses bounces") && overview.contains("550 5.7.1 No bounces here"), "{overview}");
-    destination.script().null_sender_reply = None;
+    world.destination.script().null_sender_reply = None;
     assert_eq!(daemon.cache(&["clear", "--domain", "one.example"]).0, 0);
     assert_eq!(daemon.client().ask("anna@one.example"), "DUNNO");
     while daemon.page(&cookie, "/").contains("550 5.7.1 No bounces here") {}

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use callahead_testbed::mta::{Files, Kind, Mailboxes, Mta, postfix_base, run, swaks};
 use callahead_testbed::{Destination, Message, Script};
 use common::mail::{MailClient, awkward_messages};
+use common::world::World;
 use common::{Daemon, configure_with, domain};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -340,11 +341,8 @@ fn real_postfix_sends_by_tls_through_the_example_to_exim() {
 /// smtp-source with many sessions at a time, into a simulated destination that counts.
 #[test]
 fn real_smtp_source_sends_five_hundred_messages_in_twenty_sessions() {
-    let runtime = Runtime::new().unwrap();
-    let destination = Destination::new(Script { accept_all: true, ..Script::taking_messages([]) });
-    let listening = runtime.block_on(destination.listen()).unwrap();
-    let dir = TempDir::new().unwrap();
-    let daemon = daemon(&dir, listening.address(), "trusted = [\"127.0.0.0/8\"]");
+    let world = World::new(Script { accept_all: true, ..Script::taking_messages([]) });
+    let daemon = daemon(&world.dir, world.listening.address(), "trusted = [\"127.0.0.0/8\"]");
     let server = format!("inet:{}", daemon.gateway.unwrap());
     let recipient = format!("anna@{DOMAIN}");
     let sent = run(
@@ -367,7 +365,7 @@ fn real_smtp_source_sends_five_hundred_messages_in_twenty_sessions() {
     );
     let sent = sent.unwrap();
     assert_eq!(sent.code, Some(0), "{}", sent.transcript);
-    assert_eq!(destination.record().messages.len(), 500, "{}", sent.transcript);
+    assert_eq!(world.destination.record().messages.len(), 500, "{}", sent.transcript);
 }
 
 /// A free address whose port the system gives to no connection. One that it does give can be taken while the destination is away; a

@@ -338,8 +338,7 @@ async fn an_older_callout_is_joined_where_what_a_live_one_brought_is_too_old() {
     bench.acts([Act::Wait(accepted()), Act::Say(rejected(), true), Act::Say(accepted(), true)]);
     let first = bench.asks(ANNA);
     begun().await;
-    let live = Question { live: true, ..Question::new(ANNA.as_bytes(), Listener::Policy) };
-    assert_eq!(short(&bench.engine.decide(live).await), "11 invalid callout reject 550 5.1.1");
+    assert_eq!(short(&bench.asks_live(ANNA).await.unwrap()), "11 invalid callout reject 550 5.1.1");
     bench.pass(3 * HOUR);
     let second = bench.asks(ANNA);
     begun().await;
@@ -352,19 +351,14 @@ async fn an_older_callout_is_joined_where_what_a_live_one_brought_is_too_old() {
 #[tokio::test(start_paused = true)]
 async fn what_waited_for_a_random_local_part_joins_a_callout_behind_a_live_one_that_is_too_old() {
     let bench = Bench::hanging_disk();
-    let live = || {
-        let engine = bench.engine.clone();
-        let question = Question { live: true, ..Question::new(ANNA.as_bytes(), Listener::Policy) };
-        tokio::spawn(async move { engine.decide(question).await })
-    };
     bench.acts([Act::Wait(accepted()), Act::Wait(accepted()), Act::Say(rejected(), true), Act::Say(rejected(), true)]);
     let _probe = bench.asks("ben@one.example");
     begun().await;
     let anna = bench.asks(ANNA);
     begun().await;
-    let second = live();
+    let second = bench.asks_live(ANNA);
     begun().await;
-    assert_eq!(short(&live().await.unwrap()), "11 invalid callout reject 550 5.1.1");
+    assert_eq!(short(&bench.asks_live(ANNA).await.unwrap()), "11 invalid callout reject 550 5.1.1");
     bench.pass(3 * HOUR);
     bench.script.go.notify_one();
     begun().await;

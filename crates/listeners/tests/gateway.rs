@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use callahead_listeners::gateway::Settings;
 use callahead_testbed::{Fault, Script, Step};
-use world::{World, settings, settle, taking, without_trace};
+use world::{MAIL, World, settings, settle, taking, without_trace};
 
 #[tokio::test(start_paused = true)]
 async fn a_message_goes_to_the_destination_with_its_sender_its_parameters_and_one_received_line() {
@@ -58,7 +58,7 @@ async fn what_ehlo_offers() {
 async fn nobody_relays_to_a_domain_that_is_not_configured_however_it_is_spelled() {
     let (world, destination) = World::one();
     let mut client = world.client().await;
-    client.expect("MAIL FROM:<sender@elsewhere.example>", "250").await;
+    client.expect(MAIL, "250").await;
     for (address, reply) in [
         ("<x@elsewhere.example>", "550 5.7.1"),
         ("<x%elsewhere.example@elsewhere.example>", "550 5.7.1"),
@@ -100,7 +100,7 @@ async fn nobody_relays_to_a_domain_that_is_not_configured_however_it_is_spelled(
 async fn the_engines_answer_and_the_destinations_come_to_the_sender_as_they_are() {
     let (world, destination) = World::one();
     let mut client = world.client().await;
-    client.expect("MAIL FROM:<sender@elsewhere.example>", "250").await;
+    client.expect(MAIL, "250").await;
     client
         .expect("RCPT TO:<nobody@one.example>", "550 5.1.1 Recipient address rejected: the mailbox does not exist")
         .await;
@@ -110,17 +110,17 @@ async fn the_engines_answer_and_the_destinations_come_to_the_sender_as_they_are(
     client.expect("RCPT TO:<ben@one.example>", "250").await;
     client.expect("RSET", "250").await;
     destination.script().rcpt_replies.insert("ben@one.example".into(), "552 5.2.2 mx7.internal: over quota".into());
-    client.expect("MAIL FROM:<sender@elsewhere.example>", "250").await;
+    client.expect(MAIL, "250").await;
     let reply = client.say("RCPT TO:<ben@one.example>").await;
     assert_eq!(reply, "552 5.2.2 The recipient's server refuses this recipient");
     client.expect("DATA", "554 5.5.1").await;
     client.expect("RSET", "250").await;
-    client.expect("MAIL FROM:<sender@elsewhere.example>", "250").await;
+    client.expect(MAIL, "250").await;
     // Once by a callout; then, known from before, from the destination itself with its words.
     client.expect("RCPT TO:<anna@spoken.example>", "250").await;
     destination.script().rcpt_replies.insert("anna@spoken.example".into(), "451 4.2.1 come back later".into());
     client.expect("RSET", "250").await;
-    client.expect("MAIL FROM:<sender@elsewhere.example>", "250").await;
+    client.expect(MAIL, "250").await;
     let reply = client.say("RCPT TO:<anna@spoken.example>").await;
     assert_eq!(reply, "451 4.2.1 The recipient's server can't take this recipient now; it said: come back later");
     client.quit().await;
@@ -136,7 +136,7 @@ async fn a_sender_that_the_destination_refuses_is_told_so_for_each_recipient() {
         let mut client = world.client_with("anna@one.example").await;
         client.expect("RSET", "250").await;
         destination.script().faults.insert(Step::Mail, (Fault::Reply("553 5.1.8 mx7: no such sender".into()), None));
-        client.expect("MAIL FROM:<sender@elsewhere.example>", "250").await;
+        client.expect(MAIL, "250").await;
         for _ in 0..2 {
             let reply = client.say("RCPT TO:<anna@one.example>").await;
             assert_eq!(reply, "553 5.1.8 The recipient's server takes no mail from this sender");

@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use callahead_listeners::gateway::Settings;
 use callahead_testbed::{Destination, Ended, Fault, Script, Step};
-use world::{Client, World, settings, settle, taking, without_trace};
-
-const MAIL: &str = "MAIL FROM:<sender@elsewhere.example>";
+use world::{Client, MAIL, World, settings, settle, taking, without_trace};
 
 /// What a destination was told that begins so.
 fn commands(destination: &Destination, beginning: &str) -> Vec<String> {
@@ -222,7 +220,7 @@ async fn a_destination_that_nobody_reaches_puts_the_recipient_off() {
     for place in [Place::Refused, Place::BlackHole] {
         let (world, destination, mut client) = warm().await;
         world.net.set(address, place);
-        client.expect("MAIL FROM:<sender@elsewhere.example>", "250").await;
+        client.expect(MAIL, "250").await;
         client.expect("RCPT TO:<anna@one.example>", "451 4.4.1").await;
         client.expect("RSET", "250").await;
         world.net.set(address, Place::Server(destination.clone()));
@@ -579,7 +577,7 @@ async fn five_hundred_messages_to_a_destination_that_fails_all_the_time_arrive_o
             tries += 1;
             assert!(tries < 10, "message {n} does not arrive\n{}", destination.record().dialogue());
             let mut client = world.client().await;
-            client.expect("MAIL FROM:<sender@elsewhere.example>", "250").await;
+            client.expect(MAIL, "250").await;
             let rcpt = client.say("RCPT TO:<anna@one.example>").await;
             let told = if rcpt.starts_with("250") {
                 let told = client.say("DATA").await;

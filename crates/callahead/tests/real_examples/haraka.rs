@@ -41,7 +41,7 @@ impl Haraka {
         config("me", "front.example\n");
         config("smtp.ini", &format!("listen={address}\nnodes=0\n"));
         config("plugins", "callahead\nqueue/smtp_forward\n");
-        let to = world.mail();
+        let to = world.listening.address();
         config("smtp_forward.ini", &format!("host={}\nport={}\n", to.ip(), to.port()));
         let ini = source.join("config/callahead.ini");
         let own = [("http://127.0.0.1:8080", world.server.as_str()), ("token =", &format!("token = {token}"))];

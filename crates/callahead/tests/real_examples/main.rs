@@ -10,20 +10,16 @@ mod haraka;
 mod kumomta;
 mod rspamd;
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
+use callahead_testbed::Script;
 use callahead_testbed::mta::free_port;
-use callahead_testbed::{Destination, Listening, Script};
 use common::{Daemon, configure, domain};
-use tempfile::TempDir;
-use tokio::runtime::Runtime;
 
 /// A daemon with one domain, `example.com`, whose destination is simulated; and `down.example`, whose destination is not there.
 pub struct World {
-    _runtime: Runtime,
-    pub dir: TempDir,
-    pub destination: Destination,
-    _listening: Listening,
+    behind: common::world::World,
     config: PathBuf,
     /// Where its HTTP listener is; it stays there over a restart.
     pub server: String,
@@ -31,26 +27,27 @@ pub struct World {
 
 impl World {
     pub fn start() -> Self {
-        let (runtime, dir) = (Runtime::new().unwrap(), TempDir::new().unwrap());
-        let destination = Destination::new(Script::taking_messages(["anna@example.com", "ben@example.com"]));
-        let listening = runtime.block_on(destination.listen()).unwrap();
+        let behind = common::world::World::new(Script::taking_messages(["anna@example.com", "ben@example.com"]));
         let nobody = format!("127.0.0.1:{}", free_port().unwrap()).parse().unwrap();
-        let domains = format!("{}{}", domain("example.com", listening.address()), domain("down.example", nobody));
-        let config = configure(&dir, &domains);
+        let domains =
+            format!("{}{}", domain("example.com", behind.listening.address()), domain("down.example", nobody));
+        let config = configure(&behind.dir, &domains);
         let server = format!("127.0.0.1:{}", free_port().unwrap());
         let text = std::fs::read_to_string(&config).unwrap();
         std::fs::write(&config, text.replace("http = [\"127.0.0.1:0\"]", &format!("http = [\"{server}\"]"))).unwrap();
         let server = format!("http://{server}");
-        Self { _runtime: runtime, dir, destination, _listening: listening, config, server }
+        Self { behind, config, server }
     }
 
     pub fn daemon(&self) -> Daemon {
         Daemon::start(&self.config)
     }
+}
 
-    /// Where the destination takes mail.
-    pub fn mail(&self) -> std::net::SocketAddr {
-        self._listening.address()
+impl Deref for World {
+    type Target = common::world::World;
+    fn deref(&self) -> &common::world::World {
+        &self.behind
     }
 }
 

@@ -162,8 +162,19 @@ impl Bench {
 
     /// Asks as a task of its own, while the test goes on.
     pub fn asks(&self, recipient: &str) -> JoinHandle<Decision> {
+        self.asks_either(recipient, false)
+    }
+
+    /// As [`asks`](Self::asks), the destination whatever is kept.
+    pub fn asks_live(&self, recipient: &str) -> JoinHandle<Decision> {
+        self.asks_either(recipient, true)
+    }
+
+    fn asks_either(&self, recipient: &str, live: bool) -> JoinHandle<Decision> {
         let (engine, recipient) = (self.engine.clone(), recipient.to_owned());
-        tokio::spawn(async move { engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await })
+        tokio::spawn(async move {
+            engine.decide(Question { live, ..Question::new(recipient.as_bytes(), Listener::Policy) }).await
+        })
     }
 
     /// Until what was learned is on disk.

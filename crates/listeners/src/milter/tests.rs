@@ -20,21 +20,14 @@ fn modern() -> Vec<u8> {
     optneg(6, 0x1ff, 0x1f_ffff)
 }
 
-type Dialogue = (Vec<Event>, Option<MilterError>);
-
-/// In pieces that end at the given places; events are taken as soon as they are there.
-fn dialogue_of(bytes: &[u8], cuts: &[usize]) -> Dialogue {
-    read_in_pieces::<Session>(bytes, cuts)
-}
-
 fn events(packets: &[Vec<u8>]) -> Vec<Event> {
-    let (events, error) = dialogue_of(&packets.concat(), &[]);
+    let (events, error) = read_in_pieces::<Session>(&packets.concat(), &[]);
     assert_eq!(error, None, "{events:?}");
     events
 }
 
 fn error(packets: &[Vec<u8>]) -> MilterError {
-    dialogue_of(&packets.concat(), &[]).1.expect("an error")
+    read_in_pieces::<Session>(&packets.concat(), &[]).1.expect("an error")
 }
 
 fn ask(packets: &[Vec<u8>]) -> Ask {
@@ -331,10 +324,10 @@ proptest! {
         let bytes = [first, packets.concat()].concat();
         let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
         cuts.sort_unstable();
-        let whole = dialogue_of(&bytes, &[]);
-        prop_assert_eq!(&whole, &dialogue_of(&bytes, &cuts));
+        let whole = read_in_pieces::<Session>(&bytes, &[]);
+        prop_assert_eq!(&whole, &read_in_pieces::<Session>(&bytes, &cuts));
         let each: Vec<_> = (0..bytes.len()).collect();
-        prop_assert_eq!(&whole, &dialogue_of(&bytes, &each));
+        prop_assert_eq!(&whole, &read_in_pieces::<Session>(&bytes, &each));
     }
 
     #[test]

@@ -93,6 +93,9 @@ pub fn domains() -> Vec<DomainConfig> {
     ]
 }
 
+/// What clients begin with.
+pub const MAIL: &str = "MAIL FROM:<sender@elsewhere.example>";
+
 pub const MAILBOXES: [&str; 9] = [
     "anna@one.example",
     "ben@one.example",
@@ -223,7 +226,7 @@ impl Client {
     }
 
     pub async fn envelope(&mut self, recipient: &str) {
-        self.expect("MAIL FROM:<sender@elsewhere.example>", "250 2.1.0").await;
+        self.expect(MAIL, "250 2.1.0").await;
         self.expect(&format!("RCPT TO:<{recipient}>"), "250 2.1.5").await;
     }
 

@@ -250,18 +250,17 @@ impl Client {
             "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
         );
         stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        // A stream of events does not end by itself.
-        if target.starts_with("/api/v1/events") || target == "/overview/events" {
-            while !answer.contains("\r\n\r\n") {
-                answer.push(char::from(stream.read_u8().await.unwrap()));
-            }
-        } else {
-            stream.read_to_string(&mut answer).await.unwrap();
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            head.push(char::from(stream.read_u8().await.unwrap()));
         }
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Response { status, head: head.to_owned(), body: body.to_owned() }
+        let mut response = Response { status, head, body: String::new() };
+        // A stream of events does not end by itself.
+        if response.header("content-type") != Some("text/event-stream") {
+            stream.read_to_string(&mut response.body).await.unwrap();
+        }
+        response
     }
 
     pub async fn get(&self, target: &str) -> Response {
