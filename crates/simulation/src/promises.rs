@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use callahead_callout::{Ask, BoxFuture, Callouts, Hop, Outcome, Report, Request};
-use callahead_engine::{AcceptOrDefer, Action, Callouts as Mode, Decision, Policy, RejectOrDefer, Source, Verdict};
+use callahead_engine::{
+    AcceptOrDefer, Action, Callouts as Mode, Decision, DomainConfig, Policy, RejectOrDefer, Source, Verdict,
+};
 use callahead_smtp::Reply;
 use tokio::time::Instant;
 
@@ -98,7 +100,9 @@ impl History {
         });
         // The destination is asked as seldom as possible: not for what is known and fresh.
         let known = if request.background || live > 0 { None } else { known_before(&events, &recipient, &domain) };
-        let known = known.map(|learned| format!("{recipient} is asked for although {learned:?} is fresh"));
+        let known = known.map(|Learned { fact, at, .. }| {
+            format!("{recipient} is asked for although {fact:?}, learned at {} ms, is fresh", at.0)
+        });
         if let Some(what) = many.or(known) {
             events.break_promise(what);
         }
@@ -234,8 +238,11 @@ impl History {
         }
         if let Err(why) = judge(&events, &asked, decision) {
             events.break_promise(format!(
-                "question {id} of {}: {why}: row {}, {:?}",
-                decision.recipient, decision.row, decision.answer
+                "question {id} of {}: {why}: row {}, {:?} {}",
+                decision.recipient,
+                decision.row,
+                decision.answer.action,
+                decision.answer.reply()
             ));
         }
         if let Some(client) = asked.client
@@ -343,15 +350,14 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
         Action::None => return Err("a configured domain always has an answer".into()),
         Action::Accept | Action::Defer => {}
     }
+    if let Some((row, action)) = without_asking(config, &asked.recipient) {
+        return need(
+            decision.row == row && answer.action == action,
+            &format!("row {row} comes before what a destination says"),
+        );
+    }
     let valid_for = policy.valid_ttl;
     match decision.row {
-        3 => {
-            let local_part = asked.recipient.rsplit_once('@').map_or("", |(local_part, _)| local_part);
-            let listed = if answer.action == Action::Reject { &config.invalid } else { &config.valid };
-            need(listed.contains(&local_part.to_lowercase()), "it is on no list")
-        }
-        4 => need(policy.callouts == Mode::Off, "callouts are not off"),
-        5 => need(asked.recipient.to_lowercase().starts_with("postmaster@"), "it is not postmaster"),
         6 | 9 => {
             need(accepts_all(valid_for), "no random local part was accepted within the time that it counts")?;
             must(policy.accept_all)
@@ -404,6 +410,21 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
         return Err("the destination was asked for a client that guesses".into());
     }
     need(!(asked.cached_only && callout), "the destination was asked for a question of what is kept only")
+}
+
+/// Rows 3 to 5: what a domain's lists and its policy say of a recipient, whatever is known of it.
+fn without_asking(config: &DomainConfig, recipient: &str) -> Option<(u8, Action)> {
+    let local_part = recipient.rsplit_once('@').map_or("", |(local_part, _)| local_part);
+    if config.valid.contains(&local_part.to_lowercase()) {
+        return Some((3, Action::Accept));
+    }
+    if config.invalid.contains(local_part) {
+        return Some((3, Action::Reject));
+    }
+    if config.policy.callouts == Mode::Off {
+        return Some((4, Action::Accept));
+    }
+    local_part.eq_ignore_ascii_case("postmaster").then_some((5, Action::Accept))
 }
 
 /// Rows 8 and 11: the recipient was refused.
