@@ -131,6 +131,10 @@ pub(crate) struct Events {
     pub(crate) null_mx: Vec<(String, Seq, Instant)>,
     pub(crate) learned: Vec<Learned>,
     pub(crate) asking: BTreeMap<u64, Asking>,
+    /// When the last callout for a recipient began.
+    pub(crate) last_asked: HashMap<String, Seq>,
+    /// When the process before ended.
+    pub(crate) life: Seq,
     pub(crate) clears: Vec<Clear>,
     pub(crate) questions: BTreeMap<u64, Asked>,
     pub(crate) probes: HashSet<String>,
@@ -262,6 +266,7 @@ impl History {
     /// The process is gone: nobody waits any more, and what was not a second old may not have been committed.
     pub(crate) fn process_ended(&self, crashed: bool) {
         let mut events = self.events();
+        events.life = events.seq;
         events.asking.clear();
         events.questions.clear();
         events.missed.clear();

@@ -13,6 +13,7 @@ use callahead_smtp::Reply;
 use tokio::time::Instant;
 
 use crate::history::{Asked, Events, Fact, History, Learned, MAY_BE_LOST, Said, Seq};
+use crate::node::HELD;
 use crate::world::World;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -106,6 +107,7 @@ impl History {
         if let Some(what) = many.or(known) {
             events.break_promise(what);
         }
+        events.last_asked.insert(recipient.clone(), began);
         events.asking.insert(id, crate::history::Asking { recipient, began, began_at: Instant::now() });
     }
 
@@ -264,7 +266,7 @@ fn recent_misses(events: &Events, asked: &Asked, brought: bool) -> usize {
     recent.map(|(recipient, _)| recipient).collect::<HashSet<_>>().len()
 }
 
-/// What is known and fresh of a recipient, beyond doubt, before whoever waits now has asked.
+/// What makes a callout for a recipient needless: it was known, beyond doubt, when the first who waits for it asked.
 fn known_before<'a>(events: &'a Events, recipient: &str, domain: &str) -> Option<&'a Learned> {
     let first =
         events.questions.values().filter(|asked| asked.recipient == recipient).min_by_key(|asked| asked.began)?;
@@ -274,19 +276,53 @@ fn known_before<'a>(events: &'a Events, recipient: &str, domain: &str) -> Option
         // One that is not acknowledged yet may hold or not.
         cleared = cleared.max(clear.acknowledged.filter(|at| *at < first.began).map_or(Seq::MAX, |at| at));
     }
-    let of_recipient = |learned: &&Learned| {
-        learned.recipient == recipient && matches!(learned.fact, Fact::Accepted | Fact::Rejected { .. })
-    };
-    let learned = events.learned.iter().filter(of_recipient).max_by_key(|learned| learned.ended)?;
     let policy = &first.config.as_ref()?.policy;
-    let (ttl, deferred) = match learned.fact {
-        Fact::Accepted => (policy.valid_ttl, false),
-        Fact::Rejected { of_the_filter, .. } => (policy.invalid_ttl, of_the_filter),
-        _ => return None,
+    let counts = |learned: &Learned, ttl: Duration| {
+        let fresh = first.now >= learned.at && first.now.since(learned.at) < ttl.min(learned.ttl);
+        fresh && learned.asked > cleared && learned.ended < first.began
     };
-    let age = first.now.since(learned.at);
-    let fresh = first.now >= learned.at && age < ttl.min(learned.ttl);
-    (fresh && !deferred && !learned.lost && learned.asked > cleared && learned.ended < first.began).then_some(learned)
+    let latest = |facts: &dyn Fn(&Learned) -> bool| {
+        events.learned.iter().filter(|learned| facts(learned)).max_by_key(|learned| learned.ended)
+    };
+    let of_recipient = |learned: &Learned| learned.recipient == recipient;
+    let told =
+        latest(&|learned| of_recipient(learned) && matches!(learned.fact, Fact::Accepted | Fact::Rejected { .. }));
+    let told = told.filter(|learned| {
+        let (ttl, deferred) = match learned.fact {
+            Fact::Rejected { of_the_filter, .. } => (policy.invalid_ttl, of_the_filter),
+            _ => (policy.valid_ttl, false),
+        };
+        !deferred && !learned.lost && counts(learned, ttl)
+    });
+    // Of a domain, once that is on disk, where nothing else was learned there later, by the order of events or by the clock, which may have
+    // been set between.
+    let of_domain = |learned: &Learned| learned.domain == domain;
+    let whole = latest(&of_domain).filter(|learned| {
+        let ttl = match learned.fact {
+            Fact::AcceptsAll => policy.valid_ttl,
+            Fact::NullMx => policy.invalid_ttl,
+            Fact::NullSenderRefused => INVALID_AT_MOST,
+            _ => return false,
+        };
+        let is_newest = events.learned.iter().all(|other| !of_domain(other) || other.at <= learned.at);
+        let on_disk = first.began_at > learned.ended_at + MAY_BE_LOST;
+        is_newest && on_disk && !learned.lost && counts(learned, ttl)
+    });
+    // A hold-down is in memory, has a place there while there are some, and ends with the first question that finds it over, even if the
+    // clock is set back then.
+    let later = |learned: &&Learned| {
+        learned.ended > events.life
+            && matches!(learned.fact, Fact::Deferred | Fact::Rejected { of_the_filter: true, .. })
+    };
+    let mut places: HashSet<&str> = events.learned.iter().filter(later).map(|learned| &*learned.recipient).collect();
+    // Of those that need SMTPUTF8 nothing is said by a destination.
+    places.extend(events.last_asked.keys().map(String::as_str).filter(|recipient| !recipient.is_ascii()));
+    let held = latest(&of_recipient).filter(|learned| {
+        let asked_since = events.last_asked.get(recipient).is_some_and(|began| *began > learned.ended);
+        learned.fact == Fact::Deferred && later(learned) && !asked_since && counts(learned, HOLD_DOWN)
+    });
+    let held = held.filter(|_| places.len() <= HELD);
+    told.or(whole).or(held)
 }
 
 /// Whether a stale Valid is known beyond doubt, which is accepted where the destination can't be asked.
