@@ -4,6 +4,7 @@
 mod bench;
 mod fuzz;
 mod licences;
+mod mistakes;
 mod roots;
 mod schemathesis;
 mod soak;
@@ -22,6 +23,10 @@ Usage: cargo xtask COMMAND
   fuzz SECONDS  run each fuzz target for so long
   api           hold the API against its OpenAPI document with schemathesis
   faults        write docs/faults.md anew from what the fault matrix gives
+  mistakes      plant the mistakes of xtask/mistakes.toml in a copy, one at a time, and write docs/mistakes.md: what notices them
+                (half an hour)
+  mistakes WORD
+                only those that have it in their words; writes nothing
   soak          what the tests do, for longer and with other seeds: simulation, fuzzing, 500 kills; and memory over time
   soak --minutes COUNT
                 in about so many minutes (60 unless given)
@@ -46,6 +51,8 @@ fn main() -> ExitCode {
             Err(_) => return usage(),
         },
         ["faults"] => soak::faults(),
+        ["mistakes"] => mistakes::run(None),
+        ["mistakes", word] => mistakes::run(Some(word)),
         ["soak"] => soak::run(60),
         ["soak", "--memory", minutes] => match minutes.parse() {
             Ok(minutes) => soak::memory(minutes),

@@ -27,7 +27,7 @@ pub use world::World;
 
 /// Things that happen in one run of the tests.
 ///
-/// About 26 ms of a core for each run, unoptimized. The planted mistakes of `docs/proof.md` were all found at this length; longer runs
+/// About 26 ms of a core for each run, unoptimized. The mistakes of `docs/mistakes.md` were all found at this length; longer runs
 /// are a test of their own.
 pub const STEPS: usize = 80;
 

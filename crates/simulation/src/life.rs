@@ -23,6 +23,8 @@ pub(crate) enum End {
 }
 
 const SECOND: Duration = Duration::from_secs(1);
+/// Servers punish or drop a session that collects refusals: so it is ended behind 8, and the last question may bring two.
+const REFUSED_IN_A_SESSION: usize = 9;
 /// Pauses between two things that happen, most of them short.
 const PAUSES: [u64; 14] =
     [0, 0, 1, 40, 300, 1_000, 5_000, 20_000, 61_000, 601_000, 1_860_000, 7_201_000, 46_800_000, 349_000_000];
@@ -335,6 +337,9 @@ impl<'a> Life<'a> {
                         session.ended,
                         session.commands.join(" | ")
                     )
+                });
+                self.world.history.check(session.refused <= REFUSED_IN_A_SESSION, || {
+                    format!("{} recipients were refused in one session", session.refused)
                 });
             }
         }

@@ -21,6 +21,8 @@ pub enum Ended {
 pub struct SessionRecord {
     /// The commands, in order.
     pub commands: Vec<String>,
+    /// Recipients that were refused for good; those of a fault at RCPT are not counted.
+    pub refused: usize,
     /// What no client may do.
     pub offences: Vec<String>,
     /// How it ended.

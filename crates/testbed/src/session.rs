@@ -481,6 +481,7 @@ impl Session {
         if let Some((reply, mark)) = self.remembered.get(address).cloned() {
             self.unsent.extend(mark);
             self.refused += u32::from(!reply.starts_with('2'));
+            self.note(|record| record.refused += usize::from(reply.starts_with('5')));
             return self.say(&reply);
         }
         let (reply, limit, remembers) = {
@@ -507,6 +508,7 @@ impl Session {
         }
         let mark = self.tell_decided(Step::Rcpt, address, &reply);
         let sound = self.destination.script().faults.get(&Step::Rcpt).is_none_or(|(_, times)| *times == Some(0));
+        self.note(|record| record.refused += usize::from(sound && reply.starts_with('5')));
         if takes && reply.starts_with('2') && sound {
             self.taking.recipients.push(line.get(8..).unwrap_or_default().to_owned());
         }
