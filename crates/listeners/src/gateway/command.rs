@@ -454,11 +454,14 @@ mod tests {
             ("MAIL FROM:<a@b.example> SIZE=x", 501),
             ("MAIL FROM:<a@b.example> SIZE=99999999999999999999", 250),
             ("MAIL FROM:<a@b.example> RET=HDRS ENVID=QQ314159", 250),
+            ("MAIL FROM:<a@b.example> RET=BODY", 555),
             ("MAIL FROM:<a@b.example> ENVID=a+0", 501),
             ("RCPT TO:<a@b.example> NOTIFY=SUCCESS,delay ORCPT=rfc822;Bob+2Bx@b.example", 250),
             ("RCPT TO:<a@b.example> NOTIFY=NEVER,FAILURE", 501),
             ("RCPT TO:<a@b.example> ORCPT=nobody", 501),
             ("RCPT TO:<a@b.example> ORCPT=rfc822;a=b", 501),
+            ("RCPT TO:<a@b.example> ORCPT=rfc822;", 501),
+            ("RCPT TO:<a@b.example> ORCPT=;a@b.example", 501),
             ("RCPT TO:<a@b.example>,<c@d.example>", 501),
             ("RCPT TO:", 501),
             ("BDAT 10", 250),
@@ -467,9 +470,13 @@ mod tests {
             ("BDAT +1", 501),
             ("BDAT 18446744073709551616", 501),
             ("BDAT 10 LAST 3", 501),
+            ("BDAT 10 FIRST", 501),
             ("DATA x", 501),
             ("DATA", 250),
             ("VRFY", 501),
+            ("VRFY a@b.example", 250),
+            ("HELP", 250),
+            ("HELP MAIL", 250),
             ("NOOP whatever", 250),
             ("EXPN list", 502),
             ("AUTH PLAIN", 502),
@@ -484,6 +491,38 @@ mod tests {
         }
         assert_eq!(Command::parse(b"NOOP a\rb").unwrap_err().code(), 500);
         assert_eq!(Command::parse(b"NOOP a\0b").unwrap_err().code(), 500);
+    }
+
+    #[test]
+    fn parameters_say_what_they_say() {
+        let mail = |parameters: &str| match Command::parse(format!("MAIL FROM:<a@b.example> {parameters}").as_bytes()) {
+            Ok(Command::Mail(mail)) => mail,
+            other => panic!("{parameters}: {other:?}"),
+        };
+        for (parameters, eight_bit, ret) in [
+            ("", false, None),
+            ("BODY=7bit RET=full", false, Some(Ret::Full)),
+            ("body=8BITMIME ret=hdrs", true, Some(Ret::Headers)),
+        ] {
+            let mail = mail(parameters);
+            assert_eq!((mail.eight_bit, mail.ret), (eight_bit, ret), "{parameters}");
+        }
+        assert_eq!(mail("SIZE=1000").size, Some(1000));
+        assert_eq!(mail("SIZE=99999999999999999999").size, Some(u64::MAX));
+        for unknown in ["[UNAVAILABLE]", "[tempunavail]"] {
+            let line = format!("XCLIENT ADDR={unknown} HELO={unknown}");
+            assert_eq!(Command::parse(line.as_bytes()), Ok(Command::Xclient(Xclient::default())), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_browsers_and_proxies_begin_with_is_another_protocol() {
+        for line in ["GET / HTTP/1.1", "POST /x HTTP/1.0", "CONNECT a.example:25 HTTP/1.1", "Host: a.example"] {
+            assert!(Command::is_another_protocol(line.as_bytes()), "{line}");
+        }
+        for line in ["EHLO GET", "GETTING", "get", "HELO Host:", ""] {
+            assert!(!Command::is_another_protocol(line.as_bytes()), "{line}");
+        }
     }
 
     #[test]

@@ -119,6 +119,9 @@ mod tests {
             (v2(1, 0x11, &v4), ip("192.0.2.7")),
             (v2(1, 0x21, &v6), ip("2001:db8::7")),
             (v2(0, 0x00, b""), None),
+            // A health check of the proxy's own, whatever addresses it writes.
+            (v2(0, 0x11, &v4), None),
+            (v2(1, 0x11, &[[192, 0, 2, 7].as_slice(), &[0; MAX_HEADER - 20]].concat()), ip("192.0.2.7")),
             (v2(1, 0x31, &[0; 216]), None),
         ] {
             let with_more = [octets.as_slice(), b"EHLO x\r\n"].concat();
@@ -136,7 +139,7 @@ mod tests {
             &[b'P'; 200],
             &v2(1, 0x11, &[0; 11]),
             &v2(2, 0x11, &v4),
-            &v2(1, 0x11, &[0; 2000]),
+            &v2(1, 0x11, &[0; MAX_HEADER - 15]),
         ] {
             assert_eq!(read(octets), Err(NoHeader), "{octets:?}");
         }
