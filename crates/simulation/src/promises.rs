@@ -163,8 +163,10 @@ impl History {
             }
         };
         let Some((decided, sent_at)) = truth else {
-            let outcome = &report.outcome;
-            events.break_promise(format!("callout {id} of {recipient} brought {outcome:?}, which no destination said"));
+            let reply = report.outcome.reply().map(ToString::to_string).unwrap_or_default();
+            events.break_promise(format!(
+                "callout {id} of {recipient} brought {fact:?} ({reply}), which no destination said"
+            ));
             return;
         };
         let since = sent_at.elapsed();
@@ -239,13 +241,9 @@ impl History {
             events.break_promise(format!("question {id} took {:?}", asked.began_at.elapsed()));
         }
         if let Err(why) = judge(&events, &asked, decision) {
-            events.break_promise(format!(
-                "question {id} of {}: {why}: row {}, {:?} {}",
-                decision.recipient,
-                decision.row,
-                decision.answer.action,
-                decision.answer.reply()
-            ));
+            let (row, action, reply) = (decision.row, decision.answer.action, decision.answer.reply());
+            let told = format!("question {id} of {}: {why}: row {row}, {action:?} {reply}", decision.recipient);
+            events.break_promise(told.trim_end().to_owned());
         }
         if let Some(client) = asked.client
             && matches!(decision.row, 8 | 11)
