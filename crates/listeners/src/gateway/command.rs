@@ -444,7 +444,15 @@ mod tests {
             ("MAIL FROM:<a@b.example", 501),
             ("MAIL FROM:<a b@c.example>", 501),
             ("MAIL FROM:<<a@b.example>>", 501),
+            ("MAIL FROM:<\"a<b\"@c.example>", 250),
+            ("MAIL FROM:<\"a\\\" b\"@c.example>", 250),
+            ("MAIL FROM:<a\\ b@c.example>", 501),
+            ("MAIL FROM:<a\tb@c.example>", 501),
+            ("MAIL FROM:<a\x7fb@c.example>", 501),
             ("MAIL FROM:<a@b.example>SIZE=1", 501),
+            ("MAIL FROM:<a@b.example> X-Y=1", 555),
+            ("MAIL FROM:<a@b.example> X_Y=1", 501),
+            ("MAIL FROM:<a@b.example> -X=1", 501),
             ("MAIL FROM:<@relay:a@b.example>", 501),
             ("MAIL FROM:<root>", 501),
             ("MAIL FROM:<\u{e4}@b.example>", 553),
@@ -463,6 +471,7 @@ mod tests {
             ("RCPT TO:<a@b.example> ORCPT=rfc822;", 501),
             ("RCPT TO:<a@b.example> ORCPT=;a@b.example", 501),
             ("RCPT TO:<a@b.example>,<c@d.example>", 501),
+            ("RCPT TO:<a<b@c.example>", 501),
             ("RCPT TO:", 501),
             ("BDAT 10", 250),
             ("bdat 0 last", 250),
@@ -489,6 +498,8 @@ mod tests {
         ] {
             assert_eq!(code(line), expected, "{line}");
         }
+        let path = |octets| format!("MAIL FROM:<{}@b.example>", "a".repeat(octets - "@b.example".len()));
+        assert_eq!((code(&path(MAX_PATH)), code(&path(MAX_PATH + 1))), (250, 501));
         assert_eq!(Command::parse(b"NOOP a\rb").unwrap_err().code(), 500);
         assert_eq!(Command::parse(b"NOOP a\0b").unwrap_err().code(), 500);
     }
