@@ -455,6 +455,7 @@ mod tests {
             ("MAIL FROM:<a@b.example> -X=1", 501),
             ("MAIL FROM:<@relay:a@b.example>", 501),
             ("MAIL FROM:<root>", 501),
+            ("MAIL FROM:<root@>", 501),
             ("MAIL FROM:<\u{e4}@b.example>", 553),
             ("MAIL FROM:<\u{e4}@b.example> SMTPUTF8", 250),
             ("MAIL FROM:<a@b.example> BODY=BINARYMIME", 555),
@@ -463,7 +464,10 @@ mod tests {
             ("MAIL FROM:<a@b.example> SIZE=99999999999999999999", 250),
             ("MAIL FROM:<a@b.example> RET=HDRS ENVID=QQ314159", 250),
             ("MAIL FROM:<a@b.example> RET=BODY", 555),
+            ("MAIL FROM:<a@b.example> ENVID=+2B+41b", 250),
+            ("MAIL FROM:<a@b.example> ENVID=", 501),
             ("MAIL FROM:<a@b.example> ENVID=a+0", 501),
+            ("MAIL FROM:<a@b.example> ENVID=a+2B+zz", 501),
             ("RCPT TO:<a@b.example> NOTIFY=SUCCESS,delay ORCPT=rfc822;Bob+2Bx@b.example", 250),
             ("RCPT TO:<a@b.example> NOTIFY=NEVER,FAILURE", 501),
             ("RCPT TO:<a@b.example> ORCPT=nobody", 501),
@@ -500,6 +504,8 @@ mod tests {
         }
         let path = |octets| format!("MAIL FROM:<{}@b.example>", "a".repeat(octets - "@b.example".len()));
         assert_eq!((code(&path(MAX_PATH)), code(&path(MAX_PATH + 1))), (250, 501));
+        let envid = |octets| format!("MAIL FROM:<> ENVID={}", "a".repeat(octets));
+        assert_eq!((code(&envid(MAX_XTEXT)), code(&envid(MAX_XTEXT + 1))), (250, 501));
         assert_eq!(Command::parse(b"NOOP a\rb").unwrap_err().code(), 500);
         assert_eq!(Command::parse(b"NOOP a\0b").unwrap_err().code(), 500);
     }
@@ -518,6 +524,8 @@ mod tests {
             let mail = mail(parameters);
             assert_eq!((mail.eight_bit, mail.ret), (eight_bit, ret), "{parameters}");
         }
+        assert_eq!(mail("SIZE=1000").sender.to_string(), "a@b.example");
+        assert!(!mail("SMTPUTF8").sender.needs_smtputf8());
         assert_eq!(mail("SIZE=1000").size, Some(1000));
         assert_eq!(mail("SIZE=99999999999999999999").size, Some(u64::MAX));
         for unknown in ["[UNAVAILABLE]", "[tempunavail]"] {
