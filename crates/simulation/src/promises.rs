@@ -100,8 +100,8 @@ impl History {
             format!("{flights} callouts of {recipient} are under way at once, with {live} live questions and no clear between")
         });
         // The destination is asked as seldom as possible: not for what is known and fresh.
-        let known = if request.background || live > 0 { None } else { known_before(&events, &recipient, &domain) };
-        let known = known.map(|Learned { fact, at, .. }| {
+        let before = if request.background || live > 0 { None } else { Before::of(&events, &recipient, &domain) };
+        let known = before.and_then(|before| before.known()).map(|Learned { fact, at, .. }| {
             format!("{recipient} is asked for although {fact:?}, learned at {} ms, is fresh", at.0)
         });
         if let Some(what) = many.or(known) {
@@ -264,63 +264,92 @@ fn recent_misses(events: &Events, asked: &Asked, brought: bool) -> usize {
     recent.map(|(recipient, _)| recipient).collect::<HashSet<_>>().len()
 }
 
-/// What makes a callout for a recipient needless: it was known, beyond doubt, when the first who waits for it asked.
-fn known_before<'a>(events: &'a Events, recipient: &str, domain: &str) -> Option<&'a Learned> {
-    let first =
-        events.questions.values().filter(|asked| asked.recipient == recipient).min_by_key(|asked| asked.began)?;
-    let settled = events.clears.iter().filter(|clear| clear.covers(recipient, domain));
-    let mut cleared: Seq = 0;
-    for clear in settled {
-        // One that is not acknowledged yet may hold or not.
-        cleared = cleared.max(clear.acknowledged.filter(|at| *at < first.began).map_or(Seq::MAX, |at| at));
+/// A recipient for which a callout begins, as it was when the first who waits for it asked.
+struct Before<'a> {
+    events: &'a Events,
+    recipient: &'a str,
+    domain: &'a str,
+    first: &'a Asked,
+    policy: &'a Policy,
+    /// When the latest clear was acknowledged that covers it.
+    cleared: Seq,
+}
+
+impl<'a> Before<'a> {
+    fn of(events: &'a Events, recipient: &'a str, domain: &'a str) -> Option<Self> {
+        let first =
+            events.questions.values().filter(|asked| asked.recipient == recipient).min_by_key(|asked| asked.began)?;
+        let settled = events.clears.iter().filter(|clear| clear.covers(recipient, domain));
+        let mut cleared: Seq = 0;
+        for clear in settled {
+            // One that is not acknowledged yet may hold or not.
+            cleared = cleared.max(clear.acknowledged.filter(|at| *at < first.began).map_or(Seq::MAX, |at| at));
+        }
+        Some(Self { events, recipient, domain, first, policy: &first.config.as_ref()?.policy, cleared })
     }
-    let policy = &first.config.as_ref()?.policy;
-    let counts = |learned: &Learned, ttl: Duration| {
-        let fresh = first.now >= learned.at && first.now.since(learned.at) < ttl.min(learned.ttl);
-        fresh && learned.asked > cleared && learned.ended < first.began
-    };
-    let latest = |facts: &dyn Fn(&Learned) -> bool| {
-        events.learned.iter().filter(|learned| facts(learned)).max_by_key(|learned| learned.ended)
-    };
-    let of_recipient = |learned: &Learned| learned.recipient == recipient;
-    let told =
-        latest(&|learned| of_recipient(learned) && matches!(learned.fact, Fact::Accepted | Fact::Rejected { .. }));
-    let told = told.filter(|learned| {
-        let (ttl, deferred) = match learned.fact {
-            Fact::Rejected { of_the_filter, .. } => (policy.invalid_ttl, of_the_filter),
-            _ => (policy.valid_ttl, false),
-        };
-        !deferred && !learned.lost && counts(learned, ttl)
-    });
-    // Of a domain, once that is on disk, where nothing else was learned there later, by the order of events or by the clock, which may have
-    // been set between.
-    let of_domain = |learned: &Learned| learned.domain == domain;
-    let whole = latest(&of_domain).filter(|learned| {
-        let ttl = match learned.fact {
-            Fact::AcceptsAll => policy.valid_ttl,
-            Fact::NullMx => policy.invalid_ttl,
+
+    /// What makes the callout needless, beyond doubt.
+    fn known(&self) -> Option<&'a Learned> {
+        self.told().or_else(|| self.told_of_domain()).or_else(|| self.held())
+    }
+
+    fn latest(&self, fits: impl Fn(&Learned) -> bool) -> Option<&'a Learned> {
+        self.events.learned.iter().filter(|learned| fits(learned)).max_by_key(|learned| learned.ended)
+    }
+
+    fn counts(&self, learned: &Learned, ttl: Duration) -> bool {
+        let fresh = self.first.now >= learned.at && self.first.now.since(learned.at) < ttl.min(learned.ttl);
+        fresh && learned.asked > self.cleared && learned.ended < self.first.began
+    }
+
+    fn told(&self) -> Option<&'a Learned> {
+        let latest = self.latest(|learned| {
+            learned.recipient == self.recipient && matches!(learned.fact, Fact::Accepted | Fact::Rejected { .. })
+        });
+        latest.filter(|learned| {
+            let (ttl, deferred) = match learned.fact {
+                Fact::Rejected { of_the_filter, .. } => (self.policy.invalid_ttl, of_the_filter),
+                _ => (self.policy.valid_ttl, false),
+            };
+            !deferred && !learned.lost && self.counts(learned, ttl)
+        })
+    }
+
+    /// Of its domain, once that is on disk, where nothing else was learned there later, by the order of events or by the clock, which may have
+    /// been set between.
+    fn told_of_domain(&self) -> Option<&'a Learned> {
+        let of_domain = |learned: &Learned| learned.domain == self.domain;
+        let latest = self.latest(of_domain)?;
+        let ttl = match latest.fact {
+            Fact::AcceptsAll => self.policy.valid_ttl,
+            Fact::NullMx => self.policy.invalid_ttl,
             Fact::NullSenderRefused => INVALID_AT_MOST,
-            _ => return false,
+            _ => return None,
         };
-        let is_newest = events.learned.iter().all(|other| !of_domain(other) || other.at <= learned.at);
-        let on_disk = first.began_at > learned.ended_at + MAY_BE_LOST;
-        is_newest && on_disk && !learned.lost && counts(learned, ttl)
-    });
-    // A hold-down is in memory, has a place there while there are some, and ends with the first question that finds it over, even if the
-    // clock is set back then.
-    let later = |learned: &&Learned| {
-        learned.ended > events.life
-            && matches!(learned.fact, Fact::Deferred | Fact::Rejected { of_the_filter: true, .. })
-    };
-    let mut places: HashSet<&str> = events.learned.iter().filter(later).map(|learned| &*learned.recipient).collect();
-    // Of those that need SMTPUTF8 nothing is said by a destination.
-    places.extend(events.last_asked.keys().map(String::as_str).filter(|recipient| !recipient.is_ascii()));
-    let held = latest(&of_recipient).filter(|learned| {
-        let asked_since = events.last_asked.get(recipient).is_some_and(|began| *began > learned.ended);
-        learned.fact == Fact::Deferred && later(learned) && !asked_since && counts(learned, HOLD_DOWN)
-    });
-    let held = held.filter(|_| places.len() <= HELD);
-    told.or(whole).or(held)
+        let is_newest = self.events.learned.iter().all(|other| !of_domain(other) || other.at <= latest.at);
+        let on_disk = self.first.began_at > latest.ended_at + MAY_BE_LOST;
+        (is_newest && on_disk && !latest.lost && self.counts(latest, ttl)).then_some(latest)
+    }
+
+    /// A hold-down is in memory, has a place there while there are some, and ends with the first question that finds it over, even if the
+    /// clock is set back then.
+    fn held(&self) -> Option<&'a Learned> {
+        let (learned, asked) = (&self.events.learned, &self.events.last_asked);
+        let latest = self.latest(|learned| learned.recipient == self.recipient)?;
+        let asked_since = asked.get(self.recipient).is_some_and(|began| *began > latest.ended);
+        let of_this_life = |learned: &Learned| learned.ended > self.events.life;
+        if latest.fact != Fact::Deferred || !of_this_life(latest) || asked_since || !self.counts(latest, HOLD_DOWN) {
+            return None;
+        }
+        let takes_a_place = |learned: &&Learned| {
+            of_this_life(learned) && matches!(learned.fact, Fact::Deferred | Fact::Rejected { of_the_filter: true, .. })
+        };
+        let mut places: HashSet<&str> =
+            learned.iter().filter(takes_a_place).map(|learned| &*learned.recipient).collect();
+        // Of those that need SMTPUTF8 nothing is said by a destination.
+        places.extend(asked.keys().map(String::as_str).filter(|recipient| !recipient.is_ascii()));
+        (places.len() <= HELD).then_some(latest)
+    }
 }
 
 /// Whether a stale Valid is known beyond doubt, which is accepted where the destination can't be asked.
