@@ -135,7 +135,9 @@ impl Garden {
         if garden.tree.exists() {
             fs::remove_dir_all(&garden.tree)?;
         }
-        let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output()?;
+        // With new files that are not committed yet.
+        let files = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
+        let listed = Command::new("git").args(files).current_dir(root()).output()?;
         ensure!(
             listed.status.success(),
             "git ls-files ended with {}; the repository's files are not known",

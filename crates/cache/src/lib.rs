@@ -28,10 +28,13 @@
 //!
 //! On a full disk puts and clears fail, and say so; lookups go on. A file that is damaged is found when it is opened and can be
 //! moved aside ([`Cache::open_or_begin_anew`]): the cache may be lost at any time, and an empty one undoes no clear.
-//! LMDB has no checksums: octets changed within a page by a failing disk can go unnoticed until they are met.
+//! LMDB has no checksums: octets changed within a page by a failing disk can go unnoticed until they are met, and end the process then.
+//! The next one finds that the cache was not closed ([`Ending`]); another process can look through the file ([`look_through`]), and one
+//! that is damaged is moved aside at the start after that.
 
 mod codec;
 mod damage;
+mod ending;
 mod key;
 mod list;
 mod record;
@@ -39,6 +42,8 @@ mod store;
 mod sweep;
 mod writer;
 
+pub use damage::look_through;
+pub use ending::Ending;
 pub use key::Cursor;
 pub use list::{DomainCounts, Entry, EntryState, Filter, Page};
 pub use record::{

@@ -1,7 +1,6 @@
 //! The cache as its users see it: opening, looking up, counting, and handing work to the writer.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::{self, DomainSlot, Header, RecipientSlot};
 use crate::damage;
+use crate::ending::{Ending, Marker};
 use crate::key;
 use crate::record::{DomainState, Epoch, RecipientState, Record, Timestamp};
 use crate::sweep::Swept;
@@ -47,6 +47,8 @@ pub struct Opened {
     pub created: bool,
     /// The file that was there is damaged and was moved aside ([`Cache::open_or_begin_anew`]).
     pub replaced: bool,
+    /// How the process before left it.
+    pub before: Ending,
 }
 
 /// What the store holds, read in one snapshot; nothing in it is older than a clear that was acknowledged.
@@ -94,6 +96,8 @@ pub struct Health {
     pub unreadable: u64,
     /// The last lookup's error; `None` when it went well.
     pub read_error: Option<String>,
+    /// The file was looked through and is damaged ([`Cache::looked_through`]).
+    pub damaged: bool,
 }
 
 /// Why the cache can't do something.
@@ -135,6 +139,12 @@ pub enum CacheError {
         /// Bytes that should be there.
         missing: u64,
     },
+    /// It was looked through, and what is wrong may end the process that reads it.
+    #[error("the cache file in {path} is damaged: it was found so when it was looked through; move it away to start with an empty cache", path = .path.display())]
+    Distrusted {
+        /// The folder.
+        path: PathBuf,
+    },
     /// LMDB can't read.
     #[error("the cache can't be read: {0}")]
     Read(heed::Error),
@@ -153,7 +163,7 @@ struct Inner {
     queue: Option<mpsc::Sender<Operation>>,
     writer: Option<JoinHandle<()>>,
     opened: Opened,
-    _lock: File,
+    marker: Marker,
 }
 
 /// What the readers and the writer share.
@@ -171,6 +181,10 @@ pub(crate) struct Store {
     pub(crate) health: Mutex<Health>,
 }
 
+/// The databases in the file.
+pub(crate) const SLOTS: &str = "slots";
+pub(crate) const META: &str = "meta";
+pub(crate) const ROUTES: &str = "routes";
 /// The header's key in the meta database.
 pub(crate) const HEADER: &[u8] = b"header";
 
@@ -245,28 +259,24 @@ impl Cache {
     ) -> Result<(Inner, writer::Writer, mpsc::Receiver<Operation>), CacheError> {
         let folder = |source| CacheError::Folder { path: dir.to_owned(), source };
         std::fs::create_dir_all(dir).map_err(folder)?;
-        let lock = File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(folder)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => return Err(CacheError::InUse { path: dir.to_owned() }),
-            Err(std::fs::TryLockError::Error(source)) => return Err(folder(source)),
+        let marker = Marker::lock(dir)?;
+        let before = marker.ending();
+        if before == Ending::Damaged {
+            return Err(CacheError::Distrusted { path: dir.to_owned() });
         }
+        // Before LMDB reads the first page: it may be the one that ends the process.
+        marker.opened(before);
         damage::reserve_readers(dir, options.max_readers).map_err(folder)?;
         let open = |source| CacheError::Open { path: dir.to_owned(), source };
-        let mut env_options = EnvOpenOptions::new();
-        env_options.map_size(options.map_size).max_readers(options.max_readers).max_dbs(3);
-        // SAFETY: the file is mapped, so nobody may change it but LMDB. The lock above keeps every other process of
-        // this program out, and no flag that weakens LMDB's own locking or syncing is set.
-        #[allow(unsafe_code)]
-        let env = unsafe { env_options.open(dir) }.map_err(open)?;
+        let env = open_env(dir, options)?;
         env.clear_stale_readers().map_err(open)?;
         let missing = damage::missing(&env, dir).map_err(folder)?;
         if missing > 0 {
             return Err(CacheError::Damaged { path: dir.to_owned(), missing });
         }
         let mut txn = env.write_txn().map_err(open)?;
-        let slots = env.create_database(&mut txn, Some("slots")).map_err(open)?;
-        let meta: Database<Bytes, Bytes> = env.create_database(&mut txn, Some("meta")).map_err(open)?;
+        let slots = env.create_database(&mut txn, Some(SLOTS)).map_err(open)?;
+        let meta: Database<Bytes, Bytes> = env.create_database(&mut txn, Some(META)).map_err(open)?;
         let stored = meta.get(&txn, HEADER).map_err(open)?.map(<[u8]>::to_vec);
         let mut header = match &stored {
             None => Header::default(),
@@ -282,12 +292,12 @@ impl Cache {
             writer::clear_all(&mut header);
         }
         // Nothing tells whether what it holds came from where the domains lead now.
-        let has_routes = env.open_database::<Bytes, Bytes>(&txn, Some("routes")).map_err(open)?.is_some();
+        let has_routes = env.open_database::<Bytes, Bytes>(&txn, Some(ROUTES)).map_err(open)?.is_some();
         if stored.is_some() && !has_routes {
             tracing::warn!("the cache file does not say under which routes it was filled, so everything is cleared");
             writer::clear_all(&mut header);
         }
-        let routes = env.create_database(&mut txn, Some("routes")).map_err(open)?;
+        let routes = env.create_database(&mut txn, Some(ROUTES)).map_err(open)?;
         let caught_up_at = if clock_went_back { now } else { header.latest };
         header.latest = now;
         meta.put(&mut txn, HEADER, &header.encode(HEADER)).map_err(open)?;
@@ -311,14 +321,29 @@ impl Cache {
             clears: writer::Clears::since(header.last_epoch),
             caught_up_at,
         };
-        let opened = Opened { clock_went_back, created: stored.is_none(), replaced: false };
-        let inner = Inner { env, store, queue: Some(queue), writer: None, opened, _lock: lock };
+        let opened = Opened { clock_went_back, created: stored.is_none(), replaced: false, before };
+        let inner = Inner { env, store, queue: Some(queue), writer: None, opened, marker };
         Ok((inner, writer, operations))
     }
 
     /// What happened when it was opened.
     pub fn opened(&self) -> Opened {
         self.inner.opened
+    }
+
+    /// Takes down what [`look_through`](crate::look_through) found in another process while this one has the cache open. A file that is damaged
+    /// is used further, since most of it may be sound, and moved aside at the next start.
+    pub fn looked_through(&self, is_sound: bool) {
+        if is_sound {
+            self.inner.marker.opened(Ending::Properly);
+        } else {
+            self.inner.marker.damaged();
+        }
+        self.inner.store.update_health(|health| health.damaged = !is_sound);
+        // A process that came to its end while it read still keeps what it read from being written over.
+        if let Err(error) = self.inner.env.clear_stale_readers() {
+            tracing::debug!(%error, "readers that are gone are still counted");
+        }
     }
 
     /// What is kept of a recipient and its domain. Waits for nobody.
@@ -525,7 +550,22 @@ impl Drop for Inner {
         {
             tracing::error!("the cache's writer ended in a panic");
         }
+        let damaged = self.store.health.lock().unwrap_or_else(PoisonError::into_inner).damaged;
+        if !damaged {
+            self.marker.closed();
+        }
     }
+}
+
+/// Maps the file. Whoever writes to it holds the folder's lock.
+pub(crate) fn open_env(dir: &Path, options: &Options) -> Result<Env, CacheError> {
+    let mut env_options = EnvOpenOptions::new();
+    env_options.map_size(options.map_size).max_readers(options.max_readers).max_dbs(3);
+    // SAFETY: the file is mapped, so nobody may change it but LMDB. The folder's lock keeps every other process of this program
+    // from writing to it, and no flag that weakens LMDB's own locking or syncing is set.
+    #[allow(unsafe_code)]
+    let env = unsafe { env_options.open(dir) };
+    env.map_err(|source| CacheError::Open { path: dir.to_owned(), source })
 }
 
 // === impl CacheError ===
@@ -535,7 +575,7 @@ impl CacheError {
     pub fn is_damage(&self) -> bool {
         use heed::MdbError::{Corrupted, Incompatible, Invalid, PageNotFound, Panic, VersionMismatch};
         match self {
-            Self::Damaged { .. } | Self::Format { .. } => true,
+            Self::Damaged { .. } | Self::Format { .. } | Self::Distrusted { .. } => true,
             Self::Open { source: heed::Error::Mdb(error), .. } => {
                 matches!(error, Corrupted | Incompatible | Invalid | PageNotFound | Panic | VersionMismatch)
             }

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use callahead_cache::{Cache, CacheError, Filter, Options, Put, RecipientState, Record, Scope, Timestamp};
+use callahead_cache::{
+    Cache, CacheError, Ending, Filter, Options, Put, RecipientState, Record, Scope, Timestamp, look_through,
+};
 use callahead_smtp::Recipient;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -318,4 +320,76 @@ async fn a_clear_that_the_disk_forgets_brings_nothing_back() {
     assert_eq!(cache.stats(Some(&domain)).unwrap().valid, 0);
     assert_eq!(put(&cache, 7).await.unwrap(), Put::Written);
     assert!((0..100).all(|n| cache.lookup(&recipient(n)).unwrap().recipient.is_some() == (n == 7)));
+}
+
+/// The folder as a kill would leave it now.
+fn killed(dir: &Path) -> tempfile::TempDir {
+    let left = tempfile::tempdir().unwrap();
+    for name in ["data.mdb", "lock"] {
+        fs::copy(dir.join(name), left.path().join(name)).unwrap();
+    }
+    left
+}
+
+#[tokio::test]
+async fn a_cache_that_was_not_closed_says_so_at_the_next_start_until_it_was_looked_through() {
+    let open = |dir: &Path| Cache::open_or_begin_anew(dir, &options(), NOW).unwrap();
+    let folder = filled(10).await;
+    assert_eq!(Ending::of(folder.path()), Ending::Properly);
+    let first = open(folder.path());
+    assert_eq!(first.opened().before, Ending::Properly);
+    let folder = killed(folder.path());
+    let second = open(folder.path());
+    assert_eq!(second.opened().before, Ending::Badly(1));
+    assert!(look_through(folder.path(), true).is_err(), "not alone");
+    assert_eq!(look_through(killed(folder.path()).path(), true).unwrap(), 10 + 1 + 1, "recipients, domain and header");
+    let folder = killed(folder.path());
+    assert_eq!(Ending::of(folder.path()), Ending::Badly(2));
+    let third = open(folder.path());
+    third.looked_through(true);
+    let folder = killed(folder.path());
+    let fourth = open(folder.path());
+    assert_eq!(fourth.opened().before, Ending::Badly(1), "of those before nothing is to be feared");
+    fourth.looked_through(false);
+    assert!(fourth.health().damaged);
+    assert!(fourth.lookup(&recipient(7)).unwrap().recipient.is_some(), "it is used to its end");
+    drop(fourth);
+    let plain = Cache::open(folder.path(), &options(), NOW).unwrap_err();
+    assert!(plain.is_damage() && plain.to_string().contains("move it away"), "{plain}");
+    let anew = open(folder.path());
+    assert!(anew.opened().replaced && anew.lookup(&recipient(7)).unwrap().recipient.is_none());
+    drop(anew);
+    assert!(!open(folder.path()).opened().replaced, "once");
+    drop(open(folder.path()));
+    Ending::distrust(folder.path()).unwrap();
+    assert!(open(folder.path()).opened().replaced);
+}
+
+#[tokio::test]
+async fn a_file_whose_pages_are_not_in_order_is_found_damaged() {
+    let whole = filled(6000).await;
+    for alone in [true, false] {
+        assert_eq!(look_through(whole.path(), alone).unwrap(), 6000 + 1 + 1);
+    }
+    let cache = Cache::open(whole.path(), &options(), NOW).unwrap();
+    assert!(
+        (0..6000).all(|n| cache.lookup(&recipient(n)).unwrap().recipient.is_some()),
+        "looking through changes nothing"
+    );
+    drop(cache);
+    // Each leaf, whether it is still in use or not, has what one of them has: all of it recipients, so nothing but the order tells. A page begins
+    // with its number, its kind is the octet behind that and two more, and two marks of its free room follow.
+    let mut data = fs::read(whole.path().join("data.mdb")).unwrap();
+    let pages = (2..data.len() / 4096).map(|page| page * 4096);
+    let is_leaf =
+        |at: &usize| data[at + 10] == 2 && data[*at..at + 4096].windows(11).any(|octets| octets == b"one.example");
+    let leaves: Vec<usize> = pages.filter(is_leaf).collect();
+    let (one, others) = leaves.split_first().unwrap();
+    assert!(others.len() > 20, "{} leaves are too few for this test", leaves.len());
+    for other in others {
+        data.copy_within(one + 10..one + 4096, other + 10);
+    }
+    fs::write(whole.path().join("data.mdb"), &data).unwrap();
+    let error = look_through(whole.path(), false).unwrap_err();
+    assert!(error.is_damage(), "{error}");
 }

@@ -7,6 +7,7 @@ use hyper::Method;
 use serde_json::Value;
 
 use crate::admin_client::{AdminClient, encoded, pages};
+use crate::cache_file;
 use crate::cli::{CacheCommand, ClearArgs, DONE, NO, USAGE};
 use crate::output::{self, Style};
 
@@ -48,6 +49,7 @@ pub async fn run(command: CacheCommand) -> anyhow::Result<u8> {
             Ok(if speaks_of_it { DONE } else { NO })
         }
         CacheCommand::Clear { what, yes, socket } => clear(&what, yes, AdminClient::new(&socket)?, socket.json).await,
+        CacheCommand::LookThrough { alone, folder } => cache_file::run(&folder, alone),
         CacheCommand::Stats { socket } => {
             let client = AdminClient::new(&socket)?;
             let Some(stats) = client.ask(Method::GET, "/api/v1/stats", &[]).await? else {

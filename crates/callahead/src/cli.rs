@@ -253,6 +253,15 @@ pub enum CacheCommand {
         #[command(flatten)]
         socket: SocketArgs,
     },
+    /// Read the whole file of a cache; the daemon does so in a process of its own, which may end by what is wrong with the file.
+    #[command(hide = true)]
+    LookThrough {
+        /// Nobody has it open.
+        #[arg(long)]
+        alone: bool,
+        /// The cache's folder.
+        folder: PathBuf,
+    },
     /// Show how much is kept.
     #[command(after_help = "Example:\n  callahead cache stats")]
     Stats {

@@ -7,6 +7,7 @@ pub mod account_command;
 mod admin_client;
 mod ask;
 pub mod cache_command;
+pub mod cache_file;
 pub mod check;
 pub mod cli;
 pub mod config;

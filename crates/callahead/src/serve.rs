@@ -22,6 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::cache_file;
 use crate::cli::{DONE, ServeArgs, USAGE};
 use crate::config::Config;
 use crate::logging::DecisionLines;
@@ -77,10 +78,14 @@ pub async fn run(args: ServeArgs, decisions: DecisionLines) -> anyhow::Result<u8
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut reload = signal(SignalKind::hangup())?;
+    let cache_folder = config.data_dir.join("cache");
+    cache_file::before_it_is_opened(&cache_folder).await;
     let mut server = Server::start(config, Arc::new(decisions)).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %server.config.node, domains = server.config.domains.len(), "ready");
     server.tell_set_up();
     notify(&[NotifyState::Ready, NotifyState::Status("answering")]);
+    let cache = server.node.engine.cache().clone();
+    let looking = tokio::spawn(async move { cache_file::while_it_is_open(cache, &cache_folder).await });
     let mut watchdog = watchdog();
     loop {
         tokio::select! {
@@ -99,6 +104,7 @@ pub async fn run(args: ServeArgs, decisions: DecisionLines) -> anyhow::Result<u8
     }
     notify(&[NotifyState::Stopping, NotifyState::Status("answering what was asked")]);
     tracing::info!("stopping: what was asked is answered first");
+    looking.abort();
     tokio::select! {
         () = server.stop() => {}
         _ = terminate.recv() => tracing::warn!("told to stop again: stopping at once"),

@@ -175,3 +175,69 @@ fn a_damaged_cache_file_is_moved_aside_and_the_daemon_begins_with_an_empty_one()
     assert!(daemon.page(&cookie, "/").contains("The cache file was damaged at the start."));
     assert_eq!(fs::read(folder.join("data.mdb.damaged")).unwrap().len(), 60_000);
 }
+
+/// Says of a recipient's entry that it is longer than the file, as a failing disk might, wherever it stands in the file. Whoever reads it reads
+/// where nothing is, and is ended by the system.
+fn make_fatal(cache: &Path, key: &[u8]) {
+    let path = cache.join("data.mdb");
+    let mut data = fs::read(&path).unwrap();
+    let places: Vec<usize> = (8..data.len() - key.len()).filter(|at| data[*at..].starts_with(key)).collect();
+    // In front of the key are four numbers of two octets: the length of the value in two halves, marks, and the length of the key.
+    let length = u16::try_from(key.len()).unwrap().to_le_bytes();
+    let entries: Vec<usize> = places.into_iter().filter(|at| data[at - 2..*at] == length).collect();
+    assert!(!entries.is_empty());
+    for at in entries {
+        data[at - 6..at - 4].copy_from_slice(&0x0fff_u16.to_le_bytes());
+    }
+    fs::write(path, data).unwrap();
+}
+
+#[test]
+fn a_cache_file_that_ends_the_process_is_found_out_and_moved_aside() {
+    let world = world();
+    let config = configure(&world.dir, &world.domain());
+    let folder = world.dir.path().join("data/cache");
+    let filled = || {
+        let daemon = Daemon::start(&config);
+        assert_eq!(daemon.client().ask("user7@one.example"), "DUNNO");
+        daemon.signal("TERM");
+        assert_eq!(daemon.end().0, 0);
+        make_fatal(&folder, b"one.example\0user7");
+    };
+    filled();
+    let daemon = Daemon::start(&config);
+    assert_eq!(daemon.client().ask("user8@one.example"), "DUNNO", "others are answered");
+    let mut client = daemon.client();
+    client.send("user7@one.example").unwrap();
+    assert!(client.answer().is_err());
+    let (code, _) = daemon.end();
+    assert_eq!(code, -1, "a fault ended it");
+
+    // The next one lives, and learns what is wrong with the file without touching that entry.
+    let mut daemon = Daemon::start(&config);
+    let found = daemon.until("the cache's file is damaged");
+    assert!(found["what"].as_str().unwrap().contains("signal: "), "{found}");
+    let ready = daemon.get("/readyz");
+    assert!(ready.starts_with("HTTP/1.1 200") && ready.contains("the cache file is damaged"), "{ready}");
+    assert_eq!(counter(&daemon, "callahead_cache_damaged"), 1);
+    assert_eq!(daemon.client().ask("user8@one.example"), "DUNNO");
+    daemon.kill();
+
+    let daemon = Daemon::start(&config);
+    assert_eq!(daemon.client().ask("user7@one.example"), "DUNNO");
+    assert_eq!((counter(&daemon, "callahead_cache_begun_anew"), counter(&daemon, "callahead_cache_damaged")), (1, 0));
+    daemon.kill();
+    let mut daemon = Daemon::start(&config);
+    daemon.until("its file was looked through and is sound");
+    assert_eq!(counter(&daemon, "callahead_cache_begun_anew"), 0);
+    daemon.signal("TERM");
+    assert_eq!(daemon.end().0, 0);
+
+    // Where three in a row ended before that was known, it is looked at before the fourth opens it.
+    filled();
+    fs::write(folder.join("lock"), "open 2\n").unwrap();
+    let daemon = Daemon::start(&config);
+    assert_eq!(daemon.client().ask("user7@one.example"), "DUNNO");
+    assert_eq!(counter(&daemon, "callahead_cache_begun_anew"), 1);
+    assert!(folder.join("data.mdb.damaged").exists());
+}

@@ -61,6 +61,11 @@ pub(crate) fn troubles(state: &State) -> Vec<Trouble> {
         let advice = "It lies beside the new one as log.db.damaged; the log began anew.";
         all.push(trouble(Part::Log, "the decision log's file was damaged".to_owned(), advice, false));
     }
+    if state.engine.cache().health().damaged {
+        let advice = "Answers go on, but what is wrong with it may end the process. The next start moves it aside and begins with an \
+                      empty cache.";
+        all.push(trouble(Part::Cache, "the cache file is damaged".to_owned(), advice, true));
+    }
     if state.engine.cache().opened().replaced {
         let advice = "It lies beside the new one as data.mdb.damaged; the cache began empty.";
         all.push(trouble(Part::Cache, "the cache file was damaged at the start".to_owned(), advice, false));

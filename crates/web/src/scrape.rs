@@ -188,6 +188,11 @@ impl Scrape {
             u64::from(health.write_error.is_some() || health.read_error.is_some()),
         )?;
         page.gauge(
+            "cache_damaged",
+            "Whether the cache file was found damaged; the next start begins with an empty cache",
+            u64::from(health.damaged),
+        )?;
+        page.gauge(
             "cache_begun_anew",
             "Whether the cache file was damaged when the process began, so that the cache began empty",
             u64::from(cache.opened().replaced),
