@@ -40,12 +40,14 @@ pub(crate) fn missing(env: &Env, dir: &Path) -> io::Result<u64> {
 }
 
 /// Writes the readers' file in full, before LMDB opens it. It is mapped and written to, and on a full disk a page of it that
-/// is not there yet would end the process. LMDB writes its head anew when nobody else has it open, which the caller's lock sees to.
+/// is not there yet would end the process. What is in it stays: another process may be looking through the data, even one that a killed
+/// daemon has left behind, and LMDB tells by the file's head whether it is alone.
 pub(crate) fn reserve_readers(dir: &Path, readers: u32) -> io::Result<()> {
     let octets = READERS_HEAD + usize::try_from(readers).unwrap_or(0) * READER;
     let file = File::options().create(true).truncate(false).write(true).open(dir.join(READERS))?;
-    file.write_all_at(&vec![0; octets], 0)?;
-    file.set_len(octets as u64)
+    let there = file.metadata()?.len();
+    let missing = octets.saturating_sub(usize::try_from(there).unwrap_or(usize::MAX));
+    file.write_all_at(&vec![0; missing], there)
 }
 
 /// Gives the damaged file another name, in place of one that was moved aside before, and lets go of its readers and of how it was left.

@@ -241,3 +241,59 @@ fn a_cache_file_that_ends_the_process_is_found_out_and_moved_aside() {
     assert_eq!(counter(&daemon, "callahead_cache_begun_anew"), 1);
     assert!(folder.join("data.mdb.damaged").exists());
 }
+
+/// Entries enough for reading all of them to take a while.
+const MANY: usize = 100_000;
+
+#[test]
+fn a_process_that_a_killed_daemon_has_left_behind_does_no_harm_to_the_next_one() {
+    let world = world();
+    let config = configure(&world.dir, &world.domain());
+    let folder = world.dir.path().join("data/cache");
+    let daemon = Daemon::start(&config);
+    daemon.signal("TERM");
+    assert_eq!(daemon.end().0, 0);
+    world.runtime.block_on(async {
+        let now = callahead_cache::Timestamp(u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap());
+        let cache = callahead_cache::Cache::open(&folder, &callahead_cache::Options::default(), now).unwrap();
+        for n in 0..MANY {
+            let recipient: callahead_smtp::Recipient = format!("entry{n}@one.example").parse().unwrap();
+            let record = callahead_cache::Record {
+                state: callahead_cache::RecipientState::Valid,
+                checked_at: now,
+                expires_at: now.after(Duration::from_secs(3600)),
+                destination: String::new(),
+                reply: None,
+            };
+            let put = cache.put_recipient(&recipient, record, callahead_cache::Epoch(1 << 40));
+            if n % 10_000 == 0 || n + 1 == MANY {
+                put.await.unwrap();
+            }
+        }
+    });
+    let look = program().args(["cache", "look-through"]).arg(&folder).stdout(std::process::Stdio::null()).spawn();
+    let mut look = Running(look.unwrap());
+    let pid = look.0.id();
+    let signal = |name: &str| {
+        assert!(Command::new("/bin/kill").args([name, &pid.to_string()]).status().unwrap().success());
+    };
+    let is_readers = |file: fs::DirEntry| fs::read_link(file.path()).is_ok_and(|file| file.ends_with("lock.mdb"));
+    while !fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten().any(is_readers) {
+        assert!(look.0.try_wait().unwrap().is_none(), "it was too fast for this test");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    signal("-STOP");
+
+    let daemon = Daemon::start(&config);
+    assert_eq!(counter(&daemon, "callahead_cache_begun_anew"), 0);
+    assert_eq!(
+        daemon.client().ask("entry7@one.example"),
+        "DUNNO",
+        "as it is kept: the destination knows no such mailbox"
+    );
+    assert!(daemon.client().ask("nobody@one.example").starts_with("550 5.1.1"));
+    assert_eq!(daemon.cache(&["clear", "--recipient", "entry7@one.example"]).0, 0);
+    signal("-CONT");
+    assert_eq!(look.0.wait().unwrap().code(), Some(0));
+    assert!(daemon.client().ask("entry7@one.example").starts_with("550 5.1.1"));
+}
