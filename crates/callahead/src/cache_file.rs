@@ -13,8 +13,9 @@ use tokio::time::timeout;
 use crate::cli::{DONE, NO};
 use crate::output;
 
-/// So many processes in a row that ended before the file was looked through: it is done before the next one opens it.
-const ENDS: u32 = 3;
+/// So many processes in a row that ended before the file was looked through: it is done before the next one opens it. That one is the fifth, as
+/// many as systemd starts within 10 s where it is not told otherwise.
+const ENDS: u32 = 4;
 /// How long the start waits for that.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How a process is ended that reads what it should not trust: an abort, a page that is not there, an address that is none.

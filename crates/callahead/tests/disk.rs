@@ -233,9 +233,9 @@ fn a_cache_file_that_ends_the_process_is_found_out_and_moved_aside() {
     daemon.signal("TERM");
     assert_eq!(daemon.end().0, 0);
 
-    // Where three in a row ended before that was known, it is looked at before the fourth opens it.
+    // Where four in a row ended before that was known, it is looked at before the fifth opens it.
     filled();
-    fs::write(folder.join("lock"), "open 2\n").unwrap();
+    fs::write(folder.join("lock"), "open 3\n").unwrap();
     let daemon = Daemon::start(&config);
     assert_eq!(daemon.client().ask("user7@one.example"), "DUNNO");
     assert_eq!(counter(&daemon, "callahead_cache_begun_anew"), 1);
