@@ -98,7 +98,7 @@ pub(crate) fn run(only: Option<&str>) -> anyhow::Result<()> {
             mistake.what,
             began.elapsed().as_secs_f64()
         );
-        writeln!(rows, "| {} | {} |", mistake.what, noticed.replace('|', "\\|"))?;
+        writeln!(rows, "| {} | {} |", mistake.what, noticed.replace('|', "\\|").replace('<', "&lt;"))?;
     }
     if only.is_none() {
         let page = format!(

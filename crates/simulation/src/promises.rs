@@ -163,9 +163,9 @@ impl History {
             }
         };
         let Some((decided, sent_at)) = truth else {
-            let reply = report.outcome.reply().map(ToString::to_string).unwrap_or_default();
+            let reply = report.outcome.reply().map(|reply| format!(" ({reply})")).unwrap_or_default();
             events.break_promise(format!(
-                "callout {id} of {recipient} brought {fact:?} ({reply}), which no destination said"
+                "callout {id} of {recipient} brought {fact:?}{reply}, which no destination said"
             ));
             return;
         };
