@@ -277,8 +277,14 @@ fn a_process_that_a_killed_daemon_has_left_behind_does_no_harm_to_the_next_one()
     let signal = |name: &str| {
         assert!(Command::new("/bin/kill").args([name, &pid.to_string()]).status().unwrap().success());
     };
-    let is_readers = |file: fs::DirEntry| fs::read_link(file.path()).is_ok_and(|file| file.ends_with("lock.mdb"));
-    while !fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten().any(is_readers) {
+    // In the midst of it: before that it may hold what LMDB locks while it opens a file.
+    let read_kib = || {
+        let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
+        let mut data = maps.lines().skip_while(|line| !line.ends_with("data.mdb"));
+        let resident = |line: &str| line.strip_prefix("Rss:")?.strip_suffix("kB")?.trim().parse::<u64>().ok();
+        data.find_map(resident).unwrap_or(0)
+    };
+    while read_kib() < 1000 {
         assert!(look.0.try_wait().unwrap().is_none(), "it was too fast for this test");
         std::thread::sleep(Duration::from_millis(1));
     }
