@@ -50,7 +50,10 @@ pub(crate) fn is_full(address: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::quoted;
+    use callahead_smtp::Recipient;
+    use proptest::prelude::*;
+
+    use super::{is_full, quoted};
 
     fn is(given: &str, expected: &str) {
         assert_eq!(quoted(given.as_bytes()), expected.as_bytes(), "{given}");
@@ -79,6 +82,30 @@ mod tests {
             "@",
         ] {
             is(same, same);
+        }
+    }
+
+    #[test]
+    fn a_full_address_has_something_on_both_sides() {
+        for (address, full) in
+            [("a@b", true), ("a@b@c", true), ("@@b", true), ("@b", false), ("a@", false), ("a@b@", false), ("a", false)]
+        {
+            assert_eq!(is_full(address.as_bytes()), full, "{address}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn quotes_are_put_where_they_make_a_mailbox_of_it_and_nowhere_else(
+            local in r#"[a.@ "\\+!-]{0,6}"#, domain in prop_oneof!["[a.-]{0,6}", Just("example.com".to_owned())]
+        ) {
+            let address = format!("{local}@{domain}");
+            let escaped: String = local.chars().flat_map(|c| matches!(c, '"' | '\\').then_some('\\').into_iter().chain([c])).collect();
+            let with_quotes = format!("\"{escaped}\"@{domain}");
+            let is_mailbox = |address: &str| Recipient::parse(address.as_bytes()).is_ok();
+            let wanted = !is_mailbox(&address) && !local.is_empty() && !local.starts_with('@') && is_mailbox(&with_quotes);
+            let expected = if wanted { with_quotes } else { address.clone() };
+            prop_assert_eq!(String::from_utf8(quoted(address.as_bytes()).into_owned()).unwrap_or_default(), expected);
         }
     }
 }
