@@ -212,6 +212,7 @@ async fn real_browser_a_domain_owner_sees_and_clears_what_is_theirs_and_nothing_
     browser.sees("works once");
     let link = browser.run("return document.getElementById('secret').textContent;").as_str().unwrap().to_owned();
     browser.click("Log out");
+    browser.sees("Log in to Callahead");
 
     // Then by the owner, through the link.
     browser.open(&link);
