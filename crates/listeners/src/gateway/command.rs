@@ -476,6 +476,7 @@ mod tests {
             ("RCPT TO:<a@b.example> ORCPT=;a@b.example", 501),
             ("RCPT TO:<a@b.example>,<c@d.example>", 501),
             ("RCPT TO:<a<b@c.example>", 501),
+            ("RCPT TO:<a@b.example\\>", 250),
             ("RCPT TO:", 501),
             ("BDAT 10", 250),
             ("bdat 0 last", 250),
@@ -524,8 +525,13 @@ mod tests {
             let mail = mail(parameters);
             assert_eq!((mail.eight_bit, mail.ret), (eight_bit, ret), "{parameters}");
         }
-        assert_eq!(mail("SIZE=1000").sender.to_string(), "a@b.example");
-        assert!(!mail("SMTPUTF8").sender.needs_smtputf8());
+        let sender = mail("SMTPUTF8").sender;
+        assert_eq!((sender.as_str(), &*sender.to_string()), ("a@b.example", "a@b.example"));
+        assert!(!sender.needs_smtputf8());
+        let Ok(Command::Mail(other)) = Command::parse("MAIL FROM:<\u{e4}@b.example> SMTPUTF8".as_bytes()) else {
+            panic!("no MAIL")
+        };
+        assert!(other.sender.needs_smtputf8());
         assert_eq!(mail("SIZE=1000").size, Some(1000));
         assert_eq!(mail("SIZE=99999999999999999999").size, Some(u64::MAX));
         for unknown in ["[UNAVAILABLE]", "[tempunavail]"] {
