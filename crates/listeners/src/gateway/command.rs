@@ -532,6 +532,7 @@ mod tests {
             panic!("no MAIL")
         };
         assert!(other.sender.needs_smtputf8());
+        assert_eq!(mail("ENVID=a+2Bb").envid.as_ref().map(Xtext::as_str), Some("a+2Bb"));
         assert_eq!(mail("SIZE=1000").size, Some(1000));
         assert_eq!(mail("SIZE=99999999999999999999").size, Some(u64::MAX));
         for unknown in ["[UNAVAILABLE]", "[tempunavail]"] {
