@@ -91,6 +91,8 @@ pub(crate) fn run(only: Option<&str>) -> anyhow::Result<()> {
             unnoticed += 1;
             "**nothing**".into()
         });
+        // A listener's answer may be octets of a binary protocol.
+        let noticed = noticed.replace(char::is_control, " ");
         println!(
             "[{}/{}] {}: {noticed}, {:.0} s in all",
             nth + 1,
