@@ -12,7 +12,7 @@ use crate::ending::Marker;
 use crate::store::{CacheError, META, Options, ROUTES, SLOTS, open_env};
 
 /// LMDB's file of data, and its file of readers.
-const DATA: &str = "data.mdb";
+pub(crate) const DATA: &str = "data.mdb";
 const READERS: &str = "lock.mdb";
 /// What a damaged file is called from then on.
 const ASIDE: &str = "data.mdb.damaged";
@@ -50,13 +50,10 @@ pub(crate) fn reserve_readers(dir: &Path, readers: u32) -> io::Result<()> {
     file.write_all_at(&vec![0; missing], there)
 }
 
-/// Gives the damaged file another name, in place of one that was moved aside before, and lets go of its readers and of how it was left.
+/// Gives the damaged file another name, in place of one that was moved aside before, and lets go of its readers.
 pub(crate) fn move_aside(dir: &Path) -> io::Result<PathBuf> {
     let aside = dir.join(ASIDE);
     fs::rename(dir.join(DATA), &aside)?;
-    if let Ok(marker) = Marker::lock(dir) {
-        marker.closed();
-    }
     match fs::remove_file(dir.join(READERS)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(aside),

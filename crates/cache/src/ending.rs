@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
+use crate::damage::DATA;
 use crate::store::CacheError;
 
 /// The file's name.
@@ -28,8 +29,11 @@ pub enum Ending {
 }
 
 impl Ending {
-    /// How the cache in a folder was left, whoever has it open now. What can't be read is a proper end.
+    /// How the cache in a folder was left, whoever has it open now. What can't be read is a proper end, and so is a file that was moved away.
     pub fn of(dir: &Path) -> Self {
+        if !dir.join(DATA).exists() {
+            return Self::Properly;
+        }
         Self::parse(&fs::read_to_string(dir.join(LOCK)).unwrap_or_default())
     }
 
@@ -58,17 +62,13 @@ impl Marker {
     /// Makes the folder's file where there is none.
     pub(crate) fn lock(dir: &Path) -> Result<Self, CacheError> {
         let folder = |source| CacheError::Folder { path: dir.to_owned(), source };
-        let file = File::options().create(true).truncate(false).read(true).write(true).open(dir.join(LOCK));
+        let file = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK));
         let file = file.map_err(folder)?;
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
             Err(TryLockError::WouldBlock) => Err(CacheError::InUse { path: dir.to_owned() }),
             Err(TryLockError::Error(source)) => Err(folder(source)),
         }
-    }
-
-    pub(crate) fn ending(&self) -> Ending {
-        Ending::parse(&io::read_to_string(&self.0).unwrap_or_default())
     }
 
     /// It is opened, after this end.

@@ -260,7 +260,7 @@ impl Cache {
         let folder = |source| CacheError::Folder { path: dir.to_owned(), source };
         std::fs::create_dir_all(dir).map_err(folder)?;
         let marker = Marker::lock(dir)?;
-        let before = marker.ending();
+        let before = Ending::of(dir);
         if before == Ending::Damaged {
             return Err(CacheError::Distrusted { path: dir.to_owned() });
         }
