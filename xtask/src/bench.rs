@@ -12,15 +12,14 @@ pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<()> {
     super::roots::install()?;
     let build = ["build", "--release", "--locked", "--package", "callahead", "--package", "callahead-bench"];
     ensure!(Command::new(env!("CARGO")).args(build).current_dir(root()).status()?.success(), "the build failed");
-    let layers = super::roots::folder();
-    let target = layers.parent().map(std::path::Path::to_owned).unwrap_or_default();
+    let target = super::roots::target();
     let is_whole = arguments.iter().all(|argument| *argument == "--full");
     let output = if is_whole { root().join("docs") } else { target.join("bench") };
     let status = Command::new(target.join("release/callahead-bench"))
         .args(arguments)
         .arg("--output")
         .arg(output)
-        .env("CALLAHEAD_MTA_ROOTS", layers)
+        .env("CALLAHEAD_MTA_ROOTS", super::roots::folder())
         .status()?;
     ensure!(status.success(), "the benchmarks ended with {status}");
     Ok(())

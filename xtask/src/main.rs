@@ -24,7 +24,7 @@ Usage: cargo xtask COMMAND
   api           hold the API against its OpenAPI document with schemathesis
   faults        write docs/faults.md anew from what the fault matrix gives
   mistakes      plant the mistakes of xtask/mistakes.toml in a copy, one at a time, and write docs/mistakes.md: what notices them
-                (half an hour)
+                (a quarter of an hour)
   mistakes WORD
                 only those that have it in their words; writes nothing
   soak          what the tests do, for longer and with other seeds: simulation, fuzzing, 500 kills; and memory over time

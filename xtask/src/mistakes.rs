@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 
-use super::steps::root;
+use super::steps::{command, root};
 
 const LIST: &str = include_str!("../mistakes.toml");
 /// As many as the tests run, from the first on.
@@ -131,9 +131,8 @@ struct Garden {
 
 impl Garden {
     fn lay_out() -> anyhow::Result<Self> {
-        let layers = super::roots::folder();
-        let target = layers.parent().context("the folder of the builds is not known")?;
-        let garden = Self { tree: target.join("mistakes/tree"), builds: target.join("mistakes/builds") };
+        let folder = super::roots::target().join("mistakes");
+        let garden = Self { tree: folder.join("tree"), builds: folder.join("builds") };
         if garden.tree.exists() {
             fs::remove_dir_all(&garden.tree)?;
         }
@@ -208,8 +207,8 @@ impl Garden {
     }
 
     fn cargo(&self, args: &[&str]) -> Command {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(args).args(["--locked", "--quiet"]).current_dir(&self.tree).env("CARGO_TARGET_DIR", &self.builds);
+        let mut cargo = command(args);
+        cargo.args(["--locked", "--quiet"]).current_dir(&self.tree).env("CARGO_TARGET_DIR", &self.builds);
         cargo.env("CALLAHEAD_MTA_ROOTS", super::roots::folder());
         cargo
     }

@@ -47,11 +47,16 @@ tar --xattrs --xattrs-include='trusted.overlay.*' -cpf "$layer.new" .
 mv "$layer.new" "$layer"
 "#;
 
-/// Where the layers are; absolute, because the tests run in their crates' folders.
-pub(crate) fn folder() -> PathBuf {
+/// Where builds and what goes with them are; absolute, because the tests run in their crates' folders.
+pub(crate) fn target() -> PathBuf {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| super::steps::root().join("target"), PathBuf::from);
-    std::path::absolute(target.join("mta")).unwrap_or_else(|_| target.join("mta"))
+    std::path::absolute(&target).unwrap_or(target)
+}
+
+/// Where the layers are.
+pub(crate) fn folder() -> PathBuf {
+    target().join("mta")
 }
 
 /// The browser of the tests, and what fetches axe-core: programs by their packages. They exclude nothing and start nothing, so they are
@@ -92,7 +97,7 @@ fn install_browser() -> anyhow::Result<()> {
         let names = missing.join(", ");
         ensure!(output.status.success(), "the Debian packages {names} can't be installed:\n{}", ending(&output));
     }
-    let folder = folder().with_file_name("npm");
+    let folder = target().join("npm");
     let missing: Vec<&str> = NPM
         .iter()
         .filter(|(file, _)| !folder.join("node_modules").join(file).exists())

@@ -46,8 +46,7 @@ pub(crate) fn run(minutes: u64) -> anyhow::Result<()> {
 pub(crate) fn memory(minutes: u64) -> anyhow::Result<()> {
     let build = ["build", "--release", "--locked", "--package", "callahead", "--package", "callahead-bench"];
     run_command(&mut command(&build))?;
-    let layers = super::roots::folder();
-    let target = layers.parent().map(std::path::Path::to_owned).unwrap_or_default();
+    let target = super::roots::target();
     let output = if minutes >= 60 { super::steps::root().join("docs") } else { target.join("soak") };
     println!("memory over {minutes} min, to {}", output.join("soak.md").display());
     let mut soak = std::process::Command::new(target.join("release/callahead-bench"));

@@ -209,11 +209,10 @@ fn a_backup_of_the_control_database_brings_back_no_answer_of_a_later_route() {
     let world = world();
     let other = other_destination(&world);
     let config = config(&world, true, "");
-    let mut daemon = Daemon::start(&config);
+    let daemon = Daemon::start(&config);
     assert_eq!(daemon.command(&["domain", "add", "new.example", "--route", &world.route()]).0, 0);
     assert_known(&daemon, "DUNNO", REFUSED);
-    daemon.signal("TERM");
-    assert!(daemon.child.0.wait().unwrap().success());
+    daemon.stop();
     let file = world.dir.path().join("data/control.db");
     let backup = std::fs::read(&file).unwrap();
 

@@ -200,8 +200,7 @@ fn a_cache_file_that_ends_the_process_is_found_out_and_moved_aside() {
     let filled = || {
         let daemon = Daemon::start(&config);
         assert_eq!(daemon.client().ask("user7@one.example"), "DUNNO");
-        daemon.signal("TERM");
-        assert_eq!(daemon.end().0, 0);
+        daemon.stop();
         make_fatal(&folder, b"one.example\0user7");
     };
     filled();
@@ -230,8 +229,7 @@ fn a_cache_file_that_ends_the_process_is_found_out_and_moved_aside() {
     let mut daemon = Daemon::start(&config);
     daemon.until("its file was looked through and is sound");
     assert_eq!(counter(&daemon, "callahead_cache_begun_anew"), 0);
-    daemon.signal("TERM");
-    assert_eq!(daemon.end().0, 0);
+    daemon.stop();
 
     // Where four in a row ended before that was known, it is looked at before the fifth opens it.
     filled();
@@ -251,8 +249,7 @@ fn a_process_that_a_killed_daemon_has_left_behind_does_no_harm_to_the_next_one()
     let config = configure(&world.dir, &world.domain());
     let folder = world.dir.path().join("data/cache");
     let daemon = Daemon::start(&config);
-    daemon.signal("TERM");
-    assert_eq!(daemon.end().0, 0);
+    daemon.stop();
     world.runtime.block_on(async {
         let now = callahead_cache::Timestamp(u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap());
         let cache = callahead_cache::Cache::open(&folder, &callahead_cache::Options::default(), now).unwrap();

@@ -134,6 +134,12 @@ impl Daemon {
         self.child.0.wait().unwrap();
     }
 
+    /// Tells it to stop, and waits until it has done so properly.
+    pub fn stop(self) {
+        self.signal("TERM");
+        assert_eq!(self.end().0, 0);
+    }
+
     /// Waits for its end and gives the rest of its log.
     pub fn end(mut self) -> (i32, String) {
         let code = self.child.0.wait().unwrap().code().unwrap_or(-1);
