@@ -4,7 +4,7 @@
 //! spelled: a bare LF ends a line, text may be missing, octets may be anything. What it can't read is a fault of the
 //! destination, and a fault is never an answer.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use crate::EnhancedCode;
 
@@ -87,11 +87,13 @@ pub struct ReplyReader {
 impl Reply {
     /// A reply of one line, put together from its parts.
     pub fn new(code: u16, enhanced: Option<EnhancedCode>, text: &str) -> Self {
-        let line = match enhanced {
-            Some(enhanced) => format!("{enhanced} {text}"),
-            None => text.to_owned(),
-        };
-        Self { code, enhanced, lines: printable(line.as_bytes()) }
+        let mut lines = String::with_capacity("5.999.999 ".len() + text.len());
+        if let Some(enhanced) = enhanced {
+            // Writing into memory does not fail.
+            let _ = write!(lines, "{enhanced} ");
+        }
+        push_printable(&mut lines, text.as_bytes());
+        Self { code, enhanced, lines }
     }
 
     fn from_lines(code: u16, lines: String) -> Self {
@@ -121,17 +123,22 @@ impl Reply {
     /// The lines' texts without code and enhanced code, joined by a space.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        for line in self.lines() {
-            let line = match EnhancedCode::parse_prefix(line) {
-                Some((enhanced, rest)) if Some(enhanced) == self.enhanced => rest,
-                _ => line,
-            };
-            if !text.is_empty() && !line.is_empty() {
+        for line in self.texts() {
+            if !text.is_empty() {
                 text.push(' ');
             }
             text.push_str(line);
         }
         text
+    }
+
+    /// The lines' texts without code and enhanced code, but for those that have none.
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        let texts = self.lines().map(|line| match EnhancedCode::parse_prefix(line) {
+            Some((enhanced, rest)) if Some(enhanced) == self.enhanced => rest,
+            _ => line,
+        });
+        texts.filter(|text| !text.is_empty())
     }
 
     /// 2xx.
@@ -156,8 +163,11 @@ impl fmt::Display for Reply {
         if let Some(enhanced) = self.enhanced {
             write!(f, " {enhanced}")?;
         }
-        let text = self.text();
-        if text.is_empty() { Ok(()) } else { write!(f, " {text}") }
+        for text in self.texts() {
+            f.write_char(' ')?;
+            f.write_str(text)?;
+        }
+        Ok(())
     }
 }
 

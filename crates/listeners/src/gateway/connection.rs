@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,14 +10,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use callahead_engine::{Action, Listener, Question};
+use callahead_engine::{Action, Decision, Listener, Question, Unanswered};
 use callahead_smtp::{Recipient, Reply};
 use rand::RngExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::clients::Counted;
 use super::command::{Rcpt, say};
@@ -27,6 +28,8 @@ use crate::server::{Counters, write_within};
 
 /// Octets read at once, from a client.
 const CHUNK: usize = 16 * 1024;
+/// Octets of replies that may wait for others behind them.
+const WRITE_AHEAD: usize = 16 * 1024;
 /// For the PROXY header, which is sent with the connection.
 const PROXY_WITHIN: Duration = Duration::from_secs(10);
 /// For a TLS handshake.
@@ -56,7 +59,8 @@ struct Connection<'a, S> {
     inner: &'a Inner,
     in_force: Arc<InForce>,
     counters: &'a Counters,
-    shutdown: CancellationToken,
+    /// Asked again for each command, so it waits in its line once.
+    stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     wire: Wire<S>,
     session: Session,
     /// Made when it is first needed.
@@ -122,7 +126,7 @@ where
     let connection = Connection {
         inner,
         counters,
-        shutdown,
+        stopping: Box::pin(shutdown.cancelled_owned()),
         wire,
         session,
         relay: None,
@@ -153,14 +157,15 @@ async fn proxy_header<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>) -> 
     }
 }
 
-/// Waits for octets, and hands them on. The buffer lives on the stack while there is something to read, and nowhere while there is not.
+/// Waits for octets, and hands them on. The buffer lives on the stack while there is something to read, and nowhere while there is not; to
+/// fill it with zeros first would take longer than most commands do.
 async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
     take: &mut (dyn FnMut(&[u8]) + Send),
 ) -> io::Result<usize> {
     poll_fn(|context| {
-        let mut chunk = [0; CHUNK];
-        let mut buffer = ReadBuf::new(&mut chunk);
+        let mut chunk = [const { MaybeUninit::uninit() }; CHUNK];
+        let mut buffer = ReadBuf::uninit(&mut chunk);
         ready!(Pin::new(&mut *wire).poll_read(context, &mut buffer))?;
         let received = buffer.filled();
         take(received);
@@ -180,7 +185,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             let event = self.session.next();
             self.counters.requests.fetch_add(u64::from(self.session.commands() - said), Ordering::Relaxed);
             let went_on = match event {
-                Some(event) => Box::pin(self.handle(event)).await,
+                Some(event) => self.handle(event).await,
                 None => self.wait().await,
             };
             if let Err(end) = went_on {
@@ -218,7 +223,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             let mut take = |received: &[u8]| session.push(received);
             tokio::select! {
                 biased;
-                () = self.shutdown.cancelled(), if stops => {
+                () = &mut self.stopping, if stops => {
                     self.session.close(&say(421, (4, 3, 2), "The service is stopping; try again later"));
                     return Err(End::Closed);
                 }
@@ -257,7 +262,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
     }
 
     async fn flush(&mut self) -> Result<(), End> {
-        if !self.session.has_output() {
+        if self.session.output() == 0 {
             return Ok(());
         }
         let output = self.session.take_output();
@@ -271,16 +276,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         }
     }
 
+    /// What waits for somebody else is in a box, so that a connection which waits for its client has no room for it.
     async fn handle(&mut self, event: Event) -> Result<(), End> {
         match event {
-            Event::Recipient(rcpt) => {
-                self.flush().await?;
-                let reply = self.recipient(&rcpt).await;
-                self.session.answer(&reply);
-            }
+            Event::Recipient(rcpt) => self.recipient(&rcpt).await?,
             Event::Data => {
                 self.flush().await?;
-                match self.begin_message(false).await {
+                match Box::pin(self.begin_message(false)).await {
                     Ok(()) => self.session.data_goes(),
                     Err(reply) => {
                         self.abandon();
@@ -292,10 +294,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             Event::Chunk { size, last } => {
                 let begun = match self.message.as_ref().is_some_and(|message| message.chunks_begun) {
                     true => Ok(()),
-                    false => self.begin_message(true).await,
+                    false => Box::pin(self.begin_message(true)).await,
                 };
                 let begun = match (begun, &mut self.relay) {
-                    (Ok(()), Some(relay)) => relay.begin_chunk(size, last).await,
+                    (Ok(()), Some(relay)) => Box::pin(relay.begin_chunk(size, last)).await,
                     (begun, _) => begun,
                 };
                 match begun {
@@ -305,7 +307,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             }
             Event::Content(content) => {
                 if let Some(relay) = &mut self.relay
-                    && let Err(reply) = relay.content(&content).await
+                    && let Err(reply) = Box::pin(relay.content(&content)).await
                 {
                     self.session.fail(reply);
                 }
@@ -316,7 +318,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             }
             Event::ChunkEnd { last: false } => {
                 let reply = match &mut self.relay {
-                    Some(relay) => relay.end_chunk().await,
+                    Some(relay) => Box::pin(relay.end_chunk()).await,
                     None => return Err(End::Gone),
                 };
                 if !reply.is_positive() {
@@ -326,7 +328,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             }
             Event::End | Event::ChunkEnd { last: true } => {
                 let Some(relay) = &mut self.relay else { return Err(End::Gone) };
-                let finished = relay.finish().await;
+                let finished = Box::pin(relay.finish()).await;
                 self.finished(&finished);
                 self.session.answer(&finished.reply);
             }
@@ -340,33 +342,50 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                     relay.reset();
                 }
             }
-            Event::StartTls => self.start_tls().await?,
+            Event::StartTls => Box::pin(self.start_tls()).await?,
             Event::Close => return Err(End::Closed),
         }
         Ok(())
     }
 
-    async fn recipient(&mut self, rcpt: &Rcpt) -> Reply {
-        let Some(mail) = self.session.mail().cloned() else { return say(503, (5, 5, 1), "RCPT comes behind MAIL") };
+    /// Answers RCPT: at once where nobody has to be asked, with the replies to what came with it.
+    async fn recipient(&mut self, rcpt: &Rcpt) -> Result<(), End> {
+        let decided = self.inner.engine.decide_cached(&self.question(rcpt));
+        let refusal = decided.as_ref().ok().and_then(refusal);
+        let reply = match refusal {
+            Some(reply) => reply,
+            None => {
+                self.flush().await?;
+                Box::pin(self.recipient_by_server(rcpt, decided)).await
+            }
+        };
+        self.session.answer(&reply);
+        if self.session.output() >= WRITE_AHEAD { self.flush().await } else { Ok(()) }
+    }
+
+    fn question<'q>(&'q self, rcpt: &'q Rcpt) -> Question<'q> {
         // A trusted client that does not say for whom it speaks is an MTA with many clients: those that guess among them are not known.
         let client = self.session.client().address;
-        let question = Question {
+        Question {
             client: (!self.in_force.settings.trusts(client)).then_some(client),
-            sender: Some(mail.sender.as_str()),
+            sender: self.session.mail().map(|mail| mail.sender.as_str()),
             ..Question::new(&rcpt.address, Listener::Gateway)
+        }
+    }
+
+    /// Where a destination has to be asked, or the domain's server: for it stands in for the client from here on.
+    async fn recipient_by_server(&mut self, rcpt: &Rcpt, decided: Result<Decision, Unanswered>) -> Reply {
+        let Some(mail) = self.session.mail().cloned() else { return say(503, (5, 5, 1), "RCPT comes behind MAIL") };
+        let decision = match decided {
+            Ok(decision) => decision,
+            Err(unanswered) => self.inner.engine.decide_by_callout(&self.question(rcpt), unanswered).await,
         };
-        let decision = self.inner.engine.decide(question).await;
-        let denied = || say(550, (5, 7, 1), "Relaying denied: that domain's mail is not taken here");
-        let answer = &decision.answer;
-        match (answer.action, answer.code) {
-            (Action::Accept, _) => {}
-            (Action::None, _) => return denied(),
-            (_, Some(code)) => return Reply::new(code, answer.enhanced, &answer.text),
-            (_, None) => return say(451, (4, 3, 0), "The recipient can't be verified now; try again later"),
+        if let Some(reply) = refusal(&decision) {
+            return reply;
         }
         let directory = self.inner.engine.directory();
-        let Ok(recipient) = Recipient::parse(&rcpt.address) else { return denied() };
-        let Some(domain) = directory.find(recipient.domain()) else { return denied() };
+        let Ok(recipient) = Recipient::parse(&rcpt.address) else { return relaying_denied() };
+        let Some(domain) = directory.find(recipient.domain()) else { return relaying_denied() };
         let settings = &self.in_force.settings;
         let relay = self.relay.get_or_insert_with(|| {
             let patience = Patience { step: settings.destination_timeout, end: settings.reply_timeout };
@@ -482,6 +501,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             );
         }
     }
+}
+
+/// What is said to a recipient that is not to be relayed to; `None` where it is.
+fn refusal(decision: &Decision) -> Option<Reply> {
+    let answer = &decision.answer;
+    match (answer.action, answer.code) {
+        (Action::Accept, _) => None,
+        (Action::None, _) => Some(relaying_denied()),
+        (_, Some(code)) => Some(Reply::new(code, answer.enhanced, &answer.text)),
+        (_, None) => Some(say(451, (4, 3, 0), "The recipient can't be verified now; try again later")),
+    }
+}
+
+fn relaying_denied() -> Reply {
+    say(550, (5, 7, 1), "Relaying denied: that domain's mail is not taken here")
 }
 
 impl<S> Drop for Connection<'_, S> {

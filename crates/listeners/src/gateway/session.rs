@@ -20,6 +20,7 @@
 
 mod commands;
 
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -196,9 +197,9 @@ impl Session {
         std::mem::take(&mut self.output)
     }
 
-    /// Whether there is something to send.
-    pub fn has_output(&self) -> bool {
-        !self.output.is_empty()
+    /// How many octets there are to send.
+    pub fn output(&self) -> usize {
+        self.output.len()
     }
 
     /// The client.
@@ -468,8 +469,8 @@ impl Session {
     }
 
     fn reply(&mut self, reply: &Reply) {
-        self.output.extend_from_slice(reply.to_string().as_bytes());
-        self.output.extend_from_slice(b"\r\n");
+        // Writing into memory does not fail.
+        let _ = write!(self.output, "{reply}\r\n");
     }
 
     fn note(&mut self, reply: &Reply) -> Option<Event> {
