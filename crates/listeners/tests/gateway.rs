@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use callahead_listeners::gateway::Settings;
 use callahead_testbed::{Fault, Script, Step};
+use tokio::time::Instant;
 use world::{MAIL, World, settings, settle, taking, without_trace};
 
 #[tokio::test(start_paused = true)]
@@ -342,6 +343,34 @@ async fn commands_in_one_packet_are_answered_in_order() {
     assert_eq!(destination.record().messages[0].recipients, ["<anna@one.example>", "<ben@one.example>"]);
     destination.assert_polite();
     assert_eq!(world.counters.requests.load(Ordering::Relaxed), 9, "with EHLO");
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_that_are_at_hand_do_not_wait_for_the_callout_behind_them() {
+    let (world, destination) = World::one();
+    let mut client = world.client().await;
+    client.expect(MAIL, "250").await;
+    client.expect("RCPT TO:<nobody@one.example>", "550 5.1.1").await;
+
+    // More of them than are read, or written, at once.
+    let known = 600;
+    client.send("RCPT TO:<nobody@one.example>\r\nNOOP\r\n".repeat(known)).await;
+    for _ in 0..known {
+        for reply in ["550 5.1.1", "250 2.0.0"] {
+            assert!(client.reply().await.starts_with(reply));
+        }
+    }
+
+    destination.script().reply_delay = Duration::from_secs(8);
+    let asked = Instant::now();
+    client.send("RCPT TO:<nobody@one.example>\r\nRCPT TO:<anna@one.example>\r\n").await;
+    assert!(client.reply().await.starts_with("550 5.1.1"));
+    assert_eq!(asked.elapsed(), Duration::ZERO);
+    assert!(client.reply().await.starts_with("250 2.1.5"));
+    assert!(asked.elapsed() >= Duration::from_secs(8));
+    client.quit().await;
+    settle().await;
+    destination.assert_polite();
 }
 
 #[tokio::test(start_paused = true)]
