@@ -6,12 +6,16 @@
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
+use crate::least::Least;
+
 /// The answer to every policy request.
 const DUNNO: &[u8] = b"action=DUNNO\n\n";
+const REJECT: &[u8] = b"action=550 5.1.1 User unknown\n\n";
 
 /// Which protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,39 +30,42 @@ pub enum Bare {
 }
 
 impl Bare {
-    /// Listens on a port of 127.0.0.1, prints it as a line, and answers until standard input ends.
+    /// Listens on a port of 127.0.0.1, prints it as a line, and answers until standard input ends: always the same, or what the least knows,
+    /// which is then told of it.
     ///
     /// # Errors
     /// When no socket is to be had.
-    pub fn run(self) -> anyhow::Result<()> {
+    pub fn run(self, least: Option<Arc<Least>>) -> anyhow::Result<()> {
         tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
             let socket = TcpSocket::new_v4()?;
             socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
             let listener = socket.listen(1024)?;
             writeln!(std::io::stdout(), "{}", listener.local_addr()?)?;
-            let answering = tokio::spawn(self.accept(listener));
+            let answering = tokio::spawn(self.accept(listener, least));
             let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await;
             answering.abort();
             Ok(())
         })
     }
 
-    async fn accept(self, listener: TcpListener) {
+    async fn accept(self, listener: TcpListener, least: Option<Arc<Least>>) {
         while let Ok((stream, _)) = listener.accept().await {
             let _ = stream.set_nodelay(true);
+            let least = least.clone();
             tokio::spawn(async move {
+                let least = least.as_deref();
                 // A connection that breaks is the client's way to end.
                 let _ = match self {
-                    Self::Policy => policy(stream).await,
-                    Self::Smtp => smtp(stream).await,
-                    Self::Callout(destination) => callout(stream, destination).await,
+                    Self::Policy => policy(stream, least).await,
+                    Self::Smtp => smtp(stream, least).await,
+                    Self::Callout(destination) => callout(stream, destination, least).await,
                 };
             });
         }
     }
 }
 
-async fn policy(mut stream: TcpStream) -> std::io::Result<()> {
+async fn policy(mut stream: TcpStream, least: Option<&Least>) -> std::io::Result<()> {
     let mut buffer = vec![0; 4096];
     let mut last = [0; 2];
     loop {
@@ -69,12 +76,25 @@ async fn policy(mut stream: TcpStream) -> std::io::Result<()> {
             _ => last = [buffer[length - 2], buffer[length - 1]],
         }
         if last == *b"\n\n" {
-            stream.write_all(DUNNO).await?;
+            // The generator sends a request in one piece.
+            let accepts = least.is_none_or(|least| answer(least, recipient(&buffer[..length])));
+            stream.write_all(if accepts { DUNNO } else { REJECT }).await?;
         }
     }
 }
 
-async fn smtp(mut stream: TcpStream) -> std::io::Result<()> {
+/// Of a policy request.
+fn recipient(request: &[u8]) -> &[u8] {
+    request.split(|octet| *octet == b'\n').find_map(|line| line.strip_prefix(b"recipient=")).unwrap_or_default()
+}
+
+fn answer(least: &Least, recipient: &[u8]) -> bool {
+    let accepts = least.accepts(recipient);
+    least.tell(recipient, accepts);
+    accepts
+}
+
+async fn smtp(mut stream: TcpStream, least: Option<&Least>) -> std::io::Result<()> {
     stream.write_all(b"220 bare.example ESMTP\r\n").await?;
     let mut buffer = vec![0; 4096];
     loop {
@@ -85,13 +105,19 @@ async fn smtp(mut stream: TcpStream) -> std::io::Result<()> {
                 stream.write_all(b"221 2.0.0 Bye\r\n").await?;
                 return stream.shutdown().await;
             }
-            Some(_) if buffer[..length].ends_with(b"\n") => stream.write_all(b"250 2.1.5 Ok\r\n").await?,
+            Some(_) if buffer[..length].ends_with(b"\n") => {
+                let recipient =
+                    buffer[..length].strip_prefix(b"RCPT TO:<").and_then(|rest| rest.strip_suffix(b">\r\n"));
+                let accepts = least.zip(recipient).is_none_or(|(least, recipient)| answer(least, recipient));
+                let reply: &[u8] = if accepts { b"250 2.1.5 Ok\r\n" } else { b"550 5.1.1 User unknown\r\n" };
+                stream.write_all(reply).await?;
+            }
             Some(_) => {}
         }
     }
 }
 
-async fn callout(mut stream: TcpStream, destination: SocketAddr) -> std::io::Result<()> {
+async fn callout(mut stream: TcpStream, destination: SocketAddr, least: Option<&Least>) -> std::io::Result<()> {
     let mut session = TcpStream::connect(destination).await?;
     session.set_nodelay(true)?;
     let mut buffer = vec![0; 4096];
@@ -109,15 +135,17 @@ async fn callout(mut stream: TcpStream, destination: SocketAddr) -> std::io::Res
             }
             request.extend_from_slice(&buffer[..length]);
         }
-        let mut lines = request.split(|octet| *octet == b'\n');
-        let recipient = lines.find_map(|line| line.strip_prefix(b"recipient=")).unwrap_or_default();
+        let recipient = recipient(&request);
         commands.clear();
         commands.extend_from_slice(b"RSET\r\nMAIL FROM:<>\r\nRCPT TO:<");
         commands.extend_from_slice(recipient);
         commands.extend_from_slice(b">\r\n");
         session.write_all(&commands).await?;
         let exists = replies(&mut session, &mut buffer, 3).await? == b'2';
-        stream.write_all(if exists { DUNNO } else { b"action=550 5.1.1 no\n\n" }).await?;
+        if let Some(least) = least {
+            least.tell(recipient, exists);
+        }
+        stream.write_all(if exists { DUNNO } else { REJECT }).await?;
     }
 }
 

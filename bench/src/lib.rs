@@ -8,6 +8,7 @@
 //! program as it is installed.
 
 pub mod bare;
+pub mod least;
 pub mod load;
 pub mod process;
 pub mod report;

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use callahead_bench::bare::Bare;
+use callahead_bench::least::Least;
 use callahead_bench::report::{Machine, Report};
 use callahead_bench::scenario::{Bench, cached, cold, entries, growth, herd, hurt, idle, pages, trips};
 use callahead_bench::size::Size;
@@ -30,11 +31,13 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match arguments.as_slice() {
-        ["serve-bare", "policy"] => Bare::Policy.run(),
-        ["serve-bare", "smtp"] => Bare::Smtp.run(),
-        ["serve-bare", "callout", destination] => match destination.parse() {
-            Ok(destination) => Bare::Callout(destination).run(),
-            Err(_) => return usage(),
+        ["serve-bare", protocol @ ..] => match bare(protocol) {
+            Some(bare) => bare.run(None),
+            None => return usage(),
+        },
+        ["serve-least", folder, known, protocol @ ..] => match (known.parse(), bare(protocol)) {
+            (Ok(known), Some(bare)) => Least::new(folder.as_ref(), known).and_then(|least| bare.run(Some(least))),
+            _ => return usage(),
         },
         ["serve-destination", mailboxes, domains] => match (mailboxes.parse(), domains.parse()) {
             (Ok(mailboxes), Ok(domains)) => serve_destination(mailboxes, domains),
@@ -55,6 +58,15 @@ fn main() -> ExitCode {
             eprintln!("callahead-bench: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn bare(protocol: &[&str]) -> Option<Bare> {
+    match protocol {
+        ["policy"] => Some(Bare::Policy),
+        ["smtp"] => Some(Bare::Smtp),
+        ["callout", destination] => destination.parse().ok().map(Bare::Callout),
+        _ => None,
     }
 }
 

@@ -30,19 +30,23 @@ pub async fn policy(bench: &Bench) -> anyhow::Result<Section> {
     fill(&quiet_setup, size.few).await?;
     let quiet = Callahead::start(&quiet_setup).await?;
     let bare = Helper::start(&["serve-bare", "policy"]).await?;
+    let least = bench.least("policy-least", size.few, &["policy"]).await?;
     let subjects = [
         Subject::new("Callahead", daemon.address("policy")?, Protocol::Policy, daemon.process()),
         Subject::new("bare", bare.address, Protocol::Policy, bare.process()).constant(),
         Subject::new("Callahead, nothing logged", quiet.address("policy")?, Protocol::Policy, quiet.process()),
+        Subject::new("least", least.address, Protocol::Policy, least.process()),
     ];
     let names = Names::random(size.few);
     let measured = interleaved(bench, &subjects, Some(&daemon), &names, size.connections).await?;
-    let [ours, theirs, unlogged] = measured.as_slice() else { anyhow::bail!("three subjects were to be measured") };
+    let [ours, theirs, unlogged, least] = measured.as_slice() else {
+        anyhow::bail!("four subjects were to be measured")
+    };
 
     let mut section = Section::new("Cached answers by the policy protocol");
     section.say(format!(
         "{} connections ask for {} recipients of which every second exists, at random; Callahead logs every decision to a \
-         file, as JSON. \"bare\" reads requests and answers DUNNO, on the same runtime.",
+         file, as JSON. \"bare\" reads requests and answers DUNNO, on the same runtime. {LEAST}",
         size.connections,
         count(size.few)
     ));
@@ -50,7 +54,7 @@ pub async fn policy(bench: &Bench) -> anyhow::Result<Section> {
     measured.iter().for_each(|one| table.row(one.row()));
     section.show(table);
     ceiling(&mut section, theirs);
-    let [whole, least, silent] = [ours, theirs, unlogged].map(|one| Spread::of(&one.cpu_per_million()).median);
+    let [whole, base, silent] = [ours, theirs, unlogged].map(|one| Spread::of(&one.cpu_per_million()).median);
     section.say(format!(
         "With nothing logged (`CALLAHEAD_LOG=info,callahead::decision=off`, and `log.days = 0`) the ratio to bare is {}. Of the {} µs of CPU that \
          an answer takes, {} are the bare server's: system calls and the runtime. {} are the two logs', and {} are what a verdict is made of: \
@@ -58,22 +62,22 @@ pub async fn policy(bench: &Bench) -> anyhow::Result<Section> {
          client's guesses.",
         Spread::of_ratios(&unlogged.rates(), &theirs.rates()).show(number),
         number(whole),
-        number(least),
+        number(base),
         number((whole - silent).max(0.0)),
-        number((silent - least).max(0.0))
+        number((silent - base).max(0.0))
     ));
     let ratio = Spread::of_ratios(&ours.rates(), &theirs.rates());
     section.verdicts.push(Verdict::new(
         "cached answers, policy protocol",
         "≥ 0.85 of bare",
-        ratio.show(number),
+        format!("{}; the least {}", ratio.show(number), of_bare(least, theirs)),
         ratio.median >= 0.85,
     ));
 
     let rate = Spread::of(&ours.rates()).median / 2.0;
     let half = at_rate(bench, &subjects, &daemon, &names, rate).await?;
-    let [ours_half, theirs_half, unlogged_half] = half.as_slice() else {
-        anyhow::bail!("three subjects were to be measured")
+    let [ours_half, theirs_half, unlogged_half, least_half] = half.as_slice() else {
+        anyhow::bail!("four subjects were to be measured")
     };
     section.say(format!(
         "At half of Callahead's own load, {} questions a second to each, sent when they are due whatever the answers do:",
@@ -94,7 +98,7 @@ pub async fn policy(bench: &Bench) -> anyhow::Result<Section> {
     section.verdicts.push(Verdict::new(
         "cached answers, policy protocol, p99 at half load",
         "≤ 2 × bare",
-        ratio.show(number),
+        format!("{}; the least {}", ratio.show(number), p99(least_half).show(number)),
         ratio.median <= 2.0,
     ));
     let (_, peak) = crate::process::resident(daemon.process()).unwrap_or_default();
@@ -102,6 +106,14 @@ pub async fn policy(bench: &Bench) -> anyhow::Result<Section> {
     daemon.kill().await?;
     quiet.kill().await?;
     Ok(section)
+}
+
+/// What the least is, for readers.
+pub(super) const LEAST: &str = "\"least\" is what no server can do without that answers for itself: bare, which also looks the recipient up in memory, \
+    writes a line into a log file, and a row with one index into a log that can be searched, and does nothing else.";
+
+fn of_bare(other: &Measured, bare: &Measured) -> String {
+    Spread::of_ratios(&other.rates(), &bare.rates()).show(number)
 }
 
 /// What the generator could do at most, so that nobody takes its limit for a server's.
@@ -151,6 +163,7 @@ pub async fn smtp(bench: &Bench) -> anyhow::Result<Section> {
     let exim = exim(destination.address())?;
     let postfix = postfix(destination.address())?;
     let bare = Helper::start(&["serve-bare", "smtp"]).await?;
+    let least = bench.least("smtp-least", size.warm, &["smtp"]).await?;
     let setup = Setup { gateway: true, ..Setup::new(&bench.folder.join("smtp"), destination.address()) };
     let daemon = if Callahead::has_gateway(&setup).await? {
         fill(&setup, size.few).await?;
@@ -166,7 +179,7 @@ pub async fn smtp(bench: &Bench) -> anyhow::Result<Section> {
         "{} clients ask for {} recipients, at random, one command at a time: greeting, EHLO, MAIL, RCPT, QUIT. All were asked for \
          before, so every server answers from its cache: a rejection, because that is the answer which ends at the filter in all \
          of them, while a gateway that relays as it reads has to have a session with the destination for a recipient that it \
-         accepts. \"bare\" answers 250 to everything.",
+         accepts. \"bare\" answers 250 to everything. {LEAST}",
         size.connections,
         count(size.warm)
     ));
@@ -177,6 +190,7 @@ pub async fn smtp(bench: &Bench) -> anyhow::Result<Section> {
         let protocol = Protocol::Smtp { per_session };
         let mut subjects = vec![
             Subject::new("bare", bare.address, protocol, bare.process()).constant(),
+            Subject::new("least", least.address, protocol, least.process()),
             Subject::new("Exim", exim.address(), protocol, exim.process()),
             Subject::new("Postfix", postfix.address(), protocol, postfix.process()),
         ];
@@ -201,7 +215,8 @@ fn judge(section: &mut Section, measured: &[Measured], is_there: bool, per_sessi
     let what = format!("cached answers, SMTP, {per_session} RCPT a session");
     let target = format!("≥ {times:.0} × Exim, ≥ {times:.0} × Postfix, ≥ 0.8 of bare");
     let of = |name| measured.iter().find(|one| one.name == name);
-    let (Some(ours), Some(bare), Some(exim), Some(postfix)) = (of("Callahead"), of("bare"), of("Exim"), of("Postfix"))
+    let (Some(ours), Some(bare), Some(least), Some(exim), Some(postfix)) =
+        (of("Callahead"), of("bare"), of("least"), of("Exim"), of("Postfix"))
     else {
         debug_assert!(!is_there);
         section.verdicts.push(Verdict::not_measured(&what, &target, "this version has no gateway"));
@@ -209,20 +224,27 @@ fn judge(section: &mut Section, measured: &[Measured], is_there: bool, per_sessi
     };
     let ratio = |other: &Measured| Spread::of_ratios(&ours.rates(), &other.rates());
     let (to_exim, to_postfix, to_bare) = (ratio(exim), ratio(postfix), ratio(bare));
-    let of_bare = |other: &Measured| Spread::of_ratios(&bare.rates(), &other.rates());
+    let times_of = |one: &Measured, other: &Measured| Spread::of_ratios(&one.rates(), &other.rates()).show(number);
     section.say(format!(
-        "The bare server, which does nothing, is {} × Exim and {} × Postfix: on this machine, with this generator, no server can be more.",
-        of_bare(exim).show(number),
-        of_bare(postfix).show(number)
+        "The bare server, which does nothing, is {} × Exim and {} × Postfix: on this machine, with this generator, no server can be more. The \
+         least is {} × Exim, {} × Postfix and {} of bare.",
+        times_of(bare, exim),
+        times_of(bare, postfix),
+        times_of(least, exim),
+        times_of(least, postfix),
+        times_of(least, bare)
     ));
     section.verdicts.push(Verdict::new(
         &what,
         &target,
         format!(
-            "{} × Exim, {} × Postfix, {} of bare",
+            "{} × Exim, {} × Postfix, {} of bare; the least {}, {}, {}",
             to_exim.show(number),
             to_postfix.show(number),
-            to_bare.show(number)
+            to_bare.show(number),
+            number(Spread::of_ratios(&least.rates(), &exim.rates()).median),
+            number(Spread::of_ratios(&least.rates(), &postfix.rates()).median),
+            number(Spread::of_ratios(&least.rates(), &bare.rates()).median)
         ),
         to_exim.median >= times && to_postfix.median >= times && to_bare.median >= 0.8,
     ));

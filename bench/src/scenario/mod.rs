@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use crate::load::{Names, Run, closed_loop};
 use crate::size::Size;
 use crate::stats::{Spread, number, real, time};
-use crate::subject::{Callahead, Subject};
+use crate::subject::{Callahead, Helper, Subject};
 
 /// What all scenarios share.
 pub struct Bench {
@@ -23,6 +23,15 @@ pub struct Bench {
     pub size: Size,
     /// A folder for caches and logs, gone afterwards.
     pub folder: PathBuf,
+}
+
+impl Bench {
+    /// Starts the [least](crate::least) server of a protocol, which knows so many recipients.
+    async fn least(&self, folder: &str, known: u64, protocol: &[&str]) -> anyhow::Result<Helper> {
+        let folder = self.folder.join(folder);
+        let (folder, known) = (folder.to_string_lossy(), known.to_string());
+        Helper::start(&[&["serve-least", &folder, &known], protocol].concat()).await
+    }
 }
 
 /// What was measured of one subject, round by round.
