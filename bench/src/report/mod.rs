@@ -147,7 +147,7 @@ impl Report {
         let count = |met| verdicts.iter().filter(|verdict| verdict.met == met).count();
         let _ = writeln!(
             out,
-            "{} met, {} missed, {} not measured. Ratios are medians over rounds, with the smallest and the greatest behind them.\n",
+            "{} met, {} missed, {} not measured. Ratios are medians over rounds, with the smallest and the greatest behind them. \"The least\" is what no server can do without that answers for itself; it is measured too where that is told.\n",
             count(Some(true)),
             count(Some(false)),
             count(None)
