@@ -18,6 +18,7 @@ use callahead_listeners::Listen;
 use callahead_testbed::{Destination, Listening, Script};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::DONE;
 use crate::config::Config;
@@ -46,7 +47,7 @@ impl Observer for Last {
     fn alert(&self, _: &Alert) {}
 }
 
-/// Plays the session; with `exit` it ends there, else it stays up until it is interrupted.
+/// Plays the session; with `exit` it ends there, else it stays up until SIGINT or SIGTERM.
 ///
 /// # Errors
 /// When no port or no folder is to be had.
@@ -98,9 +99,13 @@ pub async fn run(exit: bool) -> anyhow::Result<u8> {
     let relayed = mail(style, &server).await?;
 
     if !exit {
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let link = server.web.demonstrate(&server.state, "demo", LINK_FOR).await?;
         output::print(&to_try(style, &destinations, &server, &link));
-        tokio::signal::ctrl_c().await?;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
         output::print("\n");
     }
     server.stop().await;

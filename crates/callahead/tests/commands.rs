@@ -3,6 +3,10 @@
 
 mod common;
 
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
 use callahead_testbed::Script;
 use common::world::World;
 use common::*;
@@ -102,6 +106,24 @@ fn the_demo_plays_every_verdict_to_its_end() {
         .collect();
     assert_eq!(rows[..15], ["10", "7", "11", "8", "9", "6", "12", "14", "13", "5", "3", "2", "1", "8", "10"], "{out}");
     assert!(out.contains("every session ended in QUIT"));
+}
+
+#[test]
+fn the_demo_stays_until_it_is_told_to_end_and_leaves_nothing_behind() {
+    for name in ["-INT", "-TERM"] {
+        let mut demo = Running(program().arg("demo").stdout(Stdio::piped()).spawn().unwrap());
+        let mut lines = BufReader::new(demo.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let admin =
+            lines.find_map(|line| line.trim().strip_prefix("admin")?.trim().strip_prefix("unix:").map(PathBuf::from));
+        let folder = admin.unwrap().parent().unwrap().to_owned();
+        assert!(folder.is_dir());
+        assert!(lines.any(|line| line.contains("Ctrl-C ends it")));
+        let signal = Command::new("/bin/kill").args([name, &demo.0.id().to_string()]).status();
+        assert!(signal.unwrap().success());
+        assert!(lines.any(|line| line.starts_with("stopped; every session ended in QUIT")), "{name}");
+        assert_eq!(demo.0.wait().unwrap().code(), Some(0));
+        assert!(!folder.exists(), "{name} left {}", folder.display());
+    }
 }
 
 #[test]
