@@ -106,9 +106,8 @@ async fn smtp(mut stream: TcpStream, least: Option<&Least>) -> std::io::Result<(
                 return stream.shutdown().await;
             }
             Some(_) if buffer[..length].ends_with(b"\n") => {
-                let recipient =
-                    buffer[..length].strip_prefix(b"RCPT TO:<").and_then(|rest| rest.strip_suffix(b">\r\n"));
-                let accepts = least.zip(recipient).is_none_or(|(least, recipient)| answer(least, recipient));
+                let rcpt = || buffer[..length].strip_prefix(b"RCPT TO:<")?.strip_suffix(b">\r\n");
+                let accepts = least.is_none_or(|least| rcpt().is_none_or(|recipient| answer(least, recipient)));
                 let reply: &[u8] = if accepts { b"250 2.1.5 Ok\r\n" } else { b"550 5.1.1 User unknown\r\n" };
                 stream.write_all(reply).await?;
             }

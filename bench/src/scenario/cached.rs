@@ -12,6 +12,9 @@ use crate::subject::{Callahead, Destination, Helper, Setup, Subject, exim, fill,
 
 /// How long a peer may take to learn the recipients that it is then asked for.
 const LEARN_WITHIN: Duration = Duration::from_secs(120);
+/// What the least is, for readers.
+const LEAST: &str = "\"least\" is what no server can do without that answers for itself: bare, which also looks the recipient up in memory, \
+    writes a line into a log file, and a row with one index into a log that can be searched, and does nothing else.";
 
 /// By the policy protocol: as fast as it goes, and at half of that.
 ///
@@ -60,17 +63,17 @@ pub async fn policy(bench: &Bench) -> anyhow::Result<Section> {
          an answer takes, {} are the bare server's: system calls and the runtime. {} are the two logs', and {} are what a verdict is made of: \
          the request and the address parsed, the domain and the recipient read from the cache and held against their checksums, the table, the \
          client's guesses.",
-        Spread::of_ratios(&unlogged.rates(), &theirs.rates()).show(number),
+        unlogged.times(theirs).show(number),
         number(whole),
         number(base),
         number((whole - silent).max(0.0)),
         number((silent - base).max(0.0))
     ));
-    let ratio = Spread::of_ratios(&ours.rates(), &theirs.rates());
+    let ratio = ours.times(theirs);
     section.verdicts.push(Verdict::new(
         "cached answers, policy protocol",
         "≥ 0.85 of bare",
-        format!("{}; the least {}", ratio.show(number), of_bare(least, theirs)),
+        format!("{}; the least {}", ratio.show(number), least.times(theirs).show(number)),
         ratio.median >= 0.85,
     ));
 
@@ -106,14 +109,6 @@ pub async fn policy(bench: &Bench) -> anyhow::Result<Section> {
     daemon.kill().await?;
     quiet.kill().await?;
     Ok(section)
-}
-
-/// What the least is, for readers.
-pub(super) const LEAST: &str = "\"least\" is what no server can do without that answers for itself: bare, which also looks the recipient up in memory, \
-    writes a line into a log file, and a row with one index into a log that can be searched, and does nothing else.";
-
-fn of_bare(other: &Measured, bare: &Measured) -> String {
-    Spread::of_ratios(&other.rates(), &bare.rates()).show(number)
 }
 
 /// What the generator could do at most, so that nobody takes its limit for a server's.
@@ -222,29 +217,27 @@ fn judge(section: &mut Section, measured: &[Measured], is_there: bool, per_sessi
         section.verdicts.push(Verdict::not_measured(&what, &target, "this version has no gateway"));
         return;
     };
-    let ratio = |other: &Measured| Spread::of_ratios(&ours.rates(), &other.rates());
-    let (to_exim, to_postfix, to_bare) = (ratio(exim), ratio(postfix), ratio(bare));
-    let times_of = |one: &Measured, other: &Measured| Spread::of_ratios(&one.rates(), &other.rates()).show(number);
+    let [to_exim, to_postfix, to_bare] = [exim, postfix, bare].map(|other| ours.times(other));
+    let of_the_least = [exim, postfix, bare].map(|other| least.times(other));
+    let [least_to_exim, least_to_postfix, least_to_bare] = of_the_least.map(|ratio| ratio.show(number));
     section.say(format!(
         "The bare server, which does nothing, is {} × Exim and {} × Postfix: on this machine, with this generator, no server can be more. The \
          least is {} × Exim, {} × Postfix and {} of bare.",
-        times_of(bare, exim),
-        times_of(bare, postfix),
-        times_of(least, exim),
-        times_of(least, postfix),
-        times_of(least, bare)
+        bare.times(exim).show(number),
+        bare.times(postfix).show(number),
+        least_to_exim,
+        least_to_postfix,
+        least_to_bare
     ));
+    let [least_to_exim, least_to_postfix, least_to_bare] = of_the_least.map(|ratio| number(ratio.median));
     section.verdicts.push(Verdict::new(
         &what,
         &target,
         format!(
-            "{} × Exim, {} × Postfix, {} of bare; the least {}, {}, {}",
+            "{} × Exim, {} × Postfix, {} of bare; the least {least_to_exim}, {least_to_postfix}, {least_to_bare}",
             to_exim.show(number),
             to_postfix.show(number),
-            to_bare.show(number),
-            number(Spread::of_ratios(&least.rates(), &exim.rates()).median),
-            number(Spread::of_ratios(&least.rates(), &postfix.rates()).median),
-            number(Spread::of_ratios(&least.rates(), &bare.rates()).median)
+            to_bare.show(number)
         ),
         to_exim.median >= times && to_postfix.median >= times && to_bare.median >= 0.8,
     ));

@@ -116,16 +116,16 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
         let labels = svg::Labels { title: &title, x: "verdicts a second, logarithmic", y: "" };
         section.plots.push((format!("benchmarks-cold-{word}.svg"), svg::bars(labels, &bars)));
 
-        let [ours, bare_rates, least, theirs] = [0, 1, 2, 3].map(|at| measured[at].rates());
+        let [ours, bare, least, theirs] = [0, 1, 2, 3].map(|at| &measured[at]);
         section.say(format!(
             "The bare callout is {} × Exim, and Callahead {} of it: on this machine, with this generator and this destination on the same \
              cores, no server on this runtime can be more. The least is {} × Exim, and Callahead {} of it.",
-            Spread::of_ratios(&bare_rates, &theirs).show(number),
-            Spread::of_ratios(&ours, &bare_rates).show(number),
-            Spread::of_ratios(&least, &theirs).show(number),
-            Spread::of_ratios(&ours, &least).show(number)
+            bare.times(theirs).show(number),
+            ours.times(bare).show(number),
+            least.times(theirs).show(number),
+            ours.times(least).show(number)
         ));
-        let ratio = Spread::of_ratios(&ours, &theirs);
+        let ratio = ours.times(theirs);
         section.verdicts.push(Verdict::new(
             &format!("cold callouts, {CLIENTS} clients, distinct {word} recipients"),
             "≥ 10 × Exim",

@@ -51,7 +51,7 @@ pub async fn connections(bench: &Bench) -> anyhow::Result<Section> {
             count(connections as u64),
             number(rate(ours)),
             number(rate(theirs)),
-            Spread::of_ratios(&ours.rates(), &theirs.rates()).show(number),
+            ours.times(theirs).show(number),
             p99(ours),
             p99(theirs),
             megabytes(resident),

@@ -65,6 +65,11 @@ impl Measured {
         self.each(|round| round.run.rate())
     }
 
+    /// Its answers a second by those of another, round by round.
+    pub fn times(&self, other: &Self) -> Spread {
+        Spread::of_ratios(&self.rates(), &other.rates())
+    }
+
     /// Nanoseconds at a quantile, of each round.
     pub fn quantiles(&self, quantile: f64) -> Vec<f64> {
         self.each(|round| round.run.quantile(quantile))

@@ -132,7 +132,7 @@ impl Reply {
         text
     }
 
-    /// The lines' texts without code and enhanced code, but for those that have none.
+    /// The texts of those lines that have one, without code and enhanced code.
     fn texts(&self) -> impl Iterator<Item = &str> {
         let texts = self.lines().map(|line| match EnhancedCode::parse_prefix(line) {
             Some((enhanced, rest)) if Some(enhanced) == self.enhanced => rest,

@@ -373,7 +373,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         }
     }
 
-    /// Where a destination has to be asked, or the domain's server: for it stands in for the client from here on.
+    /// Answers RCPT where somebody has to be asked: the destination, by a callout, or the server that the transaction is repeated at.
     async fn recipient_by_server(&mut self, rcpt: &Rcpt, decided: Result<Decision, Unanswered>) -> Reply {
         let Some(mail) = self.session.mail().cloned() else { return say(503, (5, 5, 1), "RCPT comes behind MAIL") };
         let decision = match decided {
