@@ -50,7 +50,7 @@ pub async fn fill_log(folder: &Path, rows: u64, domains: u64) -> anyhow::Result<
     let span = u64::try_from(SPAN.as_millis())?;
     let clock = Arc::new(TestClock::at(Timestamp(now - span)));
     std::fs::create_dir_all(folder.join("data"))?;
-    let settings = LogSettings { size: SIZE, ..LogSettings::default() };
+    let settings = LogSettings { size: SIZE, rate: u32::MAX, ..LogSettings::default() };
     let log = DecisionLog::open(&folder.join("data/log.db"), settings, clock.clone())?;
     let began = std::time::Instant::now();
     let mut state = 1;

@@ -1,7 +1,8 @@
 //! The decision log: each decision as one row, written in batches by a thread of its own.
 //!
 //! It is an [`Observer`], so it lies in the way of every question: what it does there is one copy of the decision and one push into a
-//! bounded queue that wakes nobody. A queue that is full, because the disk is slow or full, loses the entry, which is counted; decisions go on.
+//! bounded queue that wakes nobody. A queue that is full, because decisions come faster than they may be written or the disk is slow or full,
+//! loses the entry, which is counted; decisions go on.
 
 use std::fmt;
 use std::path::Path;
@@ -32,11 +33,14 @@ pub struct LogSettings {
     pub size: u64,
     /// What of recipients is kept. Default all of it.
     pub recipients: LoggedRecipients,
+    /// Decisions that are written in a second at most. More can come for as long as they can wait ([`DecisionLog::QUEUE`]); what comes then is
+    /// lost. So a flood takes neither the processor from answers nor, within minutes, the place of all that was logged before. Default 5,000.
+    pub rate: u32,
 }
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self { days: 30, size: 4 << 30, recipients: LoggedRecipients::Full }
+        Self { days: 30, size: 4 << 30, recipients: LoggedRecipients::Full, rate: 5_000 }
     }
 }
 
@@ -45,7 +49,7 @@ impl Default for LogSettings {
 pub struct LogCounters {
     /// On disk.
     pub written: u64,
-    /// Lost because the queue was full, or could not be written.
+    /// Lost because the queue was full (too many at a time, or the disk slow or full), or could not be written.
     pub lost: u64,
     /// Removed because they were too old or too many.
     pub removed: u64,

@@ -89,10 +89,14 @@ impl Writer {
             if self.file.is_none() && self.clock.now().since(self.tried_at) >= OPEN_EVERY {
                 self.open();
             }
+            let (settings, _) = self.shared.in_force();
+            let mut left = if ending { usize::MAX } else { a_turns(settings.rate) };
             let open = loop {
-                let (rows, open) = self.batch(entries);
+                let most = left.min(BATCH);
+                let (rows, open) = self.batch(entries, most);
                 self.retain(rows);
-                if rows < BATCH {
+                left -= rows;
+                if rows < most || left == 0 {
                     break open;
                 }
             };
@@ -102,11 +106,11 @@ impl Writer {
         }
     }
 
-    /// Writes what waits, up to one transaction. Gives how many there were, and whether more can come.
-    fn batch(&mut self, entries: &Receiver<Box<Entry>>) -> (usize, bool) {
+    /// Writes what waits, up to so many in one transaction. Gives how many there were, and whether more can come.
+    fn batch(&mut self, entries: &Receiver<Box<Entry>>, most: usize) -> (usize, bool) {
         let mut batch = Vec::new();
         let mut open = true;
-        while batch.len() < BATCH {
+        while batch.len() < most {
             match entries.try_recv() {
                 Ok(entry) => batch.push(*entry),
                 Err(TryRecvError::Empty) => break,
@@ -229,6 +233,12 @@ impl Writer {
         }
         self.set_error(Some(error));
     }
+}
+
+/// How many rows may be written after each wait of [`EVERY`], so that it is no more than so many a second.
+fn a_turns(rate: u32) -> usize {
+    let rows = u128::from(rate) * EVERY.as_millis() / 1000;
+    usize::try_from(rows).unwrap_or(usize::MAX).max(1)
 }
 
 /// Takes out what names the mailbox.

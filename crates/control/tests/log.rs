@@ -175,7 +175,7 @@ async fn what_is_older_than_its_days_goes() {
 #[tokio::test]
 async fn the_file_stays_within_its_size_and_keeps_the_newest() {
     let size = 2 << 20;
-    let bench = Bench::new(LogSettings { size, ..LogSettings::default() });
+    let bench = Bench::new(LogSettings { size, rate: u32::MAX, ..LogSettings::default() });
     let mut most = 0;
     for n in 0..20_000 {
         bench.decide(&format!("user{n}@one.example"), Verdict::Invalid, "192.0.2.1", "sender@sender.example");
@@ -304,7 +304,7 @@ async fn the_file_of_a_newer_version_is_left_as_it_is() {
 
 #[tokio::test]
 async fn a_queue_that_is_full_loses_entries_at_once() {
-    let bench = Bench::new(LogSettings::default());
+    let bench = Bench::new(LogSettings { rate: u32::MAX, ..LogSettings::default() });
     let blocker = rusqlite::Connection::open(bench.path()).unwrap();
     blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
     // Two times what the queue holds, while the file is locked.
@@ -317,6 +317,34 @@ async fn a_queue_that_is_full_loses_entries_at_once() {
     bench.settle();
     let counters = bench.log.counters();
     assert_eq!(counters.written + counters.lost, 140_000, "each is written or counted");
+}
+
+#[tokio::test]
+async fn no_more_is_written_in_a_second_than_its_rate_and_what_waits_is_written_at_the_end() {
+    let began = Instant::now();
+    let bench = Bench::new(LogSettings { rate: 400, ..LogSettings::default() });
+    for _ in 0..5_000 {
+        bench.decide("u@one.example", Verdict::Valid, "", "");
+    }
+    until(|| bench.log.counters().written >= 300);
+    let written = bench.log.counters().written;
+    // A hundred after each quarter of a second.
+    let quarters = u64::try_from(began.elapsed().as_millis()).unwrap() / 250;
+    assert!(written <= 100 * quarters, "{written} in {:?}", began.elapsed());
+    let Bench { dir, clock, log } = bench;
+    drop(log);
+    assert!(began.elapsed() < Duration::from_secs(10), "it does not take its time when it ends");
+    let log = DecisionLog::open(&dir.path().join("log.db"), LogSettings::default(), clock).unwrap();
+    let (mut found, mut cursor) = (0, None);
+    loop {
+        let page = log.search(LogFilter::default(), |_| true, cursor, 1_000).await.unwrap();
+        found += page.rows.len();
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, 5_000);
 }
 
 #[tokio::test]

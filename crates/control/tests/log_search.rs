@@ -67,7 +67,7 @@ fn decision(row: &Row) -> Decision {
 }
 
 fn open(path: &Path, clock: &Arc<TestClock>) -> DecisionLog {
-    DecisionLog::open(path, LogSettings::default(), clock.clone()).unwrap()
+    DecisionLog::open(path, LogSettings { rate: u32::MAX, ..LogSettings::default() }, clock.clone()).unwrap()
 }
 
 fn write(log: &DecisionLog, clock: &TestClock, numbers: std::ops::Range<u64>) -> Vec<Row> {

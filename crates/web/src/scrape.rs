@@ -204,7 +204,7 @@ impl Scrape {
         page.counter("log_written", "Decisions written to the decision log", log.written)?;
         page.counter(
             "log_lost",
-            "Decisions not logged because the disk was full or slow, or there was no file",
+            "Decisions not logged because they came faster than log.rate, the disk was full or slow, or there was no file",
             log.lost,
         )?;
         page.counter(

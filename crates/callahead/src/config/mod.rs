@@ -246,6 +246,7 @@ impl Config {
             log.set("days", &mut config.log.days, log_days());
             log.set("size", &mut config.log.size, |value| size(text(value)?));
             log.set("recipients", &mut config.log.recipients, one_of(&LOGGED));
+            log.set("rate", &mut config.log.rate, number(1, 1_000_000));
         });
         top.section("callout", |callout| {
             let limits = &mut config.callout;

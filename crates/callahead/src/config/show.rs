@@ -34,6 +34,7 @@ impl Config {
         line(&mut out, "days", self.log.days.to_string());
         line(&mut out, "size", quoted(&super::format_size(self.log.size)));
         line(&mut out, "recipients", logged(self.log.recipients));
+        line(&mut out, "rate", self.log.rate.to_string());
         out.push_str("\n[callout]\n");
         line(&mut out, "timeout", quoted(&format_duration(self.callout.timeout)));
         line(&mut out, "connect_timeout", quoted(&format_duration(self.callout.connect_timeout)));
