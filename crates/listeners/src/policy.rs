@@ -75,8 +75,6 @@ pub enum RequestError {
 pub struct Attributes {
     /// Octets at the start of what has arrived that are known to hold no line end.
     searched: usize,
-    /// The first equals sign among them.
-    equals: Option<usize>,
     /// Whether there is a zero octet among them.
     has_zero: bool,
     /// What is read of the request so far, of so many lines and octets.
@@ -98,21 +96,13 @@ impl Format for Attributes {
     fn take(&mut self, arrived: &mut BytesMut) -> Result<Option<Request>, RequestError> {
         // Octets of whole lines that are read; taken out at once and not line by line.
         let mut taken = 0;
-        let mut equals = self.equals.take();
         let mut has_zero = std::mem::take(&mut self.has_zero);
         let mut done = None;
-        // One search finds all signs: lines are short, and a search for each would cost more than what it finds.
-        for at in memchr::memchr3_iter(b'\n', b'=', 0, &arrived[self.searched..]).map(|at| self.searched + at) {
-            match arrived[at] {
-                b'=' => {
-                    equals = equals.or(Some(at - taken));
-                    continue;
-                }
-                0 => {
-                    has_zero = true;
-                    continue;
-                }
-                _ => {}
+        // One search for all lines: a search for each would cost more than what it finds.
+        for at in memchr::memchr2_iter(b'\n', 0, &arrived[self.searched..]).map(|at| self.searched + at) {
+            if arrived[at] == 0 {
+                has_zero = true;
+                continue;
             }
             let line = &arrived[taken..at];
             // Telnet and other hands end lines with CR LF.
@@ -130,7 +120,7 @@ impl Format for Attributes {
                 if self.attributes > MAX_ATTRIBUTES {
                     return Err(RequestError::TooManyAttributes);
                 }
-                self.request.take(line, equals.take(), std::mem::take(&mut has_zero))?;
+                self.request.take(line, std::mem::take(&mut has_zero))?;
             }
             taken = at + 1;
             if is_end {
@@ -149,7 +139,6 @@ impl Format for Attributes {
             return Ok(done);
         }
         self.searched = arrived.len();
-        self.equals = equals;
         self.has_zero = has_zero;
         // One more for a CR that its LF may follow.
         if self.searched > MAX_LINE + 1 {
@@ -163,9 +152,10 @@ impl Format for Attributes {
 }
 
 impl Request {
-    /// Takes a line, of which it is known where its first equals sign is, and whether a zero octet is in it.
-    fn take(&mut self, line: &[u8], equals: Option<usize>, has_zero: bool) -> Result<(), RequestError> {
-        let equals = equals.filter(|at| *at > 0).ok_or(RequestError::NoAttribute)?;
+    /// Takes a line, of which it is known whether a zero octet is in it.
+    fn take(&mut self, line: &[u8], has_zero: bool) -> Result<(), RequestError> {
+        // Names are short, so this is found sooner than a search of many octets begins.
+        let equals = line.iter().position(|octet| *octet == b'=').filter(|at| *at > 0).ok_or(RequestError::NoAttribute)?;
         if has_zero {
             return Err(RequestError::ZeroOctet);
         }
