@@ -17,6 +17,7 @@ use callahead_web::{
     Administration, AlertBoard, Events, HttpLimits, ListenerStatus, Metrics, NodeFacts, Reach, Readiness, State,
     Throttle, Web, admin_router, http_router, reached, serve_http, serve_https, web_router,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -78,6 +79,7 @@ pub async fn run(args: ServeArgs, decisions: DecisionLines) -> anyhow::Result<u8
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut reload = signal(SignalKind::hangup())?;
+    open_as_many_files_as_allowed();
     let cache_folder = config.data_dir.join("cache");
     cache_file::before_it_is_opened(&cache_folder).await;
     let mut server = Server::start(config, Arc::new(decisions)).await?;
@@ -112,6 +114,15 @@ pub async fn run(args: ServeArgs, decisions: DecisionLines) -> anyhow::Result<u8
     }
     tracing::info!("stopped");
     Ok(DONE)
+}
+
+/// Each client is an open file, and the soft limit that a shell or a container gives is often 1,024 for the sake of programs that use
+/// select(2), which this one does not: the hard limit is what an administrator means.
+fn open_as_many_files_as_allowed() {
+    let limits = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits }) {
+        tracing::warn!(%error, soft = limits.current, "the limit on open files stays as it is");
+    }
 }
 
 impl Server {

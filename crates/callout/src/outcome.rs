@@ -106,6 +106,9 @@ pub enum Failure {
     /// The system could not connect.
     #[error("no connection: {0}")]
     ConnectFailed(String),
+    /// This node has no file descriptor or no memory left for a connection.
+    #[error("this node can make no connection: {0}")]
+    OutOfResources(String),
     /// A greeting that is no 220.
     #[error("it refused the session with its greeting")]
     GreetingRejected,
@@ -148,6 +151,13 @@ pub enum Failure {
     /// The host failed before and is left alone for now.
     #[error("it failed before and is asked again in {} s", .0.as_secs_f32().ceil())]
     CircuitOpen(Duration),
+}
+
+impl Failure {
+    /// Whether it says nothing of the host either: what failed is this node, or the DNS that it asks.
+    pub(crate) fn is_not_the_hosts(&self) -> bool {
+        matches!(self, Self::Resolve(_) | Self::OutOfResources(_))
+    }
 }
 
 /// What [`Ask::ask`] gives.

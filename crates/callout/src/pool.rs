@@ -475,9 +475,9 @@ impl Admission {
         self.probing = false;
     }
 
-    /// The host could not be asked. Where it was the DNS that failed, that is no failure of the host.
+    /// The host could not be asked. Where it was the DNS that failed, or this node, that is no failure of the host.
     pub(crate) fn failed(mut self, failure: &HostFailure, settings: &Settings) {
-        if matches!(failure.failure, Failure::Resolve(_)) {
+        if failure.failure.is_not_the_hosts() {
             return;
         }
         let mut state = self.pool.state();

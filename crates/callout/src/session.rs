@@ -7,6 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use callahead_smtp::{Command, Reply, ReplyReader};
+use rustix::io::Errno;
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 
@@ -134,7 +135,8 @@ impl Opening<'_> {
             }
             Ok(Err(error)) => {
                 transcript.note(format!("no connection to {address}: {error}"));
-                return Err(Failure::ConnectFailed(error.to_string()).into());
+                let error_of = if is_ours(&error) { Failure::OutOfResources } else { Failure::ConnectFailed };
+                return Err(error_of(error.to_string()).into());
             }
             Err(_) => {
                 transcript.note(format!("no connection to {address} in time"));
@@ -222,6 +224,11 @@ impl Opening<'_> {
         }
         Ok(true)
     }
+}
+
+/// Whether it is this node that can't connect, and to nobody (connect(2), socket(2)).
+fn is_ours(error: &std::io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 impl Session {

@@ -15,6 +15,7 @@ use callahead_testbed::dns::{DnsServer, Zone};
 use callahead_testbed::tls::TestCa;
 use callahead_testbed::{Fault, Place, Script, Step, Tls};
 use common::*;
+use rustix::io::Errno;
 
 fn normal() -> Script {
     Script::with_mailboxes(["anna@one.example"])
@@ -198,6 +199,23 @@ async fn three_failures_open_the_circuit_and_one_question_sees_whether_it_is_bac
     tokio::time::sleep(Duration::from_millis(1100)).await;
     assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "accepted");
     assert_eq!(bench.callouts.destinations()[0].open_for, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_this_node_lacks_is_no_failure_of_the_host() {
+    let bench = Bench::new(settings());
+    for error in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
+        bench.net.set(address(1), Place::Fails(error.raw_os_error()));
+        let outcome = bench.ask("anna@one.example").await.outcome;
+        let Outcome::Unreachable(hosts) = &outcome else { panic!("{outcome:?}") };
+        assert!(matches!(hosts[0].failure, Failure::OutOfResources(_)), "{hosts:?}");
+    }
+    let status = bench.callouts.destinations().remove(0);
+    assert_eq!((status.failures, status.open_for, status.last_failure), (0, None, None));
+    bench.net.set(address(1), Place::Fails(Errno::NETUNREACH.raw_os_error()));
+    let outcome = bench.ask("anna@one.example").await.outcome;
+    assert!(matches!(&outcome, Outcome::Unreachable(hosts) if matches!(hosts[0].failure, Failure::ConnectFailed(_))));
+    assert_eq!(bench.callouts.destinations()[0].failures, 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@ mod common;
 use std::collections::HashSet;
 use std::time::Duration;
 
-use callahead_callout::Outcome;
+use callahead_callout::{Failure, HostFailure, Outcome};
 use callahead_engine::{
     AcceptOrDefer, AlertKind, Callouts, Decision, Directory, Listener, Policy, Question, RejectOrDefer, Settings,
     Verdict,
@@ -418,6 +418,15 @@ async fn row_14_a_destination_that_cannot_be_asked_defers_and_nothing_is_kept() 
     assert_eq!(alerts().len(), 2);
     bench.says(accepted());
     assert_eq!(short(&bench.ask(ANNA).await), "10 valid callout accept", "no hold-down: the breaker is the host's");
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_14_where_this_node_can_make_no_connection_nobody_is_told_that_the_destination_is_away() {
+    let bench = Bench::new();
+    let failure = Failure::OutOfResources("Too many open files".into());
+    bench.says(Outcome::Unreachable(vec![HostFailure { host: DESTINATION.into(), failure, reply: None }]));
+    assert_eq!(short(&bench.ask(ANNA).await), "14 unknown callout defer 451 4.4.1");
+    assert_eq!(bench.alerts.0.lock().unwrap().len(), 0);
 }
 
 #[tokio::test(start_paused = true)]

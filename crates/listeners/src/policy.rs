@@ -155,7 +155,8 @@ impl Request {
     /// Takes a line, of which it is known whether a zero octet is in it.
     fn take(&mut self, line: &[u8], has_zero: bool) -> Result<(), RequestError> {
         // Names are short, so this is found sooner than a search of many octets begins.
-        let equals = line.iter().position(|octet| *octet == b'=').filter(|at| *at > 0).ok_or(RequestError::NoAttribute)?;
+        let equals =
+            line.iter().position(|octet| *octet == b'=').filter(|at| *at > 0).ok_or(RequestError::NoAttribute)?;
         if has_zero {
             return Err(RequestError::ZeroOctet);
         }

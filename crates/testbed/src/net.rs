@@ -16,6 +16,8 @@ pub enum Place {
     Server(Destination),
     /// Nobody listens: refused at once.
     Refused,
+    /// The system can't connect, and says this (errno).
+    Fails(i32),
     /// Packets are swallowed: the connection is never made.
     BlackHole,
 }
@@ -41,13 +43,14 @@ impl Net {
     /// Connects.
     ///
     /// # Errors
-    /// As a real network would: refused, or unreachable.
+    /// As a real network would: refused, unreachable, or what the system can't do.
     pub async fn dial(&self, address: SocketAddr) -> io::Result<DuplexStream> {
         self.dials.lock().unwrap_or_else(PoisonError::into_inner).push(address);
         let place = self.places.lock().unwrap_or_else(PoisonError::into_inner).get(&address).cloned();
         match place {
             Some(Place::Server(destination)) => Ok(destination.connect()),
             Some(Place::Refused) => Err(io::ErrorKind::ConnectionRefused.into()),
+            Some(Place::Fails(error)) => Err(io::Error::from_raw_os_error(error)),
             Some(Place::BlackHole) => std::future::pending().await,
             None => Err(io::ErrorKind::HostUnreachable.into()),
         }

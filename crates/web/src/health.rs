@@ -55,7 +55,12 @@ pub(crate) fn troubles(state: &State) -> Vec<Trouble> {
     }
     if log.lost > 0 {
         let what = format!("{} decisions were not logged since the start", log.lost);
-        all.push(trouble(Part::Log, what, "They came faster than log.rate lets them be written, or the disk was full or slow.", false));
+        all.push(trouble(
+            Part::Log,
+            what,
+            "They came faster than log.rate lets them be written, or the disk was full or slow.",
+            false,
+        ));
     }
     if log.begun_anew {
         let advice = "It lies beside the new one as log.db.damaged; the log began anew.";

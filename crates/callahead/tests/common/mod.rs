@@ -129,6 +129,19 @@ impl Daemon {
         }
     }
 
+    /// How many events with this message were logged since the last look, up to now: a question's, by this client, stands for that.
+    pub fn told(&mut self, message: &str, client: &mut PolicyClient) -> usize {
+        let (mark, mut told) = ("no address, but a mark in the log", 0);
+        client.ask(mark);
+        loop {
+            let line = self.log.recv_timeout(PATIENCE).expect("each question has its line");
+            if line.contains(mark) {
+                return told;
+            }
+            told += usize::from(line.contains(message));
+        }
+    }
+
     pub fn kill(mut self) {
         self.child.0.kill().unwrap();
         self.child.0.wait().unwrap();

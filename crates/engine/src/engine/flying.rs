@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use callahead_cache::Put;
-use callahead_callout::{Outcome, Request};
+use callahead_callout::{Failure, Outcome, Request};
 use callahead_smtp::Recipient;
 use tokio::time::timeout;
 
@@ -172,7 +172,13 @@ impl Engine {
             Outcome::NullSenderRefused(_) => AlertKind::RefusesNullSender,
             Outcome::Rejected(reply) if talks_of_filter(reply.enhanced()) => AlertKind::TalksOfFilter,
             Outcome::AcceptsAll(_) => AlertKind::AcceptAll,
-            Outcome::Unreachable(_) if policy.callouts != Callouts::Off => AlertKind::Unreachable,
+            // What this node lacks is no news of the destination.
+            Outcome::Unreachable(hosts)
+                if policy.callouts != Callouts::Off
+                    && !hosts.iter().any(|host| matches!(host.failure, Failure::OutOfResources(_))) =>
+            {
+                AlertKind::Unreachable
+            }
             _ => return,
         };
         let domain = recipient.domain().to_string();

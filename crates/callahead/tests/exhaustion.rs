@@ -1,0 +1,129 @@
+//! The daemon when it has as much open as it may.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use callahead_testbed::Script;
+use common::world::World;
+use common::*;
+
+const FAILING: &str = "connections can't be accepted";
+const FULL: &str = "as many connections are open as are allowed";
+
+fn world() -> World {
+    let mailboxes: Vec<_> = (0..30).map(|n| format!("user{n}@one.example")).collect();
+    World::new(Script::with_mailboxes(mailboxes.iter().map(String::as_str)))
+}
+
+/// How many files a process may have open, its soft limit.
+struct Files(String);
+
+impl Files {
+    fn of(process: u32) -> Self {
+        Self(process.to_string())
+    }
+
+    fn limit(&self, which: &str) -> String {
+        let output = Command::new("prlimit")
+            .args(["--pid", &self.0, "--nofile", "--output", which, "--noheadings", "--raw"])
+            .output()
+            .expect("prlimit is in Debian's package util-linux");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    fn set(&self, soft: &str) {
+        let status = Command::new("prlimit").args(["--pid", &self.0, &format!("--nofile={soft}:")]).status();
+        assert!(status.expect("prlimit is in Debian's package util-linux").success());
+    }
+}
+
+#[test]
+fn without_files_to_open_what_is_known_is_answered_and_nobody_is_refused() {
+    let world = world();
+    // As a shell has it; the daemon inherits it.
+    Files::of(std::process::id()).set("512");
+    let mut daemon = Daemon::start(&configure(&world.dir, &world.domain()));
+    let files = Files::of(daemon.child.0.id());
+    let limit = files.limit("SOFT");
+    assert_eq!(limit, files.limit("HARD"), "it takes what it may have");
+    let mut known = daemon.client();
+    assert_eq!(known.ask("user1@one.example"), "DUNNO");
+    let mut asking: Vec<_> = (0..8).map(|_| daemon.client()).collect();
+    for client in &mut asking {
+        assert_eq!(client.ask("user1@one.example"), "DUNNO");
+    }
+    for time in 1..=2 {
+        files.set("3");
+        // The system takes it; the daemon can't.
+        let mut waiting = daemon.client();
+        waiting.send("user1@one.example").unwrap();
+        daemon.until(FAILING);
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(500) {
+            assert_eq!(known.ask("user1@one.example"), "DUNNO", "what is known needs no file");
+        }
+        // One by the session that there is, if it is there yet; the others would need more.
+        for (client, n) in asking.iter_mut().zip(10 * time..) {
+            client.send(&format!("user{n}@one.example")).unwrap();
+        }
+        let answers: Vec<_> = asking.iter_mut().map(|client| client.answer().unwrap()).collect();
+        let later = answers.iter().filter(|answer| answer.starts_with("451 4.4.1 ")).count();
+        let accepted = answers.iter().filter(|answer| *answer == "DUNNO").count();
+        assert!(later >= 3 && later + accepted == 8, "{answers:?}");
+        files.set(&limit);
+        assert_eq!(waiting.answer().unwrap(), "DUNNO", "who waited is served");
+        assert_eq!(daemon.told(FAILING, &mut known), 0, "it is said once, until it is over");
+        for (client, n) in asking.iter_mut().zip(10 * time..) {
+            let answer = client.ask(&format!("user{n}@one.example"));
+            assert_eq!(answer, "DUNNO", "the destination is not left alone for what the daemon lacked");
+        }
+        let metrics = daemon.get("/metrics");
+        assert!(metrics.contains("\ncallahead_destination_failures_total 0\n"), "{metrics}");
+    }
+    daemon.stop();
+}
+
+#[test]
+fn one_client_too_many_is_told_so_and_the_log_says_it_once_until_there_is_room_again() {
+    let world = world();
+    let more = format!("{}[gateway]\nconnections = 1\n", world.domain());
+    let mut daemon = Daemon::start(&configure_with(&world.dir, "gateway = [\"127.0.0.1:0\"]\n", &more));
+    let gateway = daemon.gateway.unwrap();
+    let mut marker = daemon.client();
+    let mut served = greeted(gateway);
+    for _ in 0..2 {
+        for number in 0..3 {
+            let mut said = String::new();
+            TcpStream::connect(gateway).unwrap().read_to_string(&mut said).unwrap();
+            assert!(said.starts_with("421 4."), "{said}");
+            if number == 0 {
+                let event = daemon.until(FULL);
+                assert_eq!((event["level"].as_str(), event["connections"].as_u64()), (Some("WARN"), Some(1)));
+            }
+        }
+        served.get_mut().write_all(b"QUIT\r\n").unwrap();
+        let mut rest = String::new();
+        served.read_to_string(&mut rest).unwrap();
+        assert!(rest.starts_with("221 "), "{rest}");
+        served = greeted(gateway);
+        assert_eq!(daemon.told(FULL, &mut marker), 0, "it is said once, until it is over");
+    }
+    daemon.stop();
+}
+
+/// A session, as soon as there is room: a place is free a moment after its client's last word.
+fn greeted(gateway: SocketAddr) -> BufReader<TcpStream> {
+    loop {
+        let mut stream = BufReader::new(TcpStream::connect(gateway).unwrap());
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        if line.starts_with("220 ") {
+            return stream;
+        }
+    }
+}
