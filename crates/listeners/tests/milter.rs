@@ -215,6 +215,8 @@ async fn steps_without_a_reply_hold_a_connection_open_and_silence_does_not() {
     assert_eq!(rest, b"");
     assert_eq!(bench.counters.timed_out.load(Ordering::Relaxed), 1);
     assert_eq!(rcpt(&mut busy, "good@example.com").await, "c");
+    // The options of each, and the one recipient.
+    assert_eq!(bench.counters.requests.load(Ordering::Relaxed), 3, "what gets no reply is no request");
 }
 
 #[tokio::test]

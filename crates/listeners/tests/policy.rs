@@ -4,7 +4,7 @@
 mod common;
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use callahead_listeners::Limits;
 use common::{Bench, Kind, rcpt};
@@ -14,6 +14,11 @@ async fn ask(bench: &Bench, recipient: &str) -> String {
     let mut client = bench.connect().await;
     client.send(rcpt(recipient)).await;
     client.action().await
+}
+
+/// A question that waits for the gate: each of a domain of its own, since in one domain all wait for its random local part.
+fn slow(n: usize) -> String {
+    rcpt(&format!("slow@d{n}.wild.example"))
 }
 
 #[tokio::test]
@@ -95,6 +100,26 @@ async fn pipelined_requests_are_answered_in_order_though_the_first_is_slow() {
         let action = client.action().await;
         assert_eq!(action == "action=DUNNO", n % 2 == 0, "{n}: {action}");
     }
+    assert_eq!(bench.counters.requests.load(Ordering::Relaxed), 51, "those behind others are counted as well");
+    assert_eq!(ask(&bench, "good0@example.com").await, "action=DUNNO");
+    assert_eq!(bench.counters.requests.load(Ordering::Relaxed), 52);
+}
+
+#[tokio::test]
+async fn no_more_is_worked_on_at_the_same_time_than_the_pipeline_has_room_for() {
+    let bench = Bench::tcp(Kind::Policy, Limits { pipeline: 4, ..Limits::default() }).await;
+    let mut client = bench.connect().await;
+    let all = 20;
+    client.send((0..all).map(|n| slow(n)).collect::<String>()).await;
+    for answered in 0..all {
+        let under_way = (answered + 4).min(all);
+        while bench.script.asked.load(Ordering::SeqCst) < under_way {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(bench.script.asked.load(Ordering::SeqCst), under_way);
+        bench.script.gate.add_permits(1);
+        assert_eq!(client.action().await, "action=DUNNO");
+    }
 }
 
 #[tokio::test]
@@ -116,7 +141,7 @@ async fn a_client_that_asks_without_end_is_read_no_further_than_is_worked_on() {
 async fn a_slow_callout_does_not_keep_those_behind_it_from_being_asked() {
     let bench = Bench::tcp(Kind::Policy, Limits::default()).await;
     let mut client = bench.connect().await;
-    client.send(rcpt("slow1@example.com") + &rcpt("slow2@example.com") + &rcpt("slow3@example.com")).await;
+    client.send(slow(1) + &slow(2) + &slow(3)).await;
     while bench.script.asked.load(Ordering::SeqCst) < 3 {
         tokio::task::yield_now().await;
     }
@@ -179,10 +204,13 @@ async fn what_was_asked_before_garbage_is_answered() {
 
 #[tokio::test]
 async fn a_connection_without_a_whole_request_is_closed_after_its_idle_time() {
-    let limits = Limits { idle: Duration::from_millis(50), ..Limits::default() };
+    let limits = Limits { idle: Duration::from_millis(200), ..Limits::default() };
     let bench = Bench::tcp(Kind::Policy, limits).await;
+    let began = Instant::now();
     let mut quiet = bench.connect().await;
     assert_eq!(quiet.rest().await, b"");
+    let closed_after = began.elapsed();
+    assert!(closed_after >= limits.idle && closed_after < 50 * limits.idle, "{closed_after:?}");
     let mut half = bench.connect().await;
     half.send("request=smtpd_access_policy\n").await;
     assert_eq!(half.rest().await, b"");
