@@ -3,8 +3,8 @@
 //!
 //! Each as cheaply as can be: what is known lies in memory and is never forgotten; the line has no time in it; the row has one index. Nothing
 //! is parsed, checked, counted, or kept for a next start, so it is no server that anybody could use. Line and row are written as
-//! Callahead writes them, by threads of their own: lines each 20 ms in one piece, rows in batches by one that gives way to all others, and
-//! what comes faster than rows can be written is lost.
+//! Callahead writes them, by threads of their own: lines each 20 ms in one piece, rows in batches by one that gives way to all others, at most
+//! 5,000 a second; what comes faster is lost.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -23,8 +23,8 @@ use crate::load::names;
 const LINES_EVERY: Duration = Duration::from_millis(20);
 /// How long rows gather.
 const ROWS_EVERY: Duration = Duration::from_millis(250);
-/// Rows of a transaction at most.
-const BATCH: usize = 5_000;
+/// Rows of a transaction at most, which is 5,000 a second: Callahead's `log.rate`.
+const BATCH: usize = 1_250;
 /// Rows that may wait.
 const QUEUE: usize = 32_768;
 
@@ -98,15 +98,14 @@ fn write_rows(mut connection: Connection, waiting: &Receiver<(Box<[u8]>, bool)>)
     let thread = thread_priority::thread_native_id();
     let _ = thread_priority::set_thread_priority_and_policy(thread, ThreadPriority::Min, idle);
     loop {
-        match write_batch(&mut connection, waiting) {
-            Ok(BATCH) => {}
-            Ok(_) => std::thread::sleep(ROWS_EVERY),
-            Err(_) => return,
+        if write_batch(&mut connection, waiting).is_err() {
+            return;
         }
+        std::thread::sleep(ROWS_EVERY);
     }
 }
 
-fn write_batch(connection: &mut Connection, waiting: &Receiver<(Box<[u8]>, bool)>) -> rusqlite::Result<usize> {
+fn write_batch(connection: &mut Connection, waiting: &Receiver<(Box<[u8]>, bool)>) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     let mut rows = 0;
     {
@@ -119,6 +118,5 @@ fn write_batch(connection: &mut Connection, waiting: &Receiver<(Box<[u8]>, bool)
             rows += 1;
         }
     }
-    transaction.commit()?;
-    Ok(rows)
+    transaction.commit()
 }
