@@ -78,3 +78,45 @@ async fn a_file_that_is_no_socket_is_left_alone() {
     let error = Listen::Unix(folder.path().join("no/such.sock")).bind(MODE_EVERYONE).await.unwrap_err();
     assert!(error.to_string().contains("its folder does not exist"), "{error}");
 }
+
+#[tokio::test]
+async fn a_socket_of_another_kind_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    // As a syslog daemon has it: nobody can connect to it as a stream, and it is somebody's all the same.
+    let theirs = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let error = Listen::Unix(path.clone()).bind(MODE_EVERYONE).await.unwrap_err();
+    assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+    let sender = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    sender.send_to(b"still there", &path).unwrap();
+    assert_eq!(theirs.recv(&mut [0; 64]).unwrap(), "still there".len());
+}
+
+#[tokio::test]
+async fn the_longest_path_that_is_allowed_can_be_bound() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |length: usize| {
+        let start = format!("unix:{}/", folder.path().display());
+        format!("{start}{}", "x".repeat("unix:".len() + length - start.len()))
+    };
+    let longest = (50..120).rev().find(|length| path(*length).parse::<Listen>().is_ok()).unwrap();
+    let bound = path(longest).parse::<Listen>().unwrap().bind(MODE_EVERYONE).await.unwrap();
+    let at = path(longest);
+    tokio::net::UnixStream::connect(at.strip_prefix("unix:").unwrap()).await.unwrap();
+    drop(bound);
+    assert!(error(&path(longest + 1)).contains(&format!("too long for a socket: {longest} octets at most")));
+}
+
+#[tokio::test]
+async fn a_client_is_named_by_its_address_or_its_user() {
+    let bound = "127.0.0.1:0".parse::<Listen>().unwrap().bind(MODE_EVERYONE).await.unwrap();
+    let client = tokio::net::TcpStream::connect(bound.tcp_addr().unwrap()).await.unwrap();
+    assert_eq!(bound.accept().await.unwrap().peer(), client.local_addr().unwrap().to_string());
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.sock");
+    let bound = Listen::Unix(path.clone()).bind(MODE_EVERYONE).await.unwrap();
+    let _client = tokio::net::UnixStream::connect(&path).await.unwrap();
+    let own = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&path).unwrap());
+    assert_eq!(bound.accept().await.unwrap().peer(), format!("uid {own}"));
+}
