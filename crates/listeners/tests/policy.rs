@@ -110,7 +110,7 @@ async fn no_more_is_worked_on_at_the_same_time_than_the_pipeline_has_room_for() 
     let bench = Bench::tcp(Kind::Policy, Limits { pipeline: 4, ..Limits::default() }).await;
     let mut client = bench.connect().await;
     let all = 20;
-    client.send((0..all).map(|n| slow(n)).collect::<String>()).await;
+    client.send((0..all).map(slow).collect::<String>()).await;
     for answered in 0..all {
         let under_way = (answered + 4).min(all);
         while bench.script.asked.load(Ordering::SeqCst) < under_way {
