@@ -34,6 +34,8 @@ pub(crate) const HARVEST_LIMIT: usize = 6;
 const HARVEST_WINDOW: Duration = Duration::from_secs(600);
 /// Between the destination's word and the end of the callout that heard it, at most: the rest of a pipelined group may be waited for.
 const CALLOUT: Duration = Duration::from_secs(30);
+/// How long what came back is shared at most while it is not on disk.
+const SHARED_FOR: Duration = Duration::from_secs(30);
 
 /// Callouts, each held against what the destinations said meanwhile.
 pub(crate) struct Watched {
@@ -178,14 +180,7 @@ impl History {
         let in_force = policies
             .iter()
             .filter(|(_, until)| until.is_none_or(|until| until + DEADLINE + PROBE_WAIT >= asking.began_at));
-        let ttl = in_force.map(|(policy, _)| match fact {
-            Fact::Accepted | Fact::AcceptsAll => policy.valid_ttl,
-            Fact::Rejected { exists: true, .. } => policy.invalid_ttl.min(FULL_AT_MOST),
-            Fact::Rejected { .. } | Fact::NullMx => policy.invalid_ttl,
-            Fact::NullSenderRefused => INVALID_AT_MOST,
-            Fact::Deferred => HOLD_DOWN,
-        });
-        let ttl = ttl.min().unwrap_or_default();
+        let ttl = in_force.map(|(policy, _)| ttl(fact, policy)).min().unwrap_or_default();
         let asked = asking.began;
         if matches!(fact, Fact::Rejected { .. }) {
             for client in events.askers.get(&recipient).cloned().unwrap_or_default() {
@@ -218,6 +213,16 @@ impl History {
         asked.floor =
             covering.filter(|clear| clear.acknowledged.is_some()).map(|clear| clear.requested).max().unwrap_or(0);
         asked.guessing = recent_misses(&events, &asked, false) > HARVEST_LIMIT;
+        // What speaks of the whole domain is shared until it is on disk, and kept once more then, by the configuration of whoever asked.
+        if let Some(config) = &asked.config {
+            let of_domain = |learned: &&mut Learned| {
+                let speaks = matches!(learned.fact, Fact::AcceptsAll | Fact::NullMx | Fact::NullSenderRefused);
+                speaks && learned.domain == asked.domain && learned.ended_at.elapsed() <= SHARED_FOR
+            };
+            for learned in events.learned.iter_mut().filter(of_domain) {
+                learned.ttl = learned.ttl.min(ttl(learned.fact, &config.policy));
+            }
+        }
         if let Some(client) = asked.client {
             events.askers.entry(asked.recipient.clone()).or_default().insert(client);
         }
@@ -262,6 +267,17 @@ fn recent_misses(events: &Events, asked: &Asked, brought: bool) -> usize {
     let brought = events.may_have_missed.get(&client).filter(|_| brought).into_iter().flatten();
     let recent = told.chain(brought).filter(|(_, at)| asked.now.since(**at) <= HARVEST_WINDOW);
     recent.map(|(recipient, _)| recipient).collect::<HashSet<_>>().len()
+}
+
+/// For how long it counts by a policy.
+fn ttl(fact: Fact, policy: &Policy) -> Duration {
+    match fact {
+        Fact::Accepted | Fact::AcceptsAll => policy.valid_ttl,
+        Fact::Rejected { exists: true, .. } => policy.invalid_ttl.min(FULL_AT_MOST),
+        Fact::Rejected { .. } | Fact::NullMx => policy.invalid_ttl,
+        Fact::NullSenderRefused => INVALID_AT_MOST,
+        Fact::Deferred => HOLD_DOWN,
+    }
 }
 
 /// A recipient for which a callout begins, as it was when the first who waits for it asked.
