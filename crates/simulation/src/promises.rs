@@ -344,7 +344,11 @@ impl<'a> Before<'a> {
         };
         let is_newest = self.events.learned.iter().all(|other| !of_domain(other) || other.at <= latest.at);
         let on_disk = self.first.began_at > latest.ended_at + MAY_BE_LOST;
-        (is_newest && on_disk && !latest.lost && self.counts(latest, ttl)).then_some(latest)
+        // What came back to a callout from before a clear stands in the domain's one place, if it came last; it was shared for a while.
+        let displaced = self.events.learned.iter().any(|other| {
+            of_domain(other) && other.asked <= self.cleared && other.ended_at + SHARED_FOR >= latest.ended_at
+        });
+        (is_newest && on_disk && !displaced && !latest.lost && self.counts(latest, ttl)).then_some(latest)
     }
 
     /// A hold-down is in memory, has a place there while there are some, and ends with the first question that finds it over, even if the
