@@ -135,8 +135,8 @@ impl Opening<'_> {
             }
             Ok(Err(error)) => {
                 transcript.note(format!("no connection to {address}: {error}"));
-                let error_of = if is_ours(&error) { Failure::OutOfResources } else { Failure::ConnectFailed };
-                return Err(error_of(error.to_string()).into());
+                let failure = if is_ours(&error) { Failure::OutOfResources } else { Failure::ConnectFailed };
+                return Err(failure(error.to_string()).into());
             }
             Err(_) => {
                 transcript.note(format!("no connection to {address} in time"));
