@@ -5,12 +5,12 @@ mod common;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use callahead_testbed::Script;
 use common::world::World;
 use common::*;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 const FAILING: &str = "connections can't be accepted";
 const FULL: &str = "as many connections are open as are allowed";
@@ -20,37 +20,20 @@ fn world() -> World {
     World::new(Script::with_mailboxes(mailboxes.iter().map(String::as_str)))
 }
 
-/// How many files a process may have open, its soft limit.
-struct Files(String);
-
-impl Files {
-    fn of(process: u32) -> Self {
-        Self(process.to_string())
-    }
-
-    fn limit(&self, which: &str) -> String {
-        let output = Command::new("prlimit")
-            .args(["--pid", &self.0, "--nofile", "--output", which, "--noheadings", "--raw"])
-            .output()
-            .expect("prlimit is in Debian's package util-linux");
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-
-    fn set(&self, soft: &str) {
-        let status = Command::new("prlimit").args(["--pid", &self.0, &format!("--nofile={soft}:")]).status();
-        assert!(status.expect("prlimit is in Debian's package util-linux").success());
-    }
+/// Sets how many files a process may have open, and gives what held before.
+fn limit_files(process: u32, soft: Option<u64>, hard: Option<u64>) -> Rlimit {
+    let process = Pid::from_raw(process.cast_signed()).unwrap();
+    prlimit(Some(process), Resource::Nofile, Rlimit { current: soft, maximum: hard }).unwrap()
 }
 
 #[test]
 fn without_files_to_open_what_is_known_is_answered_and_nobody_is_refused() {
     let world = world();
     // As a shell has it; the daemon inherits it.
-    Files::of(std::process::id()).set("512");
+    let hard = getrlimit(Resource::Nofile).maximum;
+    limit_files(std::process::id(), Some(512), hard);
     let mut daemon = Daemon::start(&configure(&world.dir, &world.domain()));
-    let files = Files::of(daemon.child.0.id());
-    let limit = files.limit("SOFT");
-    assert_eq!(limit, files.limit("HARD"), "it takes what it may have");
+    let process = daemon.child.0.id();
     let mut known = daemon.client();
     assert_eq!(known.ask("user1@one.example"), "DUNNO");
     let mut asking: Vec<_> = (0..8).map(|_| daemon.client()).collect();
@@ -58,7 +41,8 @@ fn without_files_to_open_what_is_known_is_answered_and_nobody_is_refused() {
         assert_eq!(client.ask("user1@one.example"), "DUNNO");
     }
     for time in 1..=2 {
-        files.set("3");
+        let limits = limit_files(process, Some(3), hard);
+        assert_eq!(limits, Rlimit { current: hard, maximum: hard }, "it takes what it may have");
         // The system takes it; the daemon can't.
         let mut waiting = daemon.client();
         waiting.send("user1@one.example").unwrap();
@@ -75,7 +59,7 @@ fn without_files_to_open_what_is_known_is_answered_and_nobody_is_refused() {
         let later = answers.iter().filter(|answer| answer.starts_with("451 4.4.1 ")).count();
         let accepted = answers.iter().filter(|answer| *answer == "DUNNO").count();
         assert!(later >= 3 && later + accepted == 8, "{answers:?}");
-        files.set(&limit);
+        limit_files(process, hard, hard);
         assert_eq!(waiting.answer().unwrap(), "DUNNO", "who waited is served");
         assert_eq!(daemon.told(FAILING, &mut known), 0, "it is said once, until it is over");
         for (client, n) in asking.iter_mut().zip(10 * time..) {

@@ -34,7 +34,8 @@ pub struct LogSettings {
     /// What of recipients is kept. Default all of it.
     pub recipients: LoggedRecipients,
     /// Decisions that are written in a second at most. More can come for as long as they can wait ([`DecisionLog::QUEUE`]); what comes then is
-    /// lost. So a flood takes neither the processor from answers nor, within minutes, the place of all that was logged before. Default 5,000.
+    /// lost. So a flood takes neither the processor from answers nor, within minutes, the place of all that was logged before. Less than 4
+    /// counts as 4. Default 5,000.
     pub rate: u32,
 }
 

@@ -235,7 +235,8 @@ impl Writer {
     }
 }
 
-/// How many rows may be written after each wait of [`EVERY`], so that it is no more than so many a second.
+/// How many rows may be written after each wait of [`EVERY`], so that it is no more than so many a second; one at
+/// least.
 fn a_turns(rate: u32) -> usize {
     let rows = u128::from(rate) * EVERY.as_millis() / 1000;
     usize::try_from(rows).unwrap_or(usize::MAX).max(1)

@@ -331,19 +331,11 @@ async fn no_more_is_written_in_a_second_than_its_rate_and_what_waits_is_written_
     // A hundred after each quarter of a second.
     let quarters = u64::try_from(began.elapsed().as_millis()).unwrap() / 250;
     assert!(written <= 100 * quarters, "{written} in {:?}", began.elapsed());
-    let Bench { dir, clock, log } = bench;
+    let Bench { dir, log, .. } = bench;
     drop(log);
     assert!(began.elapsed() < Duration::from_secs(10), "it does not take its time when it ends");
-    let log = DecisionLog::open(&dir.path().join("log.db"), LogSettings::default(), clock).unwrap();
-    let (mut found, mut cursor) = (0, None);
-    loop {
-        let page = log.search(LogFilter::default(), |_| true, cursor, 1_000).await.unwrap();
-        found += page.rows.len();
-        cursor = page.next;
-        if cursor.is_none() {
-            break;
-        }
-    }
+    let file = rusqlite::Connection::open(dir.path().join("log.db")).unwrap();
+    let found: i64 = file.query_row("SELECT count(*) FROM decisions", [], |row| row.get(0)).unwrap();
     assert_eq!(found, 5_000);
 }
 

@@ -67,6 +67,13 @@ pub(crate) enum Fact {
     Deferred,
 }
 
+impl Fact {
+    /// Whether it answers for every recipient of the domain.
+    pub(crate) fn speaks_of_domain(self) -> bool {
+        matches!(self, Self::AcceptsAll | Self::NullSenderRefused | Self::NullMx)
+    }
+}
+
 /// What a callout brought, after it was found to be true.
 #[derive(Clone, Debug)]
 pub(crate) struct Learned {

@@ -215,11 +215,11 @@ impl History {
         asked.guessing = recent_misses(&events, &asked, false) > HARVEST_LIMIT;
         // What speaks of the whole domain is shared until it is on disk, and kept once more then, by the configuration of whoever asked.
         if let Some(config) = &asked.config {
-            let of_domain = |learned: &&mut Learned| {
-                let speaks = matches!(learned.fact, Fact::AcceptsAll | Fact::NullMx | Fact::NullSenderRefused);
-                speaks && learned.domain == asked.domain && learned.ended_at.elapsed() <= SHARED_FOR
+            let is_shared = |learned: &&mut Learned| {
+                let of_domain = learned.fact.speaks_of_domain() && learned.domain == asked.domain;
+                of_domain && learned.ended_at.elapsed() <= SHARED_FOR
             };
-            for learned in events.learned.iter_mut().filter(of_domain) {
+            for learned in events.learned.iter_mut().filter(is_shared) {
                 learned.ttl = learned.ttl.min(ttl(learned.fact, &config.policy));
             }
         }
@@ -313,8 +313,9 @@ impl<'a> Before<'a> {
         self.events.learned.iter().filter(|learned| fits(learned)).max_by_key(|learned| learned.ended)
     }
 
-    fn counts(&self, learned: &Learned, ttl: Duration) -> bool {
-        let fresh = self.first.now >= learned.at && self.first.now.since(learned.at) < ttl.min(learned.ttl);
+    fn counts(&self, learned: &Learned) -> bool {
+        let ttl = ttl(learned.fact, self.policy).min(learned.ttl);
+        let fresh = self.first.now >= learned.at && self.first.now.since(learned.at) < ttl;
         fresh && learned.asked > self.cleared && learned.ended < self.first.began
     }
 
@@ -323,11 +324,8 @@ impl<'a> Before<'a> {
             learned.recipient == self.recipient && matches!(learned.fact, Fact::Accepted | Fact::Rejected { .. })
         });
         latest.filter(|learned| {
-            let (ttl, deferred) = match learned.fact {
-                Fact::Rejected { of_the_filter, .. } => (self.policy.invalid_ttl, of_the_filter),
-                _ => (self.policy.valid_ttl, false),
-            };
-            !deferred && !learned.lost && self.counts(learned, ttl)
+            let deferred = matches!(learned.fact, Fact::Rejected { of_the_filter: true, .. });
+            !deferred && !learned.lost && self.counts(learned)
         })
     }
 
@@ -335,20 +333,14 @@ impl<'a> Before<'a> {
     /// been set between.
     fn told_of_domain(&self) -> Option<&'a Learned> {
         let of_domain = |learned: &Learned| learned.domain == self.domain;
-        let latest = self.latest(of_domain)?;
-        let ttl = match latest.fact {
-            Fact::AcceptsAll => self.policy.valid_ttl,
-            Fact::NullMx => self.policy.invalid_ttl,
-            Fact::NullSenderRefused => INVALID_AT_MOST,
-            _ => return None,
-        };
+        let latest = self.latest(of_domain).filter(|latest| latest.fact.speaks_of_domain())?;
         let is_newest = self.events.learned.iter().all(|other| !of_domain(other) || other.at <= latest.at);
         let on_disk = self.first.began_at > latest.ended_at + MAY_BE_LOST;
         // What came back to a callout from before a clear stands in the domain's one place, if it came last; it was shared for a while.
         let displaced = self.events.learned.iter().any(|other| {
             of_domain(other) && other.asked <= self.cleared && other.ended_at + SHARED_FOR >= latest.ended_at
         });
-        (is_newest && on_disk && !displaced && !latest.lost && self.counts(latest, ttl)).then_some(latest)
+        (is_newest && on_disk && !displaced && !latest.lost && self.counts(latest)).then_some(latest)
     }
 
     /// A hold-down is in memory, has a place there while there are some, and ends with the first question that finds it over, even if the
@@ -358,7 +350,7 @@ impl<'a> Before<'a> {
         let latest = self.latest(|learned| learned.recipient == self.recipient)?;
         let asked_since = asked.get(self.recipient).is_some_and(|began| *began > latest.ended);
         let of_this_life = |learned: &Learned| learned.ended > self.events.life;
-        if latest.fact != Fact::Deferred || !of_this_life(latest) || asked_since || !self.counts(latest, HOLD_DOWN) {
+        if latest.fact != Fact::Deferred || !of_this_life(latest) || asked_since || !self.counts(latest) {
             return None;
         }
         let takes_a_place = |learned: &&Learned| {
