@@ -271,8 +271,10 @@ async fn real_browser_a_recipient_is_checked_and_cleared_by_keyboard_alone() {
     assert!(site.daemon.client().ask("carol@file.example").starts_with("550"));
 
     browser.open("/login?next=/recipients");
+    browser.focuses("account");
     browser.press(&format!("admin{TAB}{PASSWORD}{ENTER}"));
     browser.sees("Check a recipient");
+    browser.focuses("address");
     browser.press(&format!("carol@file.example{ENTER}"));
     browser.sees("carol@file.example refused");
     browser.press(TAB);

@@ -145,6 +145,17 @@ impl Browser {
         self.must("POST", "/actions", Some(actions));
     }
 
+    /// Waits until the focus is in the field with this name: a page gives it away with its first picture, which is after it is loaded, and keys
+    /// that are pressed before go nowhere.
+    #[track_caller]
+    pub fn focuses(&self, name: &str) {
+        let began = Instant::now();
+        while self.run("return document.activeElement?.name ?? '';") != name {
+            assert!(began.elapsed() < PATIENCE, "the focus is not in {name:?} of {}", self.path());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Waits until the page says this.
     #[track_caller]
     pub fn sees(&self, words: &str) {
