@@ -2,7 +2,7 @@
 //! is shown as TOML is the same configuration.
 #![no_main]
 
-use callahead::config::Config;
+use callahead_config::Config;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|octets: &[u8]| {

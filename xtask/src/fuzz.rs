@@ -1,9 +1,12 @@
 //! Short runs of the fuzz targets, with the stable toolchain: what `cargo fuzz` does with `--sanitizer none`, without its installation.
 
 use std::fs;
+use std::num::NonZero;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 
 use super::steps::root;
 
@@ -13,9 +16,13 @@ const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1";
 
-/// How many targets there are.
-pub(crate) fn count() -> anyhow::Result<u64> {
-    Ok(targets()?.len() as u64)
+/// How many times as long as one target all of them take: one runs on each core.
+pub(crate) fn turns() -> anyhow::Result<u64> {
+    Ok(targets()?.len().div_ceil(cores()) as u64)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 fn targets() -> anyhow::Result<Vec<String>> {
@@ -38,23 +45,36 @@ pub(crate) fn run(seconds: u32) -> anyhow::Result<()> {
         .env("RUSTFLAGS", FLAGS)
         .status()?;
     ensure!(built.success(), "the fuzz targets can't be built");
-    for name in targets()? {
-        // New inputs go into a folder of their own, so that a run leaves the repository as it was.
-        let found = target.join("found").join(&name);
-        fs::create_dir_all(&found)?;
-        let output = Command::new(target.join(TRIPLE).join("release").join(&name))
-            .arg(format!("-max_total_time={seconds}"))
-            .args(["-timeout=5", "-rss_limit_mb=2048"])
-            .arg(format!("-artifact_prefix={}/", found.display()))
-            .args([&found, &fuzz.join("corpus").join(&name)])
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("{name} can't be run"))?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        if !output.status.success() {
-            bail!("the fuzz target {name} failed:\n{said}");
+    let waiting = Mutex::new(targets()?.into_iter());
+    let work = || -> anyhow::Result<()> {
+        loop {
+            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some(name) = next else { return Ok(()) };
+            run_one(&name, seconds, &target)?;
         }
-        println!("    {name}: {}", said.lines().rev().find(|line| line.starts_with("Done")).unwrap_or("ran"));
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores()).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| anyhow!("a thread ended early"))?)
+    })
+}
+
+fn run_one(name: &str, seconds: u32, target: &Path) -> anyhow::Result<()> {
+    // New inputs go into a folder of their own, so that a run leaves the repository as it was.
+    let found = target.join("found").join(name);
+    fs::create_dir_all(&found)?;
+    let output = Command::new(target.join(TRIPLE).join("release").join(name))
+        .arg(format!("-max_total_time={seconds}"))
+        .args(["-timeout=5", "-rss_limit_mb=2048"])
+        .arg(format!("-artifact_prefix={}/", found.display()))
+        .args([&found, &root().join("fuzz/corpus").join(name)])
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("{name} can't be run"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        bail!("the fuzz target {name} failed:\n{said}");
     }
+    println!("    {name}: {}", said.lines().rev().find(|line| line.starts_with("Done")).unwrap_or("ran"));
     Ok(())
 }

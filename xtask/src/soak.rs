@@ -35,9 +35,9 @@ pub(crate) fn run(minutes: u64) -> anyhow::Result<()> {
     println!("kill -9, {KILLS} times");
     let args = ["test", "--locked", "--package", "callahead", "--test", "daemon", "fifty_kills"];
     run_command(command(&args).env("CALLAHEAD_KILLS", KILLS)).context("a kill broke a promise")?;
-    let targets = super::fuzz::count()?;
-    let each = u32::try_from(half * 60 / targets.max(1)).unwrap_or(u32::MAX).max(10);
-    println!("fuzzing, {targets} targets, {each} s each");
+    let turns = super::fuzz::turns()?;
+    let each = u32::try_from(half * 60 / turns.max(1)).unwrap_or(u32::MAX).max(10);
+    println!("fuzzing, {each} s each target");
     super::fuzz::run(each)?;
     memory.join().map_err(|_| anyhow::anyhow!("the memory soak ended in a panic"))?
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use callahead_config::{Config, DEFAULT_PATH};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -16,7 +17,6 @@ use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::cli::SocketArgs;
-use crate::config::{Config, DEFAULT_PATH};
 
 /// Where the socket is when nobody says otherwise.
 const DEFAULT_SOCKET: &str = "/run/callahead/admin.sock";

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use callahead_callout::{Hop, Route};
+use callahead_config::{Config, DEFAULT_PATH};
 use callahead_engine::{Alert, Decision, Directory, DomainConfig, Observer, Question};
 use callahead_smtp::Domain;
 use tempfile::TempDir;
 
 use crate::cli::AskArgs;
-use crate::config::{Config, DEFAULT_PATH};
 use crate::node::Node;
 
 /// A node that lives as long as its command.

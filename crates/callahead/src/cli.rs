@@ -113,7 +113,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
     /// The configuration.
-    #[arg(long, value_name = "FILE", default_value = crate::config::DEFAULT_PATH)]
+    #[arg(long, value_name = "FILE", default_value = callahead_config::DEFAULT_PATH)]
     pub config: PathBuf,
     /// How the log looks; without it, for people on a terminal and as JSON elsewhere.
     #[arg(long, value_enum)]
@@ -293,7 +293,7 @@ pub enum ConfigCommand {
     #[command(after_help = "Example:\n  callahead config check --config callahead.toml")]
     Check {
         /// The configuration.
-        #[arg(long, value_name = "FILE", default_value = crate::config::DEFAULT_PATH)]
+        #[arg(long, value_name = "FILE", default_value = callahead_config::DEFAULT_PATH)]
         config: PathBuf,
         /// Print JSON: whether it is good, and the mistakes.
         #[arg(long)]
@@ -303,7 +303,7 @@ pub enum ConfigCommand {
     #[command(after_help = "Example:\n  callahead config show --config callahead.toml")]
     Show {
         /// The configuration.
-        #[arg(long, value_name = "FILE", default_value = crate::config::DEFAULT_PATH)]
+        #[arg(long, value_name = "FILE", default_value = callahead_config::DEFAULT_PATH)]
         config: PathBuf,
         /// Print JSON instead of TOML.
         #[arg(long)]

@@ -5,10 +5,11 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::Context as _;
+use callahead_config::{Config, INIT};
+use callahead_web::HTTP_PROTOCOLS;
 use serde_json::json;
 
 use crate::cli::{ConfigCommand, DONE, USAGE};
-use crate::config::{Config, INIT};
 use crate::output;
 
 /// Does it.
@@ -46,7 +47,7 @@ pub fn run(command: ConfigCommand) -> anyhow::Result<u8> {
 fn check(path: &Path, as_json: bool) -> u8 {
     let loaded = Config::load(path).map_err(|error| error.0).and_then(|good| {
         // What a start would fail for, beyond the file itself.
-        let unusable = [good.gateway_tls().err(), good.http_tls().err()];
+        let unusable = [good.gateway_tls().err(), good.http_tls(HTTP_PROTOCOLS).err()];
         let mistakes: Vec<String> = unusable.into_iter().flatten().flat_map(|error| error.0).collect();
         if mistakes.is_empty() { Ok(good) } else { Err(mistakes) }
     });

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use callahead_cache::Scope;
+use callahead_config::Config;
 use callahead_engine::{Alert, Decision, Observer, Question};
 use callahead_listeners::Listen;
 use callahead_testbed::{Destination, Listening, Script};
@@ -21,7 +22,6 @@ use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::DONE;
-use crate::config::Config;
 use crate::output::{self, Paint, Style};
 use crate::serve::Server;
 

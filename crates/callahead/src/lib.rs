@@ -10,7 +10,6 @@ pub mod cache_command;
 pub mod cache_file;
 pub mod check;
 pub mod cli;
-pub mod config;
 pub mod config_command;
 pub mod demo;
 pub mod domain_command;

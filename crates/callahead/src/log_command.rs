@@ -1,12 +1,12 @@
 //! `callahead log`: what a running daemon has decided.
 
 use anyhow::Context as _;
+use callahead_config::parse_duration;
 use serde_json::Value;
 
 use crate::admin_client::{AdminClient, pages};
 use crate::cache_command::field;
 use crate::cli::{DONE, NO, SocketArgs};
-use crate::config::parse_duration;
 use crate::output::{self, Style};
 
 /// What `log` takes.

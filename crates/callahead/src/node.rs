@@ -7,9 +7,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use callahead_cache::{Cache, Options};
 use callahead_callout::{Callouts, DnsResolver, Guard, GuardedDialer, GuardedResolver, TcpDialer, TlsClient};
+use callahead_config::Config;
 use callahead_engine::{Clock as _, Engine, Observer, Parts, SystemClock};
-
-use crate::config::Config;
 
 /// An engine with what it asks through.
 #[derive(Clone, Debug)]
@@ -50,25 +49,5 @@ impl Node {
     pub async fn shutdown(&self, grace: Duration) {
         self.engine.shutdown(grace).await;
         self.callouts.shutdown(Duration::from_secs(3)).await;
-    }
-}
-
-impl Config {
-    /// The limits of callouts by this configuration.
-    pub fn callout_settings(&self) -> callahead_callout::Settings {
-        callahead_callout::Settings {
-            timeout: self.callout.timeout,
-            connect_timeout: self.callout.connect_timeout,
-            idle: self.callout.idle,
-            uses: self.callout.uses,
-            sessions_per_destination: self.callout.sessions_per_destination,
-            relays_per_destination: self.gateway.sessions_per_destination,
-            ..callahead_callout::Settings::new(self.node.clone())
-        }
-    }
-
-    /// The engine's bounds by this configuration.
-    pub fn engine_settings(&self) -> callahead_engine::Settings {
-        callahead_engine::Settings { deadline: self.callout.timeout, harvest: self.harvest, ..Default::default() }
     }
 }

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use callahead_config::Config;
 use callahead_control::{Actor, Control, DecisionLog, Domains, Passwords};
 use callahead_engine::{Clock as _, Observer, SystemClock};
 use callahead_listeners::gateway::Gateway;
 use callahead_listeners::{Bound, Limits, Listen, MODE_EVERYONE, MODE_GROUP, TlsServer};
 use callahead_web::{
-    Administration, AlertBoard, Events, HttpLimits, ListenerStatus, Metrics, NodeFacts, Reach, Readiness, State,
-    Throttle, Web, admin_router, http_router, reached, serve_http, serve_https, web_router,
+    Administration, AlertBoard, Events, HTTP_PROTOCOLS, HttpLimits, ListenerStatus, Metrics, NodeFacts, Reach,
+    Readiness, State, Throttle, Web, admin_router, http_router, reached, serve_http, serve_https, web_router,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
@@ -25,7 +26,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache_file;
 use crate::cli::{DONE, ServeArgs, USAGE};
-use crate::config::Config;
 use crate::logging::DecisionLines;
 use crate::node::Node;
 use crate::output;
@@ -151,7 +151,7 @@ impl Server {
             // Mail waits for answers; it is tried again, and the overview says so.
             tracing::error!(%error, "domains lead elsewhere, and their cache can't be cleared yet; it is tried every minute");
         }
-        let (gateway_tls, tls) = (config.gateway_tls()?, config.http_tls()?);
+        let (gateway_tls, tls) = (config.gateway_tls()?, config.http_tls(HTTP_PROTOCOLS)?);
         let gateway = match config.listen.gateway.is_empty() {
             true => None,
             false => {
@@ -288,7 +288,7 @@ impl Server {
     /// Reads the configuration again: applies it whole, or says why not and changes nothing.
     pub async fn reload(&mut self, path: &Path) {
         let loaded = Config::load(path).and_then(|config| {
-            let tls = (config.gateway_tls()?, config.http_tls()?);
+            let tls = (config.gateway_tls()?, config.http_tls(HTTP_PROTOCOLS)?);
             Ok((config, tls))
         });
         match loaded {

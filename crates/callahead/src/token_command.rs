@@ -1,6 +1,7 @@
 //! `callahead token`: tokens for the API.
 
 use anyhow::Context as _;
+use callahead_config::parse_duration;
 use clap::Subcommand;
 use hyper::Method;
 use serde_json::{Value, json};
@@ -8,7 +9,6 @@ use serde_json::{Value, json};
 use crate::admin_client::{AdminClient, encoded, pages};
 use crate::cache_command::field;
 use crate::cli::{DONE, NO, SocketArgs};
-use crate::config::parse_duration;
 use crate::domain_command::done;
 use crate::output::{self, Style};
 

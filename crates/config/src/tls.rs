@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use callahead_listeners::{TlsFiles, TlsServer};
-use callahead_web::HTTP_PROTOCOLS;
 use toml::de::DeValue;
 
 use super::document::{Section, text};
@@ -18,12 +17,12 @@ impl Config {
         load("gateway", self.gateway.tls.as_ref(), &[])
     }
 
-    /// What the http listener shows; `None` where it has no certificate.
+    /// What the http listener shows, with the protocols that its server speaks (ALPN, RFC 7301); `None` where it has no certificate.
     ///
     /// # Errors
     /// When the certificate or its key can't be used.
-    pub fn http_tls(&self) -> Result<Option<TlsServer>, ConfigError> {
-        load("http", self.http.tls.as_ref(), HTTP_PROTOCOLS)
+    pub fn http_tls(&self, protocols: &[&[u8]]) -> Result<Option<TlsServer>, ConfigError> {
+        load("http", self.http.tls.as_ref(), protocols)
     }
 }
 

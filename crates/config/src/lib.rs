@@ -286,6 +286,24 @@ impl Config {
     pub fn directory(&self) -> Directory {
         Directory::new(self.domains.iter().cloned()).unwrap_or_default()
     }
+
+    /// The limits of callouts by this configuration.
+    pub fn callout_settings(&self) -> callahead_callout::Settings {
+        callahead_callout::Settings {
+            timeout: self.callout.timeout,
+            connect_timeout: self.callout.connect_timeout,
+            idle: self.callout.idle,
+            uses: self.callout.uses,
+            sessions_per_destination: self.callout.sessions_per_destination,
+            relays_per_destination: self.gateway.sessions_per_destination,
+            ..callahead_callout::Settings::new(self.node.clone())
+        }
+    }
+
+    /// The engine's bounds by this configuration.
+    pub fn engine_settings(&self) -> callahead_engine::Settings {
+        callahead_engine::Settings { deadline: self.callout.timeout, harvest: self.harvest, ..Default::default() }
+    }
 }
 
 /// One `[[domain]]`.

@@ -1,7 +1,7 @@
 //! The configuration: each mistake is one sentence with file, line and the nearest right name; what is written is read back.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use callahead::config::{Config, INIT};
+use callahead_config::{Config, INIT};
 
 fn mistakes(text: &str) -> Vec<String> {
     Config::parse(text, "callahead.toml").err().map(|error| error.0).unwrap_or_default()
