@@ -32,6 +32,8 @@ const WARM_UP: u32 = 5;
 const LONGEST_NS: u64 = 60_000_000_000;
 /// Connections that are made at the same time at a measurement's start.
 const CONNECTING: usize = 100;
+/// Questions a second that a timer can tell apart.
+const TIMED: f64 = 500.0;
 /// An answer that takes longer is a fault of the server, not a measurement.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -156,7 +158,8 @@ pub async fn closed_loop(target: Target, names: &Names, connections: usize, span
     drive(clients, names, span, each).await
 }
 
-/// Asks `rate` times a second. The thread spins between two questions: a timer's milliseconds are longer than an answer takes.
+/// Asks `rate` times a second. Up to [`TIMED`] a second a timer says when, and the processor is free until then; above that the thread
+/// spins between two questions, as a timer's milliseconds are longer than the time between them.
 ///
 /// # Errors
 /// As [`closed_loop`].
@@ -176,7 +179,11 @@ pub async fn open_loop(
             // Late because of an answer that was late is the server's time; else the generator's.
             let mut began = intended;
             while Instant::now() < intended && !shared.stop.get() {
-                tokio::task::yield_now().await;
+                if rate > TIMED {
+                    tokio::task::yield_now().await;
+                } else {
+                    tokio::time::sleep_until(intended.into()).await;
+                }
                 began = Instant::now();
             }
             let Some(due) = names.advance().filter(|_| !shared.stop.get()) else { break };

@@ -1,24 +1,28 @@
 //! Load that hurts: what real mail notices of a dictionary attack, of a destination that hangs, and of clients that hold connections.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::runtime::Builder;
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 
 use super::Bench;
 use crate::load::{Answer, Client, Names, Order, Protocol, Run, Target, ask, connect, names, open_loop};
 use crate::process;
-use crate::report::{Section, Table, Verdict};
-use crate::stats::{count, megabytes, number, real, time};
+use crate::report::{Part, Section, Table, Verdict};
+use crate::stats::{Spread, count, megabytes, number, real, time};
 use crate::subject::{Callahead, Destination, Setup, fill};
 
-/// Real mail: questions a second that the cache answers, and such as need a callout.
+/// Real mail: questions a second that the cache answers, and such as need a callout. A round of two seconds has to have so many of
+/// each that the hundredth part of them is more than one.
 const KNOWN_RATE: f64 = 400.0;
-const NEW_RATE: f64 = 20.0;
+const NEW_RATE: f64 = 200.0;
 /// Connections of real mail, for either.
 const CONNECTIONS: usize = 8;
 /// Clients that guess, and guesses a second of all of them.
@@ -30,7 +34,7 @@ const HARVEST: u32 = 20;
 const HANGING: u64 = 500;
 /// How often some of the held connections send their octet.
 const DRIP_EVERY: Duration = Duration::from_millis(2);
-/// Numbers of recipients apart, so that no two parts of this scenario share one.
+/// Numbers of recipients for one measurement, of which every second exists.
 const APART: u64 = 50_000;
 
 /// Real mail, as it was measured.
@@ -41,6 +45,13 @@ struct Mail {
     asked: u64,
 }
 
+/// Real mail round by round: alone, then beside what hurts, then alone again.
+#[derive(Default)]
+struct Rounds {
+    alone: Vec<Mail>,
+    beside: Vec<Mail>,
+}
+
 /// One after another, each beside real mail alone.
 ///
 /// # Errors
@@ -49,20 +60,24 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
     let mut section = Section::new("Load that hurts");
     section.say(format!(
         "Real mail by the policy protocol: {KNOWN_RATE} questions a second for recipients in the cache, and {NEW_RATE} for new ones, \
-         which need a callout. Measured alone, and again beside each of the following."
+         which need a callout. Measured alone and beside each of the following, in turn, {} times; the ratios are of what was measured \
+         next to each other.",
+        bench.size.rounds
     ));
     let mut table = Table::new(&["beside", "cached, median", "cached, p99", "new, median", "new, p99"]);
     attack(bench, &mut section, &mut table).await.context("the dictionary attack")?;
     hang(bench, &mut section, &mut table).await.context("the destination that hangs")?;
     slow(bench, &mut section, &mut table).await.context("the slow connections")?;
-    section.parts.insert(1, crate::report::Part::Numbers(table));
+    section.parts.insert(1, Part::Numbers(table));
     Ok(section)
 }
 
-/// Real mail for so long.
-async fn mail(address: SocketAddr, from: u64, known: u64, span: Duration) -> anyhow::Result<Mail> {
+/// Real mail for so long; its new recipients are those of this turn.
+async fn mail(bench: &Bench, address: SocketAddr, turn: u64, span: Duration) -> anyhow::Result<Mail> {
     let target = Target { address, protocol: Protocol::Policy };
-    let (known, new) = (Names::random(known).existing(true), Names::distinct(from, from + APART).existing(true));
+    let from = bench.size.few + turn * APART;
+    let (known, new) =
+        (Names::random(bench.size.few).existing(true), Names::distinct(from, from + APART).existing(true));
     let (known, run) = tokio::join!(
         open_loop(target, &known, CONNECTIONS, KNOWN_RATE, span),
         open_loop(target, &new, CONNECTIONS, NEW_RATE, span)
@@ -74,29 +89,40 @@ async fn mail(address: SocketAddr, from: u64, known: u64, span: Duration) -> any
     Ok(Mail { known: known?, new: run?, asked })
 }
 
-fn row(table: &mut Table, beside: &str, mail: &Mail) {
-    let [a, b] = [0.5, 0.99].map(|quantile| time(mail.known.quantile(quantile)));
-    let [c, d] = [0.5, 0.99].map(|quantile| time(mail.new.quantile(quantile)));
-    table.row([beside.to_owned(), a, b, c, d]);
-}
-
-/// How much slower real mail's 99th percentile is: of answers from the cache, and of new ones.
-fn compare(section: &mut Section, what: &str, alone: &Mail, beside: &Mail) {
-    for (which, of) in [("cached", (|mail| &mail.known) as fn(&Mail) -> &Run), ("new", |mail| &mail.new)] {
-        let ratio = of(beside).quantile(0.99) / of(alone).quantile(0.99).max(1.0);
-        section.verdicts.push(Verdict::new(
-            &format!("{what}: p99 of real mail, {which}"),
-            "≤ 2 x without",
-            number(ratio),
-            ratio <= 2.0,
-        ));
+impl Rounds {
+    /// Both rows of the table, and how much slower the 99th percentile is: of answers from the cache, and of new ones.
+    fn tell(&self, section: &mut Section, table: &mut Table, alone: &str, beside: &str, what: &str) {
+        type Of = fn(&Mail) -> &Run;
+        let [known, new]: [Of; 2] = [|mail| &mail.known, |mail| &mail.new];
+        let at = |mails: &[Mail], of: Of, quantile| -> Vec<f64> {
+            mails.iter().map(|mail| of(mail).quantile(quantile)).collect()
+        };
+        for (name, mails) in [(alone, &self.alone), (beside, &self.beside)] {
+            let cells = [(known, 0.5), (known, 0.99), (new, 0.5), (new, 0.99)]
+                .map(|(of, quantile)| Spread::of(&at(mails, of, quantile)).show(time));
+            table.row(std::iter::once(name.to_owned()).chain(cells));
+        }
+        for (which, of) in [("cached", known), ("new", new)] {
+            let ratio = Spread::of_ratios(&at(&self.beside, of, 0.99), &at(&self.alone, of, 0.99));
+            section.verdicts.push(Verdict::new(
+                &format!("{what}: p99 of real mail, {which}"),
+                "≤ 2 x without",
+                ratio.show(number),
+                ratio.median <= 2.0,
+            ));
+        }
     }
 }
 
-async fn start(bench: &Bench, name: &str, more: String) -> anyhow::Result<(Destination, Callahead)> {
-    let destination = Destination::start(bench.size.few + 4 * APART, 1).await?;
-    let setup =
-        Setup { gateway: true, harvest: HARVEST, more, ..Setup::new(&bench.folder.join(name), destination.address()) };
+async fn start(bench: &Bench, name: &str, callout: String, more: String) -> anyhow::Result<(Destination, Callahead)> {
+    let destination = Destination::start(bench.size.few + 2 * bench.size.rounds as u64 * APART, 1).await?;
+    let setup = Setup {
+        gateway: true,
+        harvest: HARVEST,
+        callout,
+        more,
+        ..Setup::new(&bench.folder.join(name), destination.address())
+    };
     fill(&setup, bench.size.few).await?;
     let daemon = Callahead::start(&setup).await?;
     Ok((destination, daemon))
@@ -105,36 +131,43 @@ async fn start(bench: &Bench, name: &str, more: String) -> anyhow::Result<(Desti
 // === a dictionary attack ===
 
 async fn attack(bench: &Bench, section: &mut Section, table: &mut Table) -> anyhow::Result<()> {
-    let (mut destination, daemon) = start(bench, "attack", String::new()).await?;
+    let (mut destination, daemon) = start(bench, "attack", String::new(), String::new()).await?;
     let address = daemon.address("policy")?;
-    let few = bench.size.few;
-    let each = bench.size.guesses / u64::from(GUESSERS);
-    let span = Duration::from_secs_f64(real(bench.size.guesses) / f64::from(GUESSES_PER_SECOND));
-    let alone = mail(address, few, few, span / 4).await?;
-    row(table, "nothing", &alone);
-    destination.told().await?;
-    let mut guessing = JoinSet::new();
-    for guesser in 0..GUESSERS {
-        guessing.spawn(guess(address, guesser, each));
-    }
-    // The warm-up is a fifth of the span, and the attack goes on for all of it.
-    let beside = mail(address, few + APART, few, span * 4 / 5).await?;
-    let mut refused = 0;
-    while let Some(guessed) = guessing.join_next().await {
-        refused += guessed??;
+    let each = bench.size.guesses / u64::from(GUESSERS) / bench.size.rounds as u64;
+    let span = Duration::from_secs_f64(real(each * u64::from(GUESSERS)) / f64::from(GUESSES_PER_SECOND));
+    let mut rounds = Rounds::default();
+    let (mut refused, mut told, mut asked) = (0, 0, 0);
+    for round in 0..bench.size.rounds as u64 {
+        rounds.alone.push(mail(bench, address, 2 * round, bench.size.span).await?);
+        destination.told().await?;
+        let guessing = beside_real_mail(async move {
+            let mut guessing = JoinSet::new();
+            for guesser in 0..GUESSERS {
+                guessing.spawn(guess(address, guesser, round * each..(round + 1) * each));
+            }
+            let mut refused = 0;
+            while let Some(guessed) = guessing.join_next().await {
+                refused += guessed??;
+            }
+            anyhow::Ok(refused)
+        });
+        // The warm-up is a fifth of the span, and the attack goes on for all of it.
+        let beside = mail(bench, address, 2 * round + 1, span * 4 / 5).await?;
+        refused += guessing.await???;
+        told += destination.told().await?.rcpt;
+        asked += beside.asked;
+        rounds.beside.push(beside);
     }
     daemon.kill().await?;
-    row(table, "a dictionary attack", &beside);
-    let told = destination.told().await?.rcpt;
-    let allowed = u64::from(GUESSERS * (HARVEST + 1)) + beside.asked;
+    let allowed = u64::from(GUESSERS * (HARVEST + 1)) + asked;
     section.say(format!(
         "A dictionary attack: {GUESSERS} clients guess {} local parts, none twice, {} a second in all. A client is believed until it has \
          guessed wrong {HARVEST} times, and the next one makes it known: {GUESSERS} x {} callouts, and {} for real mail, are what the \
          protection allows. The destination was told {} recipients. {} guesses were refused, the others put off without a callout.",
-        count(each * u64::from(GUESSERS)),
+        count(each * u64::from(GUESSERS) * bench.size.rounds as u64),
         count(GUESSES_PER_SECOND.into()),
         HARVEST + 1,
-        count(beside.asked),
+        count(asked),
         count(told),
         count(refused)
     ));
@@ -144,18 +177,28 @@ async fn attack(bench: &Bench, section: &mut Section, table: &mut Table) -> anyh
         count(told),
         told <= allowed,
     ));
-    compare(section, "dictionary attack", &alone, &beside);
+    rounds.tell(section, table, "nothing", "a dictionary attack", "dictionary attack");
     Ok(())
 }
 
+/// Does what hurts on a thread of its own, as it comes from other machines than real mail: on real mail's thread it would hold up the
+/// reading of answers that have long been there.
+fn beside_real_mail<T: Send + 'static>(
+    what_hurts: impl Future<Output = T> + Send + 'static,
+) -> JoinHandle<std::io::Result<T>> {
+    spawn_blocking(|| Ok(Builder::new_current_thread().enable_all().build()?.block_on(what_hurts)))
+}
+
 /// One client that guesses; gives how often it was told that a mailbox does not exist.
-async fn guess(address: SocketAddr, guesser: u32, guesses: u64) -> anyhow::Result<u64> {
+async fn guess(address: SocketAddr, guesser: u32, guesses: Range<u64>) -> anyhow::Result<u64> {
     let mut client = Client::connect(Target { address, protocol: Protocol::Policy }).await?;
     client.speak_for(Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 0)) + guesser));
-    let mut ticks = interval(Duration::from_secs(1) * GUESSERS / GUESSES_PER_SECOND);
+    // They know nothing of each other: with one clock all of them would ask in the same instant.
+    let apart = Duration::from_secs(1) / GUESSES_PER_SECOND;
+    let mut ticks = interval_at(Instant::now() + apart * guesser, apart * GUESSERS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut refused = 0;
-    for nth in 0..guesses {
+    for nth in guesses {
         ticks.tick().await;
         let answer = client.ask(&format!("guess{guesser}.{nth}@{}", names::DOMAIN)).await?;
         anyhow::ensure!(answer != Answer::Accept, "a guess was accepted");
@@ -167,50 +210,58 @@ async fn guess(address: SocketAddr, guesser: u32, guesses: u64) -> anyhow::Resul
 // === a destination that hangs ===
 
 async fn hang(bench: &Bench, section: &mut Section, table: &mut Table) -> anyhow::Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let at = listener.local_addr()?;
-    let holding = tokio::spawn(async move {
-        let mut held = Vec::new();
-        while let Ok((stream, _)) = listener.accept().await {
-            held.push(stream);
-        }
-    });
-    let more = format!("[[domain]]\nname = \"hang.example\"\nroute = [\"{at}\"]\n");
-    let (_destination, daemon) = start(bench, "hang", more).await?;
-    let target = Target { address: daemon.address("policy")?, protocol: Protocol::Policy };
-    let few = bench.size.few;
-    let span = bench.size.span * 2;
-    let alone = mail(target.address, few, few, span).await?;
-    row(table, "nothing, a domain more", &alone);
-    let mut waiting = JoinSet::new();
-    for (number, mut client) in connect(target, usize::try_from(HANGING)?).await?.into_iter().enumerate() {
-        waiting.spawn(async move { ask(&mut client, &format!("u{number}@hang.example"), Answer::Defer).await });
+    let span = bench.size.span;
+    // Longer than the measurement with its warm-up, and over soon after it.
+    let deadline = span * 3 / 2 + Duration::from_secs(1);
+    let timeout = format!("timeout = \"{}ms\"", deadline.as_millis());
+    let mut more = String::new();
+    let mut holding = JoinSet::new();
+    for round in 0..bench.size.rounds {
+        // One for each round: a destination that has hung is not asked again for a while.
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        more.push_str(&format!(
+            "[[domain]]\nname = \"hang{round}.example\"\nroute = [\"{}\"]\n",
+            listener.local_addr()?
+        ));
+        holding.spawn(async move {
+            let mut held = Vec::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                held.push(stream);
+            }
+        });
     }
-    let beside = mail(target.address, few + APART, few, span).await?;
-    row(table, "a destination that hangs", &beside);
-    let still = waiting.len();
+    let (_destination, daemon) = start(bench, "hang", timeout, more).await?;
+    let target = Target { address: daemon.address("policy")?, protocol: Protocol::Policy };
+    let mut rounds = Rounds::default();
+    let mut still = usize::MAX;
+    for round in 0..bench.size.rounds as u64 {
+        rounds.alone.push(mail(bench, target.address, 2 * round, span).await?);
+        let mut waiting = JoinSet::new();
+        for (number, mut client) in connect(target, usize::try_from(HANGING)?).await?.into_iter().enumerate() {
+            let name = format!("u{number}@hang{round}.example");
+            waiting.spawn(async move { ask(&mut client, &name, Answer::Defer).await });
+        }
+        rounds.beside.push(mail(bench, target.address, 2 * round + 1, span).await?);
+        while waiting.try_join_next().transpose()?.transpose()?.is_some() {}
+        still = still.min(waiting.len());
+        // Real mail is alone again when none of them is waited for.
+        while let Some(deferred) = waiting.join_next().await {
+            deferred??;
+        }
+    }
     section.say(format!(
         "A destination that takes connections and says nothing: {HANGING} questions for its recipients wait while real mail for another domain \
-         is measured; {still} of them were not answered yet when that ended."
+         is measured; {still} of them were not answered yet when that ended, in the round with the fewest."
     ));
-    compare(section, "a destination that hangs", &alone, &beside);
-    waiting.shutdown().await;
-    daemon.kill().await?;
-    holding.abort();
-    Ok(())
+    rounds.tell(section, table, "nothing, more domains", "a destination that hangs", "a destination that hangs");
+    daemon.kill().await
 }
 
 // === connections that are held ===
 
 async fn slow(bench: &Bench, section: &mut Section, table: &mut Table) -> anyhow::Result<()> {
-    let (_destination, daemon) = start(bench, "slow", String::new()).await?;
+    let (_destination, daemon) = start(bench, "slow", String::new(), String::new()).await?;
     let policy = daemon.address("policy")?;
-    let few = bench.size.few;
-    let span = bench.size.span * 2;
-    let alone = mail(policy, few, few, span).await?;
-    row(table, "nothing, once more", &alone);
-    let (before, _) = process::resident(daemon.process()).context("the daemon has ended")?;
-    let mut held = Vec::with_capacity(bench.size.slow);
     let question = format!("request=smtpd_access_policy\nprotocol_state=RCPT\nrecipient=u0@{}\n\n", names::DOMAIN);
     let places = [
         (policy, &b"request=smtpd_access_policy\nprotocol_st"[..], question.as_str()),
@@ -218,36 +269,28 @@ async fn slow(bench: &Bench, section: &mut Section, table: &mut Table) -> anyhow
         (daemon.address("gateway")?, b"EHLO slow.exam", ""),
         (daemon.address("http")?, b"GET /metrics HTTP/1.1\r\nHo", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"),
     ];
-    for number in 0..bench.size.slow {
-        let (place, words, _) = places[number % places.len()];
-        let mut stream = TcpStream::connect(place).await?;
-        // Beyond its bound a listener closes at once.
-        let _ = stream.write_all(words).await;
-        held.push(stream);
-    }
-    // An octet more from each while real mail is measured, spread over that time: the generator has one thread, and while it wrote
-    // all of them at once it could not read real mail's answers.
-    let drip = async {
-        let mut ticks = interval(DRIP_EVERY);
-        let ticks_in_span = usize::try_from(span.as_millis() / DRIP_EVERY.as_millis()).unwrap_or(usize::MAX);
-        for some in held.chunks(held.len().div_ceil(ticks_in_span.max(1)).max(1)) {
-            ticks.tick().await;
-            for stream in some {
-                let _ = stream.try_write(b"x");
-            }
+    let mut rounds = Rounds::default();
+    let (mut open, mut served) = (usize::MAX, usize::MAX);
+    let mut memory = [0.0_f64; 2];
+    for round in 0..bench.size.rounds as u64 {
+        rounds.alone.push(mail(bench, policy, 2 * round, bench.size.span).await?);
+        if round == 0 {
+            memory[0] = process::resident(daemon.process()).context("the daemon has ended")?.0;
         }
-    };
-    let (beside, ()) = tokio::join!(mail(policy, few + APART, few, span), drip);
-    let beside = beside?;
-    row(table, "connections that say a word and no more", &beside);
-    let (after, _) = process::resident(daemon.process()).context("the daemon has ended")?;
-    let [mut open, mut served] = [0_usize; 2];
-    for stream in &held {
-        let mut some = [0; 512];
-        open += usize::from(!matches!(stream.try_read(&mut some), Ok(0)));
-    }
-    for (place, _, question) in places {
-        served += usize::from(is_served(place, question).await);
+        let held = Arc::new(hold(bench.size.slow, places.map(|(place, words, _)| (place, words))).await?);
+        let dripping = beside_real_mail(drip(Arc::clone(&held), bench.size.span));
+        rounds.beside.push(mail(bench, policy, 2 * round + 1, bench.size.span).await?);
+        dripping.await??;
+        memory[1] = memory[1].max(process::resident(daemon.process()).context("the daemon has ended")?.0);
+        let (mut now_open, mut now_served) = (0, 0);
+        for stream in held.iter() {
+            let mut some = [0; 512];
+            now_open += usize::from(!matches!(stream.try_read(&mut some), Ok(0)));
+        }
+        for (place, _, question) in places {
+            now_served += usize::from(is_served(place, question).await);
+        }
+        (open, served) = (open.min(now_open), served.min(now_served));
     }
     section.say(format!(
         "{} connections that say half a request and then an octet, a third each to policy, gateway and HTTP: {} of them were still \
@@ -255,8 +298,8 @@ async fn slow(bench: &Bench, section: &mut Section, table: &mut Table) -> anyhow
          served by {served} of the 3.",
         count(bench.size.slow as u64),
         count(open as u64),
-        megabytes(before),
-        megabytes(after)
+        megabytes(memory[0]),
+        megabytes(memory[1])
     ));
     section.verdicts.push(Verdict::new(
         &format!("{} slow connections: new clients are served", count(bench.size.slow as u64)),
@@ -264,9 +307,32 @@ async fn slow(bench: &Bench, section: &mut Section, table: &mut Table) -> anyhow
         format!("by {served} of 3"),
         served == 3,
     ));
-    compare(section, "slow connections", &alone, &beside);
-    drop(held);
+    rounds.tell(section, table, "nothing, once more", "connections that say a word and no more", "slow connections");
     daemon.kill().await
+}
+
+/// Connections that have said so much, to one place after another.
+async fn hold(count: usize, places: [(SocketAddr, &[u8]); 3]) -> anyhow::Result<Vec<TcpStream>> {
+    let mut held = Vec::with_capacity(count);
+    for (place, words) in places.into_iter().cycle().take(count) {
+        let mut stream = TcpStream::connect(place).await?;
+        // Beyond its bound a listener closes at once.
+        let _ = stream.write_all(words).await;
+        held.push(stream);
+    }
+    Ok(held)
+}
+
+/// An octet more from each while real mail is measured, spread over that time.
+async fn drip(held: Arc<Vec<TcpStream>>, span: Duration) {
+    let mut ticks = interval(DRIP_EVERY);
+    let ticks_in_span = usize::try_from(span.as_millis() / DRIP_EVERY.as_millis()).unwrap_or(usize::MAX);
+    for some in held.chunks(held.len().div_ceil(ticks_in_span.max(1)).max(1)) {
+        ticks.tick().await;
+        for stream in some {
+            let _ = stream.try_write(b"x");
+        }
+    }
 }
 
 /// Whether a new client gets an answer: a greeting, or one to its request.
