@@ -23,7 +23,7 @@ use crate::sweep::{self, Swept};
 
 /// The least time between two commits that nobody waits for. Each is a sync of the disk, which others need too; what was learned
 /// meanwhile is answered from memory.
-const GATHER_FOR: Duration = Duration::from_millis(10);
+const GATHER_FOR: Duration = Duration::from_millis(30);
 
 /// What a clear forgets.
 #[derive(Clone, Debug, PartialEq, Eq)]
