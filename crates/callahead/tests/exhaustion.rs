@@ -73,6 +73,30 @@ fn without_files_to_open_what_is_known_is_answered_and_nobody_is_refused() {
 }
 
 #[test]
+fn without_files_to_ask_the_dns_with_no_domain_is_told_to_be_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = "[callout]\ntimeout = \"1s\"\n[[domain]]\nname = \"one.example\"\nroute = [\"mx\"]\n";
+    let mut daemon = Daemon::start(&configure(&dir, more));
+    let process = daemon.child.0.id();
+    let mut client = daemon.client();
+    // Its connection is there before the limit is.
+    assert_eq!(client.ask("anna@elsewhere.example"), "DUNNO");
+    let hard = getrlimit(Resource::Nofile).maximum;
+    for (files, why, alerts) in [(Some(3), "can't be asked", 0), (hard, "gave no answer", 1)] {
+        limit_files(process, files, hard);
+        let answer = client.ask("anna@one.example");
+        assert!(answer.starts_with("451 4.4.1 "), "{answer}");
+        let told = daemon.told("this node can make no connection: the DNS can't be asked for one.example", &mut client);
+        assert_eq!(told, usize::from(files == Some(3)), "{why}");
+        limit_files(process, hard, hard);
+        let metrics = daemon.get("/metrics");
+        let unreachable = format!("\ncallahead_alerts_total{{kind=\"unreachable\"}} {alerts}\n");
+        assert!(metrics.contains(&unreachable), "{why}: {metrics}");
+    }
+    daemon.stop();
+}
+
+#[test]
 fn one_client_too_many_is_told_so_and_the_log_says_it_once_until_there_is_room_again() {
     let world = world();
     let more = format!("{}[gateway]\nconnections = 1\n", world.domain());

@@ -1,7 +1,7 @@
 //! Names to addresses, domains to mail exchangers.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 use callahead_smtp::DomainName;
 use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig};
@@ -11,7 +11,8 @@ use hickory_resolver::proto::rr::{RData, RecordType};
 use hickory_resolver::{Resolver, TokioResolver};
 use rand::seq::SliceRandom as _;
 
-use crate::outcome::BoxFuture;
+use crate::outcome::{BoxFuture, Failure};
+use crate::session::is_ours;
 
 /// What a domain's MX says (RFC 5321 5.1, RFC 7505).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,33 @@ pub enum ResolveError {
     /// The DNS gave no answer.
     #[error("the DNS gave no answer for {0}: {1}")]
     Failed(String, String),
+    /// This node has no file descriptor or no memory left to ask the DNS.
+    #[error("the DNS can't be asked for {0}: {1}")]
+    OutOfResources(String, String),
+}
+
+impl ResolveError {
+    fn failed(name: &DomainName, error: &NetError) -> Self {
+        // Why the resolver has no connection it does not tell; one of our own fails for the same reason.
+        if matches!(error, NetError::NoConnections)
+            && let Err(why) = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+            && is_ours(&why)
+        {
+            return Self::OutOfResources(name.to_string(), why.to_string());
+        }
+        Self::Failed(name.to_string(), error.to_string())
+    }
+}
+
+impl From<ResolveError> for Failure {
+    fn from(error: ResolveError) -> Self {
+        let words = error.to_string();
+        if matches!(error, ResolveError::OutOfResources(..)) {
+            Self::OutOfResources(words)
+        } else {
+            Self::Resolve(words)
+        }
+    }
 }
 
 /// Whoever can look names up. What is kept, and for how long, is its affair.
@@ -92,7 +120,7 @@ impl Resolve for DnsResolver {
                 Ok(answer) => answer,
                 Err(error) if error.is_nx_domain() => return Err(ResolveError::NoSuchDomain(domain.to_string())),
                 Err(error) if error.is_no_records_found() => return Ok(MxAnswer::None),
-                Err(error) => return Err(ResolveError::Failed(domain.to_string(), error.to_string())),
+                Err(error) => return Err(ResolveError::failed(domain, &error)),
             };
             let records: Vec<_> = answer
                 .answers()
@@ -127,7 +155,7 @@ impl Resolve for DnsResolver {
                 Err(error) if error.is_nx_domain() || error.is_no_records_found() => {
                     Err(ResolveError::NoAddress(host.to_string()))
                 }
-                Err(error) => Err(ResolveError::Failed(host.to_string(), error.to_string())),
+                Err(error) => Err(ResolveError::failed(host, &error)),
             }
         })
     }

@@ -227,7 +227,7 @@ impl Opening<'_> {
 }
 
 /// Whether it is this node that can't connect, and to nobody (connect(2), socket(2)).
-fn is_ours(error: &std::io::Error) -> bool {
+pub(crate) fn is_ours(error: &std::io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 

@@ -97,7 +97,7 @@ impl Inner {
         let within = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
         let answer = match timeout_at(within, self.resolve.mx(name)).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(failed(Failure::Resolve(error.to_string()))),
+            Ok(Err(error)) => return Err(failed(error.into())),
             Err(_) => return Err(failed(Failure::Resolve(format!("the DNS gave no answer for {name} in time")))),
         };
         let hosts = match answer {
@@ -132,7 +132,7 @@ impl Inner {
             Host::Address(address) => vec![*address],
             Host::Name(name) => match timeout_at(deadline, self.resolve.addresses(name)).await {
                 Ok(Ok(addresses)) => interleave(addresses),
-                Ok(Err(error)) => return Err(Failure::Resolve(error.to_string()).into()),
+                Ok(Err(error)) => return Err(Failure::from(error).into()),
                 Err(_) => return Err(Failure::Resolve(format!("the DNS gave no answer for {name} in time")).into()),
             },
         };
