@@ -158,7 +158,7 @@ pub async fn closed_loop(target: Target, names: &Names, connections: usize, span
     drive(clients, names, span, each).await
 }
 
-/// Asks `rate` times a second. Up to [`TIMED`] a second a timer says when, and the processor is free until then; above that the thread
+/// Asks `rate` times a second. Up to 500 a second a timer says when, and the processor is free until then; above that the thread
 /// spins between two questions, as a timer's milliseconds are longer than the time between them.
 ///
 /// # Errors
