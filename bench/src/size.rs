@@ -9,7 +9,7 @@ pub struct Size {
     /// Its name, as in the report.
     pub name: &'static str,
     /// Rounds of each comparison.
-    pub rounds: usize,
+    pub rounds: u64,
     /// How long one measurement goes on.
     pub span: Duration,
     /// Connections of the generator, where their number is not what is measured.

@@ -4,7 +4,6 @@ use std::fs;
 use std::num::NonZero;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 
@@ -45,18 +44,13 @@ pub(crate) fn run(seconds: u32) -> anyhow::Result<()> {
         .env("RUSTFLAGS", FLAGS)
         .status()?;
     ensure!(built.success(), "the fuzz targets can't be built");
-    let waiting = Mutex::new(targets()?.into_iter());
-    let work = || -> anyhow::Result<()> {
-        loop {
-            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some(name) = next else { return Ok(()) };
-            run_one(&name, seconds, &target)?;
-        }
-    };
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..cores()).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| anyhow!("a thread ended early"))?)
-    })
+    for turn in targets()?.chunks(cores()) {
+        std::thread::scope(|scope| {
+            let runs: Vec<_> = turn.iter().map(|name| scope.spawn(|| run_one(name, seconds, &target))).collect();
+            runs.into_iter().try_for_each(|run| run.join().map_err(|_| anyhow!("a thread ended early"))?)
+        })?;
+    }
+    Ok(())
 }
 
 fn run_one(name: &str, seconds: u32, target: &Path) -> anyhow::Result<()> {

@@ -33,7 +33,7 @@ const LONGEST_NS: u64 = 60_000_000_000;
 /// Connections that are made at the same time at a measurement's start.
 const CONNECTING: usize = 100;
 /// Questions a second that a timer can tell apart.
-const TIMED: f64 = 500.0;
+pub const TIMED: f64 = 500.0;
 /// An answer that takes longer is a fault of the server, not a measurement.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -158,7 +158,7 @@ pub async fn closed_loop(target: Target, names: &Names, connections: usize, span
     drive(clients, names, span, each).await
 }
 
-/// Asks `rate` times a second. Up to 500 a second a timer says when, and the processor is free until then; above that the thread
+/// Asks `rate` times a second. Up to [`TIMED`] a second a timer says when, and the processor is free until then; above that the thread
 /// spins between two questions, as a timer's milliseconds are longer than the time between them.
 ///
 /// # Errors

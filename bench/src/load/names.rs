@@ -71,6 +71,14 @@ impl Names {
         self
     }
 
+    /// The number that is next where each is asked for once; 0 where they are random.
+    pub fn next(&self) -> u64 {
+        match &self.order {
+            Order::Distinct(next, _) => next.get(),
+            Order::Random(_) => 0,
+        }
+    }
+
     /// The same for one connection, with a random sequence of its own.
     #[must_use]
     pub fn for_connection(&self, number: usize) -> Self {

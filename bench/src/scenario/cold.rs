@@ -1,7 +1,7 @@
 //! Callouts: every recipient is new, 20 clients ask, and the destination counts who connects.
 
 use super::{Bench, Measured, Round};
-use crate::load::{Names, Order, Protocol, closed_loop};
+use crate::load::{Names, Protocol, closed_loop};
 use crate::report::{Section, Table, Verdict, svg};
 use crate::stats::{Spread, number, real, time};
 use crate::subject::{Callahead, Destination, Helper, Setup, Subject, exim, postfix};
@@ -63,15 +63,15 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
             for (at, subject) in subjects.iter().enumerate() {
                 daemon.empty_log()?;
                 let (before, cpu) = (subject.usage(), destination.cpu());
-                let asked = next(&names[at]);
+                let asked = names[at].next();
                 // A recipient that Postfix has not heard of by its last poll is deferred: an answer, though not a verdict.
                 let lenient = subject.name == "Postfix";
                 let run = closed_loop(subject.target, &names[at].clone().any_answer(lenient), CLIENTS, size.span)
                     .await
                     .map_err(|error| error.context(subject.name))?;
-                let asked = (next(&names[at]) - asked) / 2;
+                let asked = (names[at].next() - asked) / 2;
                 anyhow::ensure!(
-                    next(&names[at]) < last,
+                    names[at].next() < last,
                     "the destination's mailboxes are used up: raise Size::mailboxes"
                 );
                 let after = subject.usage();
@@ -142,12 +142,4 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
         daemon.kill().await?;
     }
     Ok(section)
-}
-
-/// The number of the next recipient.
-fn next(names: &Names) -> u64 {
-    match &names.order {
-        Order::Distinct(next, _) => next.get(),
-        Order::Random(_) => 0,
-    }
 }

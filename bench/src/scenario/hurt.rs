@@ -13,7 +13,7 @@ use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 
 use super::Bench;
-use crate::load::{Answer, Client, Names, Order, Protocol, Run, Target, ask, connect, names, open_loop};
+use crate::load::{Answer, Client, Names, Protocol, Run, Target, ask, connect, names, open_loop};
 use crate::process;
 use crate::report::{Part, Section, Table, Verdict};
 use crate::stats::{Spread, count, megabytes, number, real, time};
@@ -82,14 +82,24 @@ async fn mail(bench: &Bench, address: SocketAddr, turn: u64, span: Duration) -> 
         open_loop(target, &known, CONNECTIONS, KNOWN_RATE, span),
         open_loop(target, &new, CONNECTIONS, NEW_RATE, span)
     );
-    let asked = match &new.order {
-        Order::Distinct(next, _) => (next.get() - from) / 2,
-        Order::Random(_) => 0,
-    };
-    Ok(Mail { known: known?, new: run?, asked })
+    Ok(Mail { known: known?, new: run?, asked: (new.next() - from) / 2 })
 }
 
 impl Rounds {
+    async fn alone(&mut self, bench: &Bench, address: SocketAddr) -> anyhow::Result<()> {
+        self.alone.push(mail(bench, address, self.turn(), bench.size.span).await?);
+        Ok(())
+    }
+
+    async fn beside(&mut self, bench: &Bench, address: SocketAddr, span: Duration) -> anyhow::Result<()> {
+        self.beside.push(mail(bench, address, self.turn(), span).await?);
+        Ok(())
+    }
+
+    fn turn(&self) -> u64 {
+        (self.alone.len() + self.beside.len()) as u64
+    }
+
     /// Both rows of the table, and how much slower the 99th percentile is: of answers from the cache, and of new ones.
     fn tell(&self, section: &mut Section, table: &mut Table, alone: &str, beside: &str, what: &str) {
         type Of = fn(&Mail) -> &Run;
@@ -114,13 +124,13 @@ impl Rounds {
     }
 }
 
-async fn start(bench: &Bench, name: &str, callout: String, more: String) -> anyhow::Result<(Destination, Callahead)> {
-    let destination = Destination::start(bench.size.few + 2 * bench.size.rounds as u64 * APART, 1).await?;
+async fn start(bench: &Bench, name: &str, callout: &str, more: &str) -> anyhow::Result<(Destination, Callahead)> {
+    let destination = Destination::start(bench.size.few + 2 * bench.size.rounds * APART, 1).await?;
     let setup = Setup {
         gateway: true,
         harvest: HARVEST,
-        callout,
-        more,
+        callout: callout.to_owned(),
+        more: more.to_owned(),
         ..Setup::new(&bench.folder.join(name), destination.address())
     };
     fill(&setup, bench.size.few).await?;
@@ -131,14 +141,14 @@ async fn start(bench: &Bench, name: &str, callout: String, more: String) -> anyh
 // === a dictionary attack ===
 
 async fn attack(bench: &Bench, section: &mut Section, table: &mut Table) -> anyhow::Result<()> {
-    let (mut destination, daemon) = start(bench, "attack", String::new(), String::new()).await?;
+    let (mut destination, daemon) = start(bench, "attack", "", "").await?;
     let address = daemon.address("policy")?;
-    let each = bench.size.guesses / u64::from(GUESSERS) / bench.size.rounds as u64;
+    let each = bench.size.guesses / u64::from(GUESSERS) / bench.size.rounds;
     let span = Duration::from_secs_f64(real(each * u64::from(GUESSERS)) / f64::from(GUESSES_PER_SECOND));
     let mut rounds = Rounds::default();
-    let (mut refused, mut told, mut asked) = (0, 0, 0);
-    for round in 0..bench.size.rounds as u64 {
-        rounds.alone.push(mail(bench, address, 2 * round, bench.size.span).await?);
+    let (mut refused, mut told) = (0, 0);
+    for round in 0..bench.size.rounds {
+        rounds.alone(bench, address).await?;
         destination.told().await?;
         let guessing = beside_real_mail(async move {
             let mut guessing = JoinSet::new();
@@ -152,19 +162,18 @@ async fn attack(bench: &Bench, section: &mut Section, table: &mut Table) -> anyh
             anyhow::Ok(refused)
         });
         // The warm-up is a fifth of the span, and the attack goes on for all of it.
-        let beside = mail(bench, address, 2 * round + 1, span * 4 / 5).await?;
+        rounds.beside(bench, address, span * 4 / 5).await?;
         refused += guessing.await???;
         told += destination.told().await?.rcpt;
-        asked += beside.asked;
-        rounds.beside.push(beside);
     }
     daemon.kill().await?;
+    let asked: u64 = rounds.beside.iter().map(|mail| mail.asked).sum();
     let allowed = u64::from(GUESSERS * (HARVEST + 1)) + asked;
     section.say(format!(
         "A dictionary attack: {GUESSERS} clients guess {} local parts, none twice, {} a second in all. A client is believed until it has \
          guessed wrong {HARVEST} times, and the next one makes it known: {GUESSERS} x {} callouts, and {} for real mail, are what the \
          protection allows. The destination was told {} recipients. {} guesses were refused, the others put off without a callout.",
-        count(each * u64::from(GUESSERS) * bench.size.rounds as u64),
+        count(each * u64::from(GUESSERS) * bench.size.rounds),
         count(GUESSES_PER_SECOND.into()),
         HARVEST + 1,
         count(asked),
@@ -230,18 +239,18 @@ async fn hang(bench: &Bench, section: &mut Section, table: &mut Table) -> anyhow
             }
         });
     }
-    let (_destination, daemon) = start(bench, "hang", timeout, more).await?;
+    let (_destination, daemon) = start(bench, "hang", &timeout, &more).await?;
     let target = Target { address: daemon.address("policy")?, protocol: Protocol::Policy };
     let mut rounds = Rounds::default();
     let mut still = usize::MAX;
-    for round in 0..bench.size.rounds as u64 {
-        rounds.alone.push(mail(bench, target.address, 2 * round, span).await?);
+    for round in 0..bench.size.rounds {
+        rounds.alone(bench, target.address).await?;
         let mut waiting = JoinSet::new();
         for (number, mut client) in connect(target, usize::try_from(HANGING)?).await?.into_iter().enumerate() {
             let name = format!("u{number}@hang{round}.example");
             waiting.spawn(async move { ask(&mut client, &name, Answer::Defer).await });
         }
-        rounds.beside.push(mail(bench, target.address, 2 * round + 1, span).await?);
+        rounds.beside(bench, target.address, span).await?;
         while waiting.try_join_next().transpose()?.transpose()?.is_some() {}
         still = still.min(waiting.len());
         // Real mail is alone again when none of them is waited for.
@@ -260,7 +269,7 @@ async fn hang(bench: &Bench, section: &mut Section, table: &mut Table) -> anyhow
 // === connections that are held ===
 
 async fn slow(bench: &Bench, section: &mut Section, table: &mut Table) -> anyhow::Result<()> {
-    let (_destination, daemon) = start(bench, "slow", String::new(), String::new()).await?;
+    let (_destination, daemon) = start(bench, "slow", "", "").await?;
     let policy = daemon.address("policy")?;
     let question = format!("request=smtpd_access_policy\nprotocol_state=RCPT\nrecipient=u0@{}\n\n", names::DOMAIN);
     let places = [
@@ -272,14 +281,14 @@ async fn slow(bench: &Bench, section: &mut Section, table: &mut Table) -> anyhow
     let mut rounds = Rounds::default();
     let (mut open, mut served) = (usize::MAX, usize::MAX);
     let mut memory = [0.0_f64; 2];
-    for round in 0..bench.size.rounds as u64 {
-        rounds.alone.push(mail(bench, policy, 2 * round, bench.size.span).await?);
+    for round in 0..bench.size.rounds {
+        rounds.alone(bench, policy).await?;
         if round == 0 {
             memory[0] = process::resident(daemon.process()).context("the daemon has ended")?.0;
         }
         let held = Arc::new(hold(bench.size.slow, places.map(|(place, words, _)| (place, words))).await?);
         let dripping = beside_real_mail(drip(Arc::clone(&held), bench.size.span));
-        rounds.beside.push(mail(bench, policy, 2 * round + 1, bench.size.span).await?);
+        rounds.beside(bench, policy, bench.size.span).await?;
         dripping.await??;
         memory[1] = memory[1].max(process::resident(daemon.process()).context("the daemon has ended")?.0);
         let (mut now_open, mut now_served) = (0, 0);

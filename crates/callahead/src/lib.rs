@@ -1,4 +1,4 @@
-//! The `callahead` program: configuration, commands, and the wiring of the crates below.
+//! The `callahead` program: commands, and the wiring of the crates below.
 //!
 //! `main.rs` only calls [`cli::run`]. `check` and `verify` build a [`node::Node`] of their own for one command; `serve` and `demo` run a
 //! [`serve::Server`] that listens.

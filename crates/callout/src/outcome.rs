@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callahead_smtp::{Recipient, Reply, ReplyError};
+use rustix::io::Errno;
 
 use crate::route::Route;
 use crate::transcript::Transcript;
@@ -158,6 +159,11 @@ impl Failure {
     pub(crate) fn is_not_the_hosts(&self) -> bool {
         matches!(self, Self::Resolve(_) | Self::OutOfResources(_))
     }
+}
+
+/// Whether it is this node that can't connect, and to nobody (connect(2), socket(2)).
+pub(crate) fn is_ours(error: &std::io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 /// What [`Ask::ask`] gives.

@@ -11,8 +11,7 @@ use hickory_resolver::proto::rr::{RData, RecordType};
 use hickory_resolver::{Resolver, TokioResolver};
 use rand::seq::SliceRandom as _;
 
-use crate::outcome::{BoxFuture, Failure};
-use crate::session::is_ours;
+use crate::outcome::{BoxFuture, Failure, is_ours};
 
 /// What a domain's MX says (RFC 5321 5.1, RFC 7505).
 #[derive(Clone, Debug, PartialEq, Eq)]

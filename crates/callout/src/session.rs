@@ -7,12 +7,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use callahead_smtp::{Command, Reply, ReplyReader};
-use rustix::io::Errno;
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 
 use crate::dial::{BoxStream, Dial};
-use crate::outcome::{Failure, Step};
+use crate::outcome::{Failure, Step, is_ours};
 use crate::route::{Host, TlsPolicy};
 use crate::settings::Settings;
 use crate::tls::TlsClient;
@@ -224,11 +223,6 @@ impl Opening<'_> {
         }
         Ok(true)
     }
-}
-
-/// Whether it is this node that can't connect, and to nobody (connect(2), socket(2)).
-pub(crate) fn is_ours(error: &std::io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 impl Session {
