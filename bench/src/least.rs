@@ -1,7 +1,7 @@
 //! What a server can't do without that answers for itself: beside what [`Bare`](crate::bare::Bare) does, an answer is looked up, a line of the
 //! log tells of it, and so does a row of a file that can be searched.
 //!
-//! Each as cheaply as can be: what is known lies in memory and is never forgotten; the line has no time in it; the row has one index. Nothing
+//! Each as cheaply as can be: what is known lies in memory and is never forgotten; the line has no time in it; the row has no index. Nothing
 //! is parsed, checked, counted, or kept for a next start, so it is no server that anybody could use. Line and row are written as
 //! Callahead writes them, by threads of their own: lines each 20 ms in one piece, rows in batches by one that gives way to all others, at most
 //! 5,000 a second; what comes faster is lost.
@@ -56,8 +56,7 @@ impl Least {
         let connection = Connection::open(folder.join("log.db"))?;
         connection.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -32768; \
-             CREATE TABLE decisions (id INTEGER PRIMARY KEY, recipient BLOB, accepted INTEGER); \
-             CREATE INDEX decisions_recipient ON decisions (recipient);",
+             CREATE TABLE decisions (id INTEGER PRIMARY KEY, recipient BLOB, accepted INTEGER);",
         )?;
         let (rows, waiting) = sync_channel(QUEUE);
         std::thread::spawn(move || write_rows(connection, &waiting));

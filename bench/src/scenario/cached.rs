@@ -14,7 +14,7 @@ use crate::subject::{Callahead, Destination, Helper, Setup, Subject, exim, fill,
 const LEARN_WITHIN: Duration = Duration::from_secs(120);
 /// What the least is, for readers.
 const LEAST: &str = "\"least\" is what no server can do without that answers for itself: bare, which also looks the recipient up in memory, \
-    writes a line into a log file, and a row with one index into a log that can be searched, and does nothing else.";
+    writes a line into a log file, and a row into a log that can be searched, and does nothing else.";
 
 /// By the policy protocol: as fast as it goes, and at half of that.
 ///

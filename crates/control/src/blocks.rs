@@ -1,42 +1,92 @@
-//! What lies in which stretch of the decision log, so that a search for something rare passes over what can't hold it.
+//! What lies in which stretch of the decision log, so that a search comes to what it looks for and passes over the rest.
 //!
-//! Of every [`ROWS`] rows in the order of their ids one *block* is kept beside them: a Bloom filter with one hash over the three-octet parts of
-//! recipients and senders, the domains and the verdicts. It costs 8 octets a row and next to nothing to write, where an index of all parts
-//! would be as large as the log. Blocks follow each other without a gap from the first one on; rows from before it are looked at one by one.
+//! Of every [`ROWS`] rows in the order of their ids one *block* is kept beside them, written once when they are full: of each row its id, its domain,
+//! its verdict and source, and checksums of its recipient and its client; of all together a Bloom filter with one hash over the three-octet parts
+//! of recipients and senders. Some 30 octets a row, one after another, where an index in a tree is written all over: a row that went into three of them
+//! took seven times as long to write in a log of a million rows. Blocks follow each other without a gap; the rows behind the last one, fewer than
+//! [`ROWS`], are looked at one by one.
+//!
+//! Searches go by checksums, and see in the row what it is; what counts or removes rows goes by the domains' names.
 
-use rusqlite::{Connection, OptionalExtension as _};
+use std::collections::{HashMap, HashSet};
+
+use rusqlite::{CachedStatement, Connection, Row};
 
 /// Rows in a block.
 const ROWS: usize = 1_000;
 /// Octets of a block's filter: of its 65,536 bits, rows of mail set a tenth to a third.
 const OCTETS: usize = 8_192;
+/// Where more than one in so many rows of a block fits, all of them are looked at.
+const DENSE: usize = 4;
+/// In place of a row's domain: the row was removed.
+const GONE: u16 = u16::MAX;
+/// Verdicts and sources by their numbers, and the number of what is none of them.
+const VERDICTS: [&str; 5] = [NO_VERDICT, "valid", "invalid", "unknown", "not_ours"];
+const SOURCES: [&str; 4] = ["cache", "callout", "list", "policy"];
+const OTHER: u8 = 15;
 
-/// What a token is of. The numbers, the hash and the sizes above are the file's format: to change one is a migration that empties `blocks`.
+/// The table. `sums` and `names` have each of the block's domains once; a row's number in `domains` is its domain's place there. SQLite reads a row
+/// up to the last column that is asked for: the small ones come first. What is here, and the numbers, hashes and sizes above and below, are the
+/// file's format: to change one is a migration that empties the table, and it is filled from the rows when the file is opened.
+pub(crate) const TABLE: &str = "
+CREATE TABLE blocks (
+    first INTEGER PRIMARY KEY, last INTEGER NOT NULL, sums BLOB NOT NULL, domains BLOB NOT NULL, kinds BLOB NOT NULL,
+    recipients BLOB NOT NULL, clients BLOB NOT NULL, parts BLOB NOT NULL, ids BLOB NOT NULL, names TEXT NOT NULL
+);
+";
+
+/// The verdict's name where there is none, in searches.
+pub(crate) const NO_VERDICT: &str = "none";
+
+/// What a part is of.
 #[derive(Clone, Copy)]
 pub(crate) enum Of {
     Recipient = 1,
     Sender = 2,
-    Domain = 3,
-    Verdict = 4,
 }
 
 /// A bit of the filter.
 type Token = u16;
 
-/// The verdict's name where there is none, in tokens and in searches.
-pub(crate) const NO_VERDICT: &str = "none";
+/// What a block tells of a row.
+pub(crate) struct Logged<'a> {
+    pub(crate) id: i64,
+    pub(crate) recipient: &'a str,
+    pub(crate) domain: &'a str,
+    pub(crate) client: Option<&'a str>,
+    pub(crate) sender: Option<&'a str>,
+    pub(crate) verdict: Option<&'a str>,
+    pub(crate) source: &'a str,
+}
+
+/// A row's verdict and source, as numbers: the verdict in the low four bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kind(u8);
 
 /// The block that is being filled: of the rows behind the last one that was written.
 #[derive(Clone)]
 pub(crate) struct Filling {
     first: i64,
-    rows: usize,
-    bits: Vec<u8>,
+    ids: Vec<i64>,
+    /// Each domain's number, in the order in which they came.
+    names: HashMap<String, u16>,
+    domains: Vec<u16>,
+    kinds: Vec<u8>,
+    recipients: Vec<u32>,
+    clients: Vec<u32>,
+    parts: Vec<u8>,
 }
 
-/// What a stretch has to hold to be looked at: of each group one token at least.
+/// What is looked for in blocks; what is absent is anything.
 #[derive(Debug, Default)]
-pub(crate) struct Wanted(Vec<Vec<Token>>);
+pub(crate) struct Wanted {
+    /// In their order.
+    domains: Option<Vec<u32>>,
+    recipient: Option<u32>,
+    client: Option<u32>,
+    verdict: Option<u8>,
+    parts: Vec<Token>,
+}
 
 /// A part of the log.
 pub(crate) struct Block {
@@ -44,97 +94,374 @@ pub(crate) struct Block {
     pub(crate) first: i64,
     /// Its last row.
     pub(crate) last: i64,
-    /// Whether it may hold what is wanted.
-    pub(crate) fits: bool,
+    pub(crate) found: Found,
 }
 
+/// Where in a block there may be what is wanted.
+pub(crate) enum Found {
+    /// Anywhere.
+    All,
+    /// Nowhere.
+    Nothing,
+    /// In these rows, by their places in the block.
+    Rows(Vec<usize>),
+}
+
+/// Rows to be removed of one block, by their places in it.
+pub(crate) struct Doomed {
+    first: i64,
+    /// The block's domains with these rows taken out.
+    domains: Vec<u8>,
+    pub(crate) ids: Vec<i64>,
+}
+
+// === impl Filling ===
+
 impl Filling {
-    /// Goes on where a file stands.
-    pub(crate) fn resume(connection: &Connection) -> rusqlite::Result<Self> {
-        let newest = |sql| connection.query_row(sql, [], |row| row.get::<_, Option<i64>>(0));
-        let covered = match newest("SELECT max(last) FROM blocks")? {
-            Some(last) => last,
-            None => newest("SELECT max(id) FROM decisions")?.unwrap_or(0),
-        };
-        let mut filling = Self { first: covered + 1, rows: 0, bits: vec![0; OCTETS] };
-        let mut statement =
-            connection.prepare("SELECT recipient, sender, domain, verdict FROM decisions WHERE id > ?1")?;
-        let mut rows = statement.query([covered])?;
-        while let Some(row) = rows.next()? {
-            let text = |column| row.get_ref(column).map(|value| value.as_str_or_null().ok().flatten());
-            filling.take(text(0)?.unwrap_or_default(), text(1)?, text(2)?.unwrap_or_default(), text(3)?);
+    /// Goes on where a file stands. Rows that no block has yet are put into some, as after an update of the format.
+    pub(crate) fn resume(connection: &mut Connection) -> rusqlite::Result<Self> {
+        let transaction = connection.transaction()?;
+        let covered: i64 = transaction.query_row("SELECT coalesce(max(last), 0) FROM blocks", [], |row| row.get(0))?;
+        let mut filling = Self::after(covered);
+        {
+            let mut statement = transaction.prepare(
+                "SELECT id, recipient, domain, client, sender, verdict, json_extract(decision, '$.source') FROM decisions \
+                 WHERE id > ?1 ORDER BY id",
+            )?;
+            let mut rows = statement.query([covered])?;
+            while let Some(row) = rows.next()? {
+                let text = |column| text(row, column);
+                let logged = Logged {
+                    id: row.get(0)?,
+                    recipient: text(1)?.unwrap_or_default(),
+                    domain: text(2)?.unwrap_or_default(),
+                    client: text(3)?,
+                    sender: text(4)?,
+                    verdict: text(5)?,
+                    source: text(6)?.unwrap_or_default(),
+                };
+                filling.add(&transaction, &logged)?;
+            }
         }
+        transaction.commit()?;
         Ok(filling)
     }
 
-    /// Takes a row that was written with this id; a block that is full is written with it.
-    pub(crate) fn add(
-        &mut self,
-        connection: &Connection,
-        id: i64,
-        recipient: &str,
-        sender: Option<&str>,
-        domain: &str,
-        verdict: Option<&str>,
-    ) -> rusqlite::Result<()> {
-        self.take(recipient, sender, domain, verdict);
-        if self.rows >= ROWS {
-            connection
-                .prepare_cached("INSERT INTO blocks (last, first, bits) VALUES (?1, ?2, ?3)")?
-                .execute((id, self.first, &self.bits))?;
-            self.bits.fill(0);
-            (self.first, self.rows) = (id + 1, 0);
+    fn after(last: i64) -> Self {
+        Self {
+            first: last + 1,
+            ids: Vec::with_capacity(ROWS),
+            names: HashMap::new(),
+            domains: Vec::with_capacity(ROWS),
+            kinds: Vec::with_capacity(ROWS),
+            recipients: Vec::with_capacity(ROWS),
+            clients: Vec::with_capacity(ROWS),
+            parts: vec![0; OCTETS],
         }
+    }
+
+    /// Takes a row that was written; a block that is full is written with it.
+    pub(crate) fn add(&mut self, connection: &Connection, row: &Logged<'_>) -> rusqlite::Result<()> {
+        self.take(row);
+        if self.ids.len() < ROWS {
+            return Ok(());
+        }
+        let mut names: Vec<_> = self.names.iter().collect();
+        names.sort_unstable_by_key(|(_, number)| **number);
+        let names: Vec<_> = names.into_iter().map(|(name, _)| name.as_str()).collect();
+        let sums: Vec<_> = names.iter().map(|name| checksum(name)).collect();
+        connection
+            .prepare_cached(
+                "INSERT INTO blocks (first, last, sums, domains, kinds, recipients, clients, parts, ids, names) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            )?
+            .execute((
+                self.first,
+                row.id,
+                octets(&sums, |sum| sum.to_le_bytes()),
+                octets(&self.domains, |domain| domain.to_le_bytes()),
+                &self.kinds,
+                octets(&self.recipients, |sum| sum.to_le_bytes()),
+                octets(&self.clients, |sum| sum.to_le_bytes()),
+                &self.parts,
+                octets(&self.ids, |id| id.to_le_bytes()),
+                names.join("\n"),
+            ))?;
+        *self = Self::after(row.id);
         Ok(())
     }
 
-    fn take(&mut self, recipient: &str, sender: Option<&str>, domain: &str, verdict: Option<&str>) {
-        let verdict = token(Of::Verdict, verdict.unwrap_or(NO_VERDICT).as_bytes());
-        let of_parts =
-            parts(Of::Recipient, recipient).chain(sender.into_iter().flat_map(|text| parts(Of::Sender, text)));
-        for token in of_parts.chain([verdict, token(Of::Domain, domain.as_bytes())]) {
-            if let Some(octet) = self.bits.get_mut(usize::from(token / 8)) {
+    fn take(&mut self, row: &Logged<'_>) {
+        // A line each; what is no domain may be anything.
+        let name = row.domain.replace('\n', " ");
+        // Fewer than `ROWS`.
+        let next = u16::try_from(self.names.len()).unwrap_or(GONE);
+        self.domains.push(*self.names.entry(name).or_insert(next));
+        self.ids.push(row.id);
+        self.kinds.push(Kind::new(row.verdict, row.source).0);
+        self.recipients.push(checksum(row.recipient));
+        self.clients.push(row.client.map_or(0, checksum));
+        let senders = row.sender.into_iter().flat_map(|sender| parts(Of::Sender, sender));
+        for token in parts(Of::Recipient, row.recipient).chain(senders) {
+            if let Some(octet) = self.parts.get_mut(usize::from(token / 8)) {
                 *octet |= 1 << (token % 8);
             }
         }
-        self.rows += 1;
+    }
+
+    /// The ids from `from` to below `to` of the domains that are meant.
+    pub(crate) fn rows_of(&self, (from, to): (i64, i64), is_meant: impl Fn(&str) -> bool) -> Vec<i64> {
+        let meant: HashSet<u16> =
+            self.names.iter().filter(|(name, _)| is_meant(name)).map(|(_, number)| *number).collect();
+        let rows = self.ids.iter().zip(&self.domains).filter(|(_, domain)| meant.contains(domain));
+        rows.map(|(id, _)| *id).filter(|id| (from..to).contains(id)).collect()
+    }
+
+    /// Takes out rows that were removed.
+    pub(crate) fn forget(&mut self, removed: &[i64]) {
+        for id in removed {
+            if let Ok(at) = self.ids.binary_search(id)
+                && let Some(domain) = self.domains.get_mut(at)
+            {
+                *domain = GONE;
+            }
+        }
     }
 }
 
+// === impl Kind ===
+
+impl Kind {
+    pub(crate) fn new(verdict: Option<&str>, source: &str) -> Self {
+        Self(verdict_number(verdict.unwrap_or(NO_VERDICT)) | number(&SOURCES, source) << 4)
+    }
+
+    pub(crate) fn is_invalid(self) -> bool {
+        self.0 & OTHER == verdict_number("invalid")
+    }
+
+    pub(crate) fn is_from(self, source: &str) -> bool {
+        self.0 >> 4 == number(&SOURCES, source)
+    }
+}
+
+fn verdict_number(verdict: &str) -> u8 {
+    number(&VERDICTS, verdict)
+}
+
+fn number(names: &[&str], name: &str) -> u8 {
+    names.iter().position(|one| *one == name).and_then(|at| u8::try_from(at).ok()).unwrap_or(OTHER)
+}
+
+// === impl Wanted ===
+
 impl Wanted {
+    /// Only rows of one of these domains.
+    pub(crate) fn domains<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
+        let mut sums: Vec<_> = names.into_iter().map(checksum).collect();
+        sums.sort_unstable();
+        self.domains = Some(sums);
+    }
+
+    /// Only rows of this recipient.
+    pub(crate) fn recipient(&mut self, recipient: &str) {
+        self.recipient = Some(checksum(recipient));
+    }
+
+    /// Only rows of this client.
+    pub(crate) fn client(&mut self, client: &str) {
+        self.client = Some(checksum(client));
+    }
+
+    /// Only rows of this verdict.
+    pub(crate) fn verdict(&mut self, verdict: &str) {
+        self.verdict = Some(verdict_number(verdict));
+    }
+
     /// Only rows that have this text in it, in any case. A text of less than three octets excludes none.
     pub(crate) fn part(&mut self, of: Of, text: &str) {
-        self.0.extend(parts(of, text).map(|token| vec![token]));
+        self.parts.extend(parts(of, text));
     }
 
-    /// Only rows with one of these; of none, no row at all.
-    pub(crate) fn one_of<'a>(&mut self, of: Of, texts: impl IntoIterator<Item = &'a str>) {
-        self.0.push(texts.into_iter().map(|text| token(of, text.as_bytes())).collect());
-    }
-
-    /// Whether there is nothing by which a stretch could be passed over.
+    /// Whether there is nothing by which a row could be passed over.
     pub(crate) fn is_anything(&self) -> bool {
-        self.0.is_empty()
+        !self.has_columns() && self.parts.is_empty()
     }
 
-    fn fits(&self, bits: &[u8]) -> bool {
+    fn has_columns(&self) -> bool {
+        self.domains.is_some() || self.recipient.is_some() || self.client.is_some() || self.verdict.is_some()
+    }
+
+    /// The blocks with rows before a given one, newest first, with what of them is needed to see what is wanted: [`block`](Self::block) reads
+    /// them.
+    pub(crate) fn prepare<'c>(&self, connection: &'c Connection) -> rusqlite::Result<CachedStatement<'c>> {
+        let needed = |is_needed: bool, column: &'static str| if is_needed { column } else { "NULL" };
+        connection.prepare_cached(&format!(
+            "SELECT first, last, {}, {}, {}, {}, {}, {} FROM blocks WHERE first < ?1 ORDER BY first DESC",
+            needed(self.domains.is_some(), "sums"),
+            needed(self.has_columns(), "domains"),
+            needed(self.verdict.is_some(), "kinds"),
+            needed(self.recipient.is_some(), "recipients"),
+            needed(self.client.is_some(), "clients"),
+            needed(!self.parts.is_empty(), "parts"),
+        ))
+    }
+
+    /// What is where in a block.
+    pub(crate) fn block(&self, row: &Row<'_>) -> rusqlite::Result<Block> {
+        Ok(Block { first: row.get(0)?, last: row.get(1)?, found: self.find(row)? })
+    }
+
+    fn find(&self, row: &Row<'_>) -> rusqlite::Result<Found> {
+        let bits = blob(row, 7)?;
         let is_set = |token: &Token| {
             let octet = bits.get(usize::from(token / 8)).copied();
             octet.is_none_or(|octet| octet & (1 << (token % 8)) != 0)
         };
-        self.0.iter().all(|group| group.iter().any(is_set))
+        if !self.parts.iter().all(is_set) {
+            return Ok(Found::Nothing);
+        }
+        if !self.has_columns() {
+            return Ok(Found::All);
+        }
+        let domains = blob(row, 3)?;
+        let mut fits = vec![true; domains.len() / size_of::<u16>()];
+        if let Some(wanted) = &self.domains {
+            let sums = blob(row, 2)?.as_chunks().0.iter();
+            let meant: Vec<bool> = sums.map(|sum| wanted.binary_search(&u32::from_le_bytes(*sum)).is_ok()).collect();
+            if !meant.contains(&true) {
+                return Ok(Found::Nothing);
+            }
+            let is_meant = |number: u16| meant.get(usize::from(number)).copied().unwrap_or_default();
+            narrow(&mut fits, numbers(domains).map(is_meant));
+        }
+        if let Some(wanted) = self.verdict {
+            narrow(&mut fits, blob(row, 4)?.iter().map(|kind| kind & OTHER == wanted));
+        }
+        for (column, wanted) in [(5, self.recipient), (6, self.client)] {
+            if let Some(wanted) = wanted {
+                let wanted = wanted.to_le_bytes();
+                narrow(&mut fits, blob(row, column)?.as_chunks().0.iter().map(|sum| *sum == wanted));
+            }
+        }
+        let count = fits.iter().filter(|fits| **fits).count();
+        if count == 0 {
+            return Ok(Found::Nothing);
+        }
+        if count * DENSE > fits.len() {
+            return Ok(Found::All);
+        }
+        Ok(Found::Rows(fits.iter().enumerate().filter(|(_, fits)| **fits).map(|(at, _)| at).collect()))
     }
 }
 
-/// The newest block that ends before `before`.
-pub(crate) fn newest_before(connection: &Connection, before: i64, wanted: &Wanted) -> rusqlite::Result<Option<Block>> {
-    connection
-        .prepare_cached("SELECT first, last, bits FROM blocks WHERE last < ?1 ORDER BY last DESC LIMIT 1")?
-        .query_row([before], |row| {
-            let fits = wanted.fits(row.get_ref(2)?.as_blob().unwrap_or_default());
-            Ok(Block { first: row.get(0)?, last: row.get(1)?, fits })
-        })
-        .optional()
+/// The ids of the rows at these places of the block that begins so, newest first.
+pub(crate) fn ids(connection: &Connection, first: i64, places: &[usize]) -> rusqlite::Result<Vec<i64>> {
+    connection.prepare_cached("SELECT ids FROM blocks WHERE first = ?1")?.query_row([first], |row| {
+        let ids = blob(row, 0)?.as_chunks().0;
+        let ids = places.iter().rev().filter_map(|at| ids.get(*at));
+        Ok(ids.map(|octets| i64::from_le_bytes(*octets)).collect())
+    })
+}
+
+fn narrow(fits: &mut [bool], is_meant: impl Iterator<Item = bool>) {
+    for (fits, is_meant) in fits.iter_mut().zip(is_meant) {
+        *fits &= is_meant;
+    }
+}
+
+// === what is counted and removed by blocks ===
+
+/// Tells the kind of each row of these domains from `from` on that is in a block, the latest `most` rows of the log being looked at, or some more.
+/// Gives the id behind the last block, and whether there are older ones that were not looked at.
+pub(crate) fn kinds(
+    connection: &Connection,
+    domains: &HashSet<String>,
+    from: i64,
+    most: usize,
+    mut tell: impl FnMut(Kind),
+) -> rusqlite::Result<(i64, bool)> {
+    let mut statement = connection.prepare_cached(
+        "SELECT last, names, domains, kinds, CASE WHEN first < ?1 THEN ids END FROM blocks ORDER BY first DESC",
+    )?;
+    let mut rows = statement.query([from])?;
+    let (mut behind, mut looked_at) = (None, 0);
+    while let Some(row) = rows.next()? {
+        let last: i64 = row.get(0)?;
+        if last < from {
+            break;
+        }
+        if looked_at >= most {
+            return Ok((behind.unwrap_or(from), true));
+        }
+        behind.get_or_insert(last + 1);
+        let names = text(row, 1)?.unwrap_or_default();
+        let meant: Vec<bool> = names.split('\n').map(|name| domains.contains(name)).collect();
+        let kinds = blob(row, 3)?;
+        looked_at += kinds.len();
+        if !meant.contains(&true) {
+            continue;
+        }
+        // Of the block in which `from` lies.
+        let mut ids = all_ids(blob(row, 4)?);
+        for (domain, kind) in numbers(blob(row, 2)?).zip(kinds) {
+            let is_old = ids.next().is_some_and(|id| id < from);
+            if !is_old && meant.get(usize::from(domain)).copied().unwrap_or_default() {
+                tell(Kind(*kind));
+            }
+        }
+    }
+    Ok((behind.unwrap_or(from), false))
+}
+
+/// The rows of the domains that are meant, in the blocks from `from` to below `to`, the oldest first: of so many blocks at most. Gives the
+/// id up to which it has come, and whether that is all.
+pub(crate) fn doomed(
+    connection: &Connection,
+    (from, to): (i64, i64),
+    most: usize,
+    is_meant: impl Fn(&str) -> bool,
+) -> rusqlite::Result<(Vec<Doomed>, i64, bool)> {
+    let mut statement = connection.prepare_cached(
+        "SELECT first, last, names, domains, ids FROM blocks \
+         WHERE first >= coalesce((SELECT max(first) FROM blocks WHERE first <= ?1), 0) AND first < ?2 ORDER BY first LIMIT ?3",
+    )?;
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let mut rows = statement.query((from, to, most))?;
+    let (mut found, mut reached, mut looked_at) = (Vec::new(), from, 0);
+    while let Some(row) = rows.next()? {
+        looked_at += 1;
+        let last: i64 = row.get(1)?;
+        reached = to.min(last + 1);
+        let names = text(row, 2)?.unwrap_or_default();
+        let meant: Vec<bool> = names.split('\n').map(&is_meant).collect();
+        if !meant.contains(&true) {
+            continue;
+        }
+        let mut domains: Vec<u16> = numbers(blob(row, 3)?).collect();
+        let mut ids = Vec::new();
+        for (domain, id) in domains.iter_mut().zip(all_ids(blob(row, 4)?)) {
+            if (from..to).contains(&id) && meant.get(usize::from(*domain)).copied().unwrap_or_default() {
+                *domain = GONE;
+                ids.push(id);
+            }
+        }
+        if !ids.is_empty() {
+            let domains = octets(&domains, |domain| domain.to_le_bytes());
+            found.push(Doomed { first: row.get(0)?, domains, ids });
+        }
+    }
+    Ok((found, reached, looked_at < most))
+}
+
+impl Doomed {
+    /// Says in the block that the rows are gone.
+    pub(crate) fn note(&self, connection: &Connection) -> rusqlite::Result<()> {
+        connection
+            .prepare_cached("UPDATE blocks SET domains = ?2 WHERE first = ?1")?
+            .execute((self.first, &self.domains))?;
+        Ok(())
+    }
 }
 
 /// Removes the blocks whose rows are gone.
@@ -143,6 +470,33 @@ pub(crate) fn remove_old(connection: &Connection) -> rusqlite::Result<()> {
         .prepare_cached("DELETE FROM blocks WHERE last < (SELECT coalesce(min(id), 0) FROM decisions)")?
         .execute([])?;
     Ok(())
+}
+
+// === columns ===
+
+fn text<'r>(row: &'r Row<'_>, column: usize) -> rusqlite::Result<Option<&'r str>> {
+    Ok(row.get_ref(column)?.as_str_or_null().ok().flatten())
+}
+
+fn blob<'r>(row: &'r Row<'_>, column: usize) -> rusqlite::Result<&'r [u8]> {
+    Ok(row.get_ref(column)?.as_blob().unwrap_or_default())
+}
+
+fn octets<T: Copy, const N: usize>(values: &[T], octets: impl Fn(T) -> [u8; N]) -> Vec<u8> {
+    values.iter().flat_map(|value| octets(*value)).collect()
+}
+
+fn numbers(octets: &[u8]) -> impl Iterator<Item = u16> {
+    octets.as_chunks().0.iter().map(|octets| u16::from_le_bytes(*octets))
+}
+
+fn all_ids(octets: &[u8]) -> impl Iterator<Item = i64> {
+    octets.as_chunks().0.iter().map(|octets| i64::from_le_bytes(*octets))
+}
+
+/// CRC-32: what it takes for another is found to be one when the row is looked at.
+fn checksum(text: &str) -> u32 {
+    crc32fast::hash(text.as_bytes())
 }
 
 /// Of each three octets in a row, in lower case: whatever holds a text holds all of the text's.
@@ -160,4 +514,19 @@ fn token(of: Of, octets: &[u8]) -> Token {
     }
     let [.., d, c, b, a] = (hash ^ (hash >> 32)).to_be_bytes();
     u16::from_be_bytes([a, b]) ^ u16::from_be_bytes([c, d])
+}
+
+#[cfg(test)]
+mod tests {
+    use callahead_engine::{Source, Verdict};
+
+    use super::*;
+
+    #[test]
+    fn every_verdict_and_every_source_has_a_number() {
+        let verdicts = [Verdict::Valid, Verdict::Invalid, Verdict::Unknown, Verdict::NotOurs].map(Verdict::as_str);
+        let sources = [Source::Cache, Source::Callout, Source::List, Source::Policy].map(Source::as_str);
+        assert_eq!(VERDICTS[1..], verdicts);
+        assert_eq!(SOURCES, sources);
+    }
 }

@@ -7,18 +7,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, ErrorCode};
 
-use crate::blocks::Filling;
+use crate::blocks::{self, Filling};
 use crate::database::{self, OpenError};
 
 /// Connections for searching.
 const READERS: usize = 2;
-/// What the writer keeps of the file in memory at most, in KiB.
-const CACHE_KIB: i64 = 32 << 10;
 /// What stands behind the name of a file that was moved aside.
 const ASIDE: &str = ".damaged";
 
-/// Within `auto_vacuum = INCREMENTAL`; an id is the time in milliseconds, shifted by [`ID_SHIFT`], and a count below it. So rows lie in the
-/// order of time without an index for it, and each index ends with the time.
+/// Within `auto_vacuum = INCREMENTAL`; an id is the time in milliseconds, shifted by [`ID_SHIFT`](crate::log::ID_SHIFT), and a count below it. So rows
+/// lie in the order of time without an index for it. There is none at all: what is where is told by blocks ([`crate::blocks`]).
 const MIGRATIONS: &[&str] = &["
 CREATE TABLE decisions (
     id INTEGER PRIMARY KEY, at INTEGER NOT NULL, listener TEXT NOT NULL, client TEXT, sender TEXT, recipient TEXT NOT NULL,
@@ -29,7 +27,12 @@ CREATE INDEX decisions_recipient ON decisions (recipient);
 CREATE INDEX decisions_client ON decisions (client) WHERE client IS NOT NULL;
 ", "
 CREATE TABLE blocks (last INTEGER PRIMARY KEY, first INTEGER NOT NULL, bits BLOB NOT NULL);
-"];
+", "
+DROP INDEX decisions_domain;
+DROP INDEX decisions_recipient;
+DROP INDEX decisions_client;
+DROP TABLE blocks;
+", blocks::TABLE];
 
 /// A file that can be written.
 pub(crate) struct Opened {
@@ -63,15 +66,13 @@ pub(crate) fn open(path: &Path) -> Result<Opened, OpenError> {
 
 fn open_as_it_is(path: &Path) -> Result<Opened, OpenError> {
     let wrong = |source| OpenError::Open { path: path.to_owned(), source };
-    let connection = database::open(path, MIGRATIONS)?;
+    let mut connection = database::open(path, MIGRATIONS)?;
     // A power cut may lose the last batch, and breaks nothing.
     connection.pragma_update(None, "synchronous", "NORMAL").map_err(wrong)?;
     connection.pragma_update(None, "journal_size_limit", 16 << 20).map_err(wrong)?;
-    // Recipients come in no order: their index is written all over.
-    connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(wrong)?;
     let last_id =
         connection.query_row("SELECT coalesce(max(id), 0) FROM decisions", [], |row| row.get(0)).map_err(wrong)?;
-    let filling = Filling::resume(&connection).map_err(wrong)?;
+    let filling = Filling::resume(&mut connection).map_err(wrong)?;
     Ok(Opened { connection, last_id, filling, replaced: false })
 }
 

@@ -10,7 +10,7 @@ use callahead_cache::Timestamp;
 use callahead_engine::{Clock, Decision, Directory, LoggedRecipients};
 use rusqlite::{Connection, params};
 
-use crate::blocks::Filling;
+use crate::blocks::{Filling, Logged};
 use crate::log::{Entry, ID_SHIFT, LogSettings, Shared, policy_of};
 use crate::log_file::{self, Opened, Readers};
 use crate::retention::Retention;
@@ -177,19 +177,28 @@ impl Writer {
                     .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
                 // Text behind the last @ even where it is no domain: for what was no address.
                 let domain = decision.recipient.rsplit('@').next().unwrap_or_default();
-                let verdict = decision.verdict.map(|verdict| verdict.as_str());
+                let client = client.map(|client| client.to_canonical().to_string());
+                let row = Logged {
+                    id: last_id,
+                    recipient: &decision.recipient,
+                    domain,
+                    client: client.as_deref(),
+                    sender: sender.as_deref(),
+                    verdict: decision.verdict.map(|verdict| verdict.as_str()),
+                    source: decision.source.as_str(),
+                };
                 insert.execute(params![
-                    last_id,
+                    row.id,
                     at,
                     listener,
-                    client.map(|client| client.to_canonical().to_string()),
-                    sender,
-                    decision.recipient,
+                    row.client,
+                    row.sender,
+                    row.recipient,
                     domain,
-                    verdict,
+                    row.verdict,
                     json
                 ])?;
-                filling.add(&transaction, last_id, &decision.recipient, sender.as_deref(), domain, verdict)?;
+                filling.add(&transaction, &row)?;
                 written += 1;
             }
         }
@@ -200,9 +209,9 @@ impl Writer {
     }
 
     fn retain(&mut self, rows: usize) {
-        let Some((connection, _)) = &self.file else { return };
+        let Some((connection, filling)) = &mut self.file else { return };
         let (settings, domains) = self.shared.in_force();
-        match self.retention.step(connection, &settings, &domains, self.clock.now(), rows) {
+        match self.retention.step(connection, filling, &settings, &domains, self.clock.now(), rows) {
             Ok(step) => {
                 self.shared.removed.fetch_add(step.removed, Ordering::Relaxed);
                 self.shared.used_bytes.store(step.used_bytes, Ordering::Relaxed);

@@ -1,13 +1,15 @@
 //! How the decision log is kept within its days and its size: a little after every batch, so that nothing waits long for it.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use callahead_cache::Timestamp;
 use callahead_engine::Directory;
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::Connection;
 
-use crate::blocks;
-use crate::log::{ID_SHIFT, LogSettings, policy_of};
+use crate::blocks::{self, Filling};
+use crate::log::{LogSettings, first_id, policy_of};
 
 /// Rows that are removed at a time, at least.
 const CHUNK: usize = 2_000;
@@ -15,16 +17,19 @@ const CHUNK: usize = 2_000;
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Pages that are given back to the system at a time.
 const GIVE_BACK: u32 = 2_000;
-
-/// Domains in the log that are looked at at a time, for whether they want their rows kept for fewer days.
-const DOMAINS: usize = 500;
+/// Blocks that are looked at at a time for rows of domains that want theirs kept for fewer days.
+const BLOCKS: usize = 100;
 
 /// Where the work stands.
 #[derive(Debug, Default)]
 pub(crate) struct Retention {
     looked_at: Option<Timestamp>,
-    /// The domain up to which a round through all that are in the log has come; `None` between two rounds.
-    domain: Option<String>,
+    /// It is to be looked for rows that their domains want gone.
+    domains_due: bool,
+    /// The policies under which that was looked for last, with the days that hold for all.
+    under: Option<(Arc<Directory>, u32)>,
+    /// By the days of a policy: the id below which there are no rows any more of domains that have it.
+    done: BTreeMap<u32, i64>,
     /// The last step left something over.
     more: bool,
     used_bytes: u64,
@@ -41,8 +46,9 @@ impl Retention {
     pub(crate) fn step(
         &mut self,
         connection: &Connection,
+        filling: &mut Filling,
         settings: &LogSettings,
-        domains: &Directory,
+        domains: &Arc<Directory>,
         now: Timestamp,
         rows: usize,
     ) -> rusqlite::Result<Step> {
@@ -65,10 +71,12 @@ impl Retention {
                 self.more = true;
             } else {
                 self.looked_at = Some(now);
-                self.domain.get_or_insert_default();
+                self.domains_due = true;
             }
         }
-        step.removed += self.domains(connection, settings, domains, now, chunk)?;
+        if self.domains_due {
+            step.removed += self.domains(connection, filling, settings, domains, now, chunk)?;
+        }
         step.used_bytes = used(connection)?;
         if step.used_bytes > settings.size {
             let removed = connection
@@ -86,43 +94,54 @@ impl Retention {
         Ok(step)
     }
 
-    /// Goes on with the round through the log's domains, up to so many rows that are removed: those that a domain's own policy wants
-    /// gone sooner. The index on domains leads from one to the next, so that wildcards and domains that came later are met too.
+    /// Removes what domains' own policies want gone sooner, up to about so many rows. Each of their numbers of days has a mark that goes
+    /// through the log behind the time; with other policies all marks begin anew, so that wildcards and domains that came later are met too.
     fn domains(
         &mut self,
         connection: &Connection,
+        filling: &mut Filling,
         settings: &LogSettings,
-        domains: &Directory,
+        domains: &Arc<Directory>,
         now: Timestamp,
         mut left: usize,
     ) -> rusqlite::Result<u64> {
-        let Some(mut domain) = self.domain.take() else { return Ok(0) };
-        if domains.iter().all(|config| config.policy.log_days >= settings.days) {
-            return Ok(0);
+        let is_same = |(under, days): &(Arc<Directory>, u32)| Arc::ptr_eq(under, domains) && *days == settings.days;
+        if !self.under.as_ref().is_some_and(is_same) {
+            self.done.clear();
+            self.under = Some((Arc::clone(domains), settings.days));
         }
+        let fewer: BTreeSet<u32> =
+            domains.iter().map(|domain| domain.policy.log_days).filter(|days| *days < settings.days).collect();
         let mut removed = 0;
-        let mut next =
-            connection.prepare_cached("SELECT domain FROM decisions WHERE domain > ?1 ORDER BY domain LIMIT 1")?;
-        let mut remove = connection.prepare_cached(
-            "DELETE FROM decisions WHERE id IN (SELECT id FROM decisions WHERE domain = ?1 AND id < ?2 ORDER BY id LIMIT ?3)",
-        )?;
-        for _ in 0..DOMAINS {
-            let Some(name) = next.query_row([&domain], |row| row.get::<_, String>(0)).optional()? else {
-                return Ok(removed);
-            };
-            let (days, _) = settings.of(policy_of(domains, &name));
-            if days < settings.days {
-                let these = remove.execute((&name, oldest(now, days), i64::try_from(left).unwrap_or(i64::MAX)))?;
-                removed += these as u64;
-                left -= these;
-                if left == 0 {
-                    break;
-                }
+        for days in fewer {
+            let (from, to) = (self.done.get(&days).copied().unwrap_or_default(), oldest(now, days));
+            if from >= to {
+                continue;
             }
-            domain = name;
+            let wants = |name: &str| settings.of(policy_of(domains, name)).0 == days;
+            let (blocks, reached, is_all) = blocks::doomed(connection, (from, to), BLOCKS, wants)?;
+            let unblocked = if is_all { filling.rows_of((from, to), wants) } else { Vec::new() };
+            let transaction = connection.unchecked_transaction()?;
+            let mut remove = transaction.prepare_cached("DELETE FROM decisions WHERE id = ?1")?;
+            let mut these = 0;
+            for id in blocks.iter().flat_map(|block| &block.ids).chain(&unblocked) {
+                these += remove.execute([id])?;
+            }
+            for block in &blocks {
+                block.note(&transaction)?;
+            }
+            drop(remove);
+            transaction.commit()?;
+            filling.forget(&unblocked);
+            self.done.insert(days, if is_all { to } else { reached });
+            removed += these as u64;
+            left = left.saturating_sub(these);
+            if !is_all || left == 0 {
+                self.more = true;
+                return Ok(removed);
+            }
         }
-        self.domain = Some(domain);
-        self.more = true;
+        self.domains_due = false;
         Ok(removed)
     }
 }
@@ -130,8 +149,7 @@ impl Retention {
 /// The id from which rows are kept.
 fn oldest(now: Timestamp, days: u32) -> i64 {
     let age = Duration::from_secs(u64::from(days) * 86_400);
-    let oldest = now.0.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-    i64::try_from(oldest).unwrap_or(i64::MAX >> ID_SHIFT) << ID_SHIFT
+    first_id(Timestamp(now.0.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))))
 }
 
 /// Bytes of pages that hold something.

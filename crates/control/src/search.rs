@@ -1,31 +1,27 @@
 //! Searching the decision log, newest first, page by page.
 //!
-//! What an index can find (a whole domain, recipient or client, a span of time) is left to SQLite. Everything else is looked at row by row,
-//! where a block's filter ([`crate::blocks`]) does not say that it is not there, and only so many rows, and only so long, for one page. So a
-//! search for something rare comes to it at once, one for what is common is a page of it, and one for what the filters can't tell is a
-//! chain of short pages, some of them empty: never one long wait.
+//! Blocks ([`crate::blocks`]) tell in which rows a domain, a whole recipient, a client or a verdict may be, and where a part of an address can't
+//! be. What is left is looked at row by row, and only so many rows, and only so long, for one page. So a search for something rare comes to
+//! it at once, one for what is common is a page of it, and one for what the blocks can't tell is a chain of short pages, some of them
+//! empty: never one long wait.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use callahead_cache::Timestamp;
-use rusqlite::{Connection, Row, ToSql};
+use rusqlite::{Connection, Row, Statement, ToSql};
 
-use crate::blocks::{self, NO_VERDICT, Of, Wanted};
+use crate::blocks::{self, Found, NO_VERDICT, Of, Wanted};
 use crate::control::ControlError;
-use crate::log::{DecisionLog, ID_SHIFT};
+use crate::log::{DecisionLog, first_id};
 
 /// Rows that are looked at for one page.
 const EXAMINED: usize = 50_000;
-/// Rows of a domain that are looked at before blocks are.
-const FEW: usize = 1_024;
 /// How long is looked for one page, about: a page is done with at the next row that is looked at then.
 const LONG: Duration = Duration::from_millis(80);
 /// Rows between two looks at the time.
 const LOOK_EVERY: usize = 64;
-/// Blocks that are looked at together.
-const TOGETHER: usize = 8;
 
 /// What is looked for; what is absent is anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,7 +94,7 @@ impl DecisionLog {
     }
 }
 
-/// What of a row is looked at by itself, because no index finds it.
+/// What of a row is looked at behind that.
 struct Rest<'a, F> {
     part: Option<String>,
     sender: Option<String>,
@@ -110,8 +106,6 @@ struct Rest<'a, F> {
 struct Making {
     page: LogPage,
     limit: usize,
-    /// Rows that are looked at at most.
-    most: usize,
     examined: usize,
     began: Instant,
 }
@@ -123,66 +117,74 @@ fn page(
     cursor: Option<i64>,
     limit: usize,
 ) -> rusqlite::Result<LogPage> {
-    let at =
-        |time: Timestamp| i64::try_from(time.0).unwrap_or(i64::MAX >> ID_SHIFT).min(i64::MAX >> ID_SHIFT) << ID_SHIFT;
-    let mut before = cursor.unwrap_or(i64::MAX).min(filter.until.map_or(i64::MAX, at));
-    let from = filter.since.map_or(0, at);
-    let by_index = ByIndex::new(filter);
-    let wanted = by_index.wanted(filter);
+    let mut before = cursor.unwrap_or(i64::MAX).min(filter.until.map_or(i64::MAX, first_id));
+    let from = filter.since.map_or(0, first_id);
+    let lookup = Lookup::new(filter);
     let rest = Rest {
-        part: filter.recipient.as_deref().filter(|_| by_index.recipient.is_none()).map(str::to_lowercase),
+        part: filter.recipient.as_deref().filter(|_| lookup.recipient.is_none()).map(str::to_lowercase),
         sender: filter.sender.as_deref().map(str::to_lowercase),
         verdict: filter.verdict.as_deref(),
         is_seen,
     };
-    let mut making = Making { page: LogPage::default(), limit, most: EXAMINED, examined: 0, began: Instant::now() };
-    if wanted.is_anything() {
-        by_index.scan(connection, (from, before), &rest, &mut making)?;
-        return Ok(making.page);
-    }
-    if filter.domain.is_some() {
-        // A small domain is looked through sooner than the blocks are.
-        making.most = FEW;
-        let is_whole = !by_index.scan(connection, (from, before), &rest, &mut making)?;
-        if is_whole || making.page.rows.len() == limit {
-            return Ok(making.page);
-        }
-        before = making.page.next.take().unwrap_or(before);
-        making.most = EXAMINED;
-    }
-    // From block to block. Those that may hold what is wanted are looked at together, some at a time; the others not at all.
-    let mut until = before;
-    let mut together = 0;
-    while until > from
-        && let Some(block) = blocks::newest_before(connection, until, &wanted)?
-    {
-        until = block.first;
-        let stretch = if block.fits { block.first } else { block.last + 1 };
-        together += 1;
-        if !block.fits || together == TOGETHER {
-            if before > stretch && by_index.scan(connection, (stretch.max(from), before), &rest, &mut making)? {
+    let mut making = Making { page: LogPage::default(), limit, examined: 0, began: Instant::now() };
+    // One state of the file, whatever is written and removed meanwhile.
+    let snapshot = connection.unchecked_transaction()?;
+    let mut stretch = snapshot.prepare_cached(&lookup.sql)?;
+    let wanted = lookup.wanted(filter);
+    if !wanted.is_anything() {
+        let mut statement = wanted.prepare(&snapshot)?;
+        let mut rows = statement.query([before])?;
+        while before > from
+            && let Some(row) = rows.next()?
+        {
+            let block = wanted.block(row)?;
+            // Behind the last block there are rows that are in none yet.
+            let end = block.last + 1;
+            if end < before {
+                if lookup.scan(&mut stretch, (end.max(from), before), &rest, &mut making)? {
+                    return Ok(making.page);
+                }
+                before = end;
+            }
+            let is_done = match block.found {
+                Found::All => lookup.scan(&mut stretch, (block.first.max(from), before), &rest, &mut making)?,
+                Found::Nothing => false,
+                Found::Rows(places) => {
+                    let mut is_done = false;
+                    let ids = blocks::ids(&snapshot, block.first, &places)?.into_iter();
+                    for id in ids.filter(|id| (from..before).contains(id)) {
+                        is_done = lookup.scan(&mut stretch, (id, id + 1), &rest, &mut making)?;
+                        if is_done {
+                            break;
+                        }
+                    }
+                    is_done
+                }
+            };
+            if is_done {
                 return Ok(making.page);
             }
-            (before, together) = (until, 0);
+            before = block.first;
             if before > from && making.is_long() {
                 making.page.next = Some(before);
                 return Ok(making.page);
             }
         }
     }
-    by_index.scan(connection, (from, before), &rest, &mut making)?;
+    lookup.scan(&mut stretch, (from, before), &rest, &mut making)?;
     Ok(making.page)
 }
 
-/// What SQLite finds: one column by its index, the most telling first, and the others row by row.
-struct ByIndex {
+/// What SQLite looks at in a row.
+struct Lookup {
     sql: String,
     values: Vec<String>,
-    /// Of the recipient, where it is a whole one.
+    /// The recipient, where it is a whole one.
     recipient: Option<String>,
+    client: Option<String>,
 }
 
-impl ByIndex {
+impl Lookup {
     fn new(filter: &LogFilter) -> Self {
         let is_whole = |text: &&String| text.find('@').is_some_and(|at| at > 0 && at + 1 < text.len());
         let recipient = filter.recipient.as_ref().filter(is_whole).cloned();
@@ -194,36 +196,35 @@ impl ByIndex {
         let mut values = Vec::new();
         for (column, value) in [("recipient", &recipient), ("domain", &filter.domain), ("client", &client)] {
             if let Some(value) = value {
-                // "+" keeps a column from being chosen for its index.
-                let plus = if values.is_empty() { "" } else { "+" };
-                sql.push_str(&format!(" AND {plus}{column} = ?{}", values.len() + 3));
+                sql.push_str(&format!(" AND {column} = ?{}", values.len() + 3));
                 values.push(value.clone());
             }
         }
         sql.push_str(" ORDER BY id DESC");
-        Self { sql, values, recipient }
+        Self { sql, values, recipient, client }
     }
 
-    /// By what blocks can be passed over. A recipient or a client has so few rows that its index alone is faster.
+    /// By what rows can be passed over.
     fn wanted(&self, filter: &LogFilter) -> Wanted {
         let mut wanted = Wanted::default();
-        if self.recipient.is_some() || filter.client.is_some() {
-            return wanted;
+        match (&self.recipient, &filter.recipient) {
+            (Some(recipient), _) => wanted.recipient(recipient),
+            (None, Some(part)) => wanted.part(Of::Recipient, part),
+            (None, None) => {}
         }
-        if let Some(part) = &filter.recipient {
-            wanted.part(Of::Recipient, part);
+        if let Some(client) = &self.client {
+            wanted.client(client);
         }
         if let Some(part) = &filter.sender {
             wanted.part(Of::Sender, part);
         }
         if let Some(verdict) = &filter.verdict {
-            wanted.one_of(Of::Verdict, [verdict.as_str()]);
+            wanted.verdict(verdict);
         }
         match (&filter.domain, &filter.domains) {
-            // With nothing else the index is all that it takes.
-            (Some(domain), _) if !wanted.is_anything() => wanted.one_of(Of::Domain, [domain.as_str()]),
-            (None, Some(domains)) => wanted.one_of(Of::Domain, domains.iter().map(String::as_str)),
-            _ => {}
+            (Some(domain), _) => wanted.domains([domain.as_str()]),
+            (None, Some(domains)) => wanted.domains(domains.iter().map(String::as_str)),
+            (None, None) => {}
         }
         wanted
     }
@@ -231,14 +232,13 @@ impl ByIndex {
     /// Looks at the rows of a stretch. Says whether the page is done with, and then sets where to go on.
     fn scan(
         &self,
-        connection: &Connection,
+        statement: &mut Statement<'_>,
         (from, before): (i64, i64),
         rest: &Rest<'_, impl Fn(&str) -> bool>,
         making: &mut Making,
     ) -> rusqlite::Result<bool> {
         let mut values: Vec<&dyn ToSql> = vec![&before, &from];
         values.extend(self.values.iter().map(|value| value as &dyn ToSql));
-        let mut statement = connection.prepare_cached(&self.sql)?;
         let mut rows = statement.query(values.as_slice())?;
         while let Some(row) = rows.next()? {
             let id: i64 = row.get(0)?;
@@ -288,6 +288,6 @@ impl<F: Fn(&str) -> bool> Rest<'_, F> {
 
 impl Making {
     fn is_long(&self) -> bool {
-        self.examined >= self.most || self.began.elapsed() >= LONG
+        self.examined >= EXAMINED || self.began.elapsed() >= LONG
     }
 }

@@ -1,12 +1,14 @@
 //! The decision log in a few numbers, for those to whom the node's own counters would tell of others.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use callahead_cache::Timestamp;
 use rusqlite::Connection;
 
+use crate::blocks::{self, Kind};
 use crate::control::ControlError;
-use crate::log::{DecisionLog, ID_SHIFT};
+use crate::log::{DecisionLog, first_id};
 
 /// What became of some domains' recipients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,12 +21,13 @@ pub struct Tally {
     pub asked: u64,
     /// Of them, for recipients that do not exist.
     pub invalid: u64,
-    /// There are more than were looked at; these are each domain's latest.
+    /// There may be more than were looked at; these are the latest.
     pub is_cut: bool,
 }
 
 impl DecisionLog {
-    /// Counts the decisions of these domains (lower-case A-labels) since then, by the log's index; `most` rows are looked at in all.
+    /// Counts the decisions of these domains (lower-case A-labels) since then, by the log's blocks; the latest `most` rows are looked at, whose-ever
+    /// they are, and up to 2,000 more.
     ///
     /// # Errors
     /// When the log can't be read.
@@ -39,92 +42,109 @@ impl DecisionLog {
 }
 
 fn count(connection: &Connection, domains: &[String], since: Timestamp, most: usize) -> rusqlite::Result<Tally> {
-    let from = i64::try_from(since.0).unwrap_or(i64::MAX >> ID_SHIFT).min(i64::MAX >> ID_SHIFT) << ID_SHIFT;
-    let mut statement = connection.prepare_cached(
-        "SELECT verdict, source, count(*) FROM (SELECT verdict, json_extract(decision, '$.source') AS source FROM decisions \
-         WHERE domain = ?1 AND id >= ?2 ORDER BY id DESC LIMIT ?3) GROUP BY verdict, source",
-    )?;
-    let (mut tally, mut left) = (Tally::default(), most);
-    for (at, domain) in domains.iter().enumerate() {
-        // What a small domain leaves of its share the others have.
-        let share = left / (domains.len() - at);
-        let mut rows = statement.query((domain, from, i64::try_from(share).unwrap_or(i64::MAX)))?;
-        let mut found = 0;
-        while let Some(row) = rows.next()? {
-            let (verdict, source): (Option<String>, Option<String>) = (row.get(0)?, row.get(1)?);
-            let times = u64::try_from(row.get::<_, i64>(2)?).unwrap_or_default();
-            found += times;
-            tally.invalid += if verdict.as_deref() == Some("invalid") { times } else { 0 };
-            match source.as_deref() {
-                Some("cache") => tally.cached += times,
-                Some("callout") => tally.asked += times,
-                _ => {}
-            }
+    // One state of the file: a block that is full in between would have its rows counted twice.
+    let snapshot = connection.unchecked_transaction()?;
+    let domains: HashSet<String> = domains.iter().cloned().collect();
+    // Blocks may still name rows that the log's size has removed.
+    let oldest: i64 = snapshot.query_row("SELECT coalesce(min(id), 0) FROM decisions", [], |row| row.get(0))?;
+    let from = first_id(since).max(oldest);
+    let mut tally = Tally::default();
+    let (behind, is_cut) = blocks::kinds(&snapshot, &domains, from, most, |kind| tally.add(kind))?;
+    tally.is_cut = is_cut;
+    let mut statement = snapshot
+        .prepare_cached("SELECT domain, verdict, json_extract(decision, '$.source') FROM decisions WHERE id >= ?1")?;
+    let mut rows = statement.query([behind])?;
+    while let Some(row) = rows.next()? {
+        let text = |column| row.get_ref(column).map(|value| value.as_str_or_null().ok().flatten());
+        if text(0)?.is_some_and(|domain| domains.contains(domain)) {
+            tally.add(Kind::new(text(1)?, text(2)?.unwrap_or_default()));
         }
-        tally.decisions += found;
-        let found = usize::try_from(found).unwrap_or(usize::MAX);
-        tally.is_cut |= found == share;
-        left = left.saturating_sub(found);
     }
     Ok(tally)
+}
+
+impl Tally {
+    fn add(&mut self, kind: Kind) {
+        self.decisions += 1;
+        self.cached += u64::from(kind.is_from("cache"));
+        self.asked += u64::from(kind.is_from("callout"));
+        self.invalid += u64::from(kind.is_invalid());
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blocks::{Filling, Logged, TABLE};
+    use crate::log::ID_SHIFT;
 
     const HOUR: u64 = 3_600_000;
 
-    /// Of `small` three decisions and of `large` a hundred, one an hour, the latest at hour 100.
-    fn log() -> Connection {
-        let log = Connection::open_in_memory().unwrap_or_else(|error| panic!("{error}"));
-        let made = log
-            .execute_batch("CREATE TABLE decisions (id INTEGER PRIMARY KEY, domain TEXT, verdict TEXT, decision TEXT)");
-        made.unwrap_or_else(|error| panic!("{error}"));
-        let put = |hour: u64, domain: &str, verdict: Option<&str>, source: &str, n: i64| {
+    /// So many hours with a decision of `large` in each, every second of a mailbox that does not exist, and in the last three some of others.
+    fn log(hours: u64) -> Connection {
+        let mut log = Connection::open_in_memory().unwrap_or_else(|error| panic!("{error}"));
+        let table = "CREATE TABLE decisions (id INTEGER PRIMARY KEY, recipient TEXT, domain TEXT, client TEXT, sender TEXT, verdict TEXT, decision TEXT);";
+        log.execute_batch(&format!("{table}{TABLE}")).unwrap_or_else(|error| panic!("{error}"));
+        let mut filling = Filling::resume(&mut log).unwrap_or_else(|error| panic!("{error}"));
+        let mut put = |hour: u64, domain: &str, verdict: Option<&str>, source: &str, n: i64| {
             let id = (i64::try_from(hour * HOUR).unwrap_or_default() << ID_SHIFT) + n;
             let decision = format!("{{\"source\":\"{source}\"}}");
-            log.execute("INSERT INTO decisions VALUES (?1, ?2, ?3, ?4)", (id, domain, verdict, decision))
-                .unwrap_or_else(|error| panic!("{error}"));
+            let insert = "INSERT INTO decisions (id, recipient, domain, verdict, decision) VALUES (?1, '', ?2, ?3, ?4)";
+            log.execute(insert, (id, domain, verdict, decision)).unwrap_or_else(|error| panic!("{error}"));
+            let row = Logged { id, recipient: "", domain, client: None, sender: None, verdict, source };
+            filling.add(&log, &row).unwrap_or_else(|error| panic!("{error}"));
         };
-        for hour in 1..=100 {
+        for hour in 1..=hours {
             let (verdict, source) = if hour % 2 == 0 { ("valid", "cache") } else { ("invalid", "callout") };
             put(hour, "large.example", Some(verdict), source, 0);
+            if hour == hours - 2 {
+                put(hour, "small.example", Some("invalid"), "list", 1);
+            }
+            if hour == hours - 1 {
+                put(hour, "small.example", None, "policy", 1);
+                put(hour, "small.example", Some("unknown"), "callout", 2);
+            }
         }
-        put(98, "small.example", Some("invalid"), "list", 1);
-        put(99, "small.example", None, "policy", 1);
-        put(99, "small.example", Some("unknown"), "callout", 2);
-        put(100, "other.example", Some("invalid"), "cache", 1);
+        put(hours, "other.example", Some("invalid"), "cache", 1);
         log
     }
 
-    fn tallied(domains: &[&str], since: u64, most: usize) -> Tally {
+    fn tallied(log: &Connection, domains: &[&str], since: u64, most: usize) -> Tally {
         let domains: Vec<String> = domains.iter().map(|domain| (*domain).to_owned()).collect();
-        count(&log(), &domains, Timestamp(since * HOUR), most).unwrap_or_else(|error| panic!("{error}"))
+        count(log, &domains, Timestamp(since * HOUR), most).unwrap_or_else(|error| panic!("{error}"))
     }
 
     #[test]
     fn decisions_of_these_domains_since_then_are_counted_and_no_others() {
-        let all = Tally { decisions: 103, cached: 50, asked: 51, invalid: 51, is_cut: false };
-        assert_eq!(tallied(&["large.example", "small.example"], 0, 1_000), all);
-        let lately = Tally { decisions: 4, cached: 1, asked: 2, invalid: 1, is_cut: false };
-        assert_eq!(tallied(&["large.example", "small.example"], 99, 1_000), lately);
-        assert_eq!(tallied(&["nothing.example"], 0, 1_000), Tally::default());
-        assert_eq!(tallied(&[], 0, 1_000), Tally::default());
+        // In no block yet; in a block that is just full; in three and some more.
+        for hours in [100, 996, 3_500] {
+            let log = log(hours);
+            let half = hours / 2;
+            let all = Tally { decisions: hours + 3, cached: half, asked: half + 1, invalid: half + 1, is_cut: false };
+            assert_eq!(tallied(&log, &["large.example", "small.example"], 0, 100_000), all);
+            let lately = Tally { decisions: 4, cached: 1, asked: 2, invalid: 1, is_cut: false };
+            assert_eq!(tallied(&log, &["large.example", "small.example"], hours - 1, 100_000), lately);
+            assert_eq!(tallied(&log, &["large.example"], 21, 100_000).decisions, hours - 20, "from within a block");
+            assert_eq!(tallied(&log, &["nothing.example"], 0, 100_000), Tally::default());
+            assert_eq!(tallied(&log, &[], 0, 100_000), Tally::default());
+        }
     }
 
     #[test]
-    fn where_there_are_more_the_latest_are_counted_and_a_small_domain_leaves_its_share_to_the_others() {
-        let cut = tallied(&["small.example", "large.example"], 0, 20);
-        assert_eq!((cut.decisions, cut.is_cut), (20, true));
-        assert_eq!(
-            (cut.cached, cut.asked),
-            (9, 9),
-            "17 of the large one, from the latest on, and one of the small one"
-        );
-        assert_eq!(
-            tallied(&["small.example"], 0, 3),
-            Tally { decisions: 3, asked: 1, invalid: 1, cached: 0, is_cut: true }
-        );
+    fn what_was_removed_is_not_counted_though_its_block_names_it() {
+        let log = log(3_500);
+        let oldest = first_id(Timestamp(501 * HOUR));
+        log.execute("DELETE FROM decisions WHERE id < ?1", [oldest]).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(tallied(&log, &["large.example"], 0, 100_000).decisions, 3_000);
+    }
+
+    #[test]
+    fn where_there_are_more_the_latest_are_counted() {
+        let log = log(3_500);
+        // Three blocks, and 504 rows behind them: those, and two blocks.
+        let cut = tallied(&log, &["large.example"], 0, 1_500);
+        assert_eq!((cut.decisions, cut.is_cut), (2_500, true));
+        let whole = tallied(&log, &["large.example"], 0, 3_000);
+        assert_eq!((whole.decisions, whole.is_cut), (3_500, false));
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::borrow::Cow;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,9 +21,13 @@ const ROWS: u64 = 6_500;
 struct Row {
     at: Timestamp,
     recipient: String,
+    client: IpAddr,
     sender: Option<String>,
     verdict: Option<Verdict>,
 }
+
+/// Two recipients with the same CRC-32.
+const TWINS: [&str; 2] = ["user158179@d1.example", "user12102101@d2.example"];
 
 /// Common names, and some that are rare; with letters of more octets than one.
 fn row(number: u64, at: Timestamp) -> Row {
@@ -30,6 +35,10 @@ fn row(number: u64, at: Timestamp) -> Row {
     let local = match number {
         17 | 3_100 | 6_490 => "Zwicky.\u{c4}rger".to_owned(),
         _ => format!("user{}", mix % 500),
+    };
+    let client = match number {
+        1_234 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7).into(),
+        _ => Ipv4Addr::new(192, 0, 2, u8::try_from(mix % 5).unwrap()).into(),
     };
     let domain = if number.is_multiple_of(2_000) { "rare.example".to_owned() } else { format!("d{}.example", mix % 3) };
     let sender = match number {
@@ -43,7 +52,13 @@ fn row(number: u64, at: Timestamp) -> Row {
         n if n.is_multiple_of(4) => Some(Verdict::Invalid),
         _ => Some(Verdict::Valid),
     };
-    Row { at, recipient: format!("{local}@{domain}"), sender, verdict }
+    let recipient = match number {
+        2_222 => TWINS[0].to_owned(),
+        2_223 => TWINS[1].to_owned(),
+        5_000 => "no address".to_owned(),
+        _ => format!("{local}@{domain}"),
+    };
+    Row { at, recipient, client, sender, verdict }
 }
 
 fn decision(row: &Row) -> Decision {
@@ -75,7 +90,11 @@ fn write(log: &DecisionLog, clock: &TestClock, numbers: std::ops::Range<u64>) ->
     for number in numbers {
         clock.advance(Duration::from_secs(1));
         let row = row(number, clock.now());
-        let question = Question { sender: row.sender.as_deref(), ..Question::new(b"u@one.example", Listener::Policy) };
+        let question = Question {
+            client: Some(row.client),
+            sender: row.sender.as_deref(),
+            ..Question::new(b"u@one.example", Listener::Policy)
+        };
         log.decided(&question, &decision(&row));
         rows.push(row);
     }
@@ -91,7 +110,11 @@ fn expected(rows: &[Row], filter: &LogFilter) -> Vec<String> {
     let fits = |row: &&Row| {
         filter.domain.as_ref().is_none_or(|wanted| *wanted == domain(row))
             && filter.domains.as_ref().is_none_or(|wanted| wanted.contains(&domain(row)))
-            && has(&row.recipient, &filter.recipient)
+            && match &filter.recipient {
+                Some(whole) if whole.find('@').is_some_and(|at| at > 0) => *whole == row.recipient,
+                part => has(&row.recipient, part),
+            }
+            && filter.client.is_none_or(|wanted| wanted == row.client)
             && has(row.sender.as_deref().unwrap_or_default(), &filter.sender)
             && filter.verdict.as_ref().is_none_or(|wanted| wanted == row.verdict.map_or("none", |v| v.as_str()))
             && filter.since.is_none_or(|since| row.at >= since)
@@ -133,6 +156,26 @@ fn filters() -> Vec<LogFilter> {
         LogFilter { verdict: of("none"), ..all() },
         LogFilter { verdict: of("unknown"), ..all() },
         LogFilter { verdict: of("not_ours"), ..all() },
+        LogFilter { domain: of("rare.example"), ..all() },
+        LogFilter { domain: of("d2.example"), ..all() },
+        LogFilter { domain: of("no address"), ..all() },
+        LogFilter { domain: of("example"), ..all() },
+        LogFilter { recipient: of("user7@d1.example"), ..all() },
+        LogFilter { recipient: of("user7@d7.example"), ..all() },
+        LogFilter { recipient: of(TWINS[0]), ..all() },
+        LogFilter { recipient: of(TWINS[1]), until: at(2_224), ..all() },
+        LogFilter { client: "2001:db8::7".parse().ok(), ..all() },
+        LogFilter { client: "192.0.2.3".parse().ok(), ..all() },
+        LogFilter { client: "192.0.2.3".parse().ok(), verdict: of("unknown"), ..all() },
+        LogFilter { client: "192.0.2.77".parse().ok(), ..all() },
+        LogFilter {
+            client: "192.0.2.3".parse().ok(),
+            recipient: of("user7"),
+            sender: of("bounce-"),
+            domain: of("d1.example"),
+            verdict: of("valid"),
+            ..all()
+        },
         LogFilter { domain: of("d1.example"), recipient: of("zwick"), ..all() },
         LogFilter { domain: of("d1.example"), verdict: of("unknown"), ..all() },
         LogFilter { domain: of("rare.example"), verdict: of("invalid"), ..all() },
@@ -193,20 +236,26 @@ fn blocks(path: &Path) -> i64 {
 
 #[tokio::test]
 async fn rows_that_an_older_version_wrote_are_found_too() {
-    let dir = TempDir::new().unwrap();
-    let (path, clock) = (dir.path().join("log.db"), Arc::new(TestClock::at(NOW)));
-    let log = open(&path, &clock);
-    let mut rows = write(&log, &clock, 0..2_500);
-    drop(log);
-    // As version 1 left it: without blocks.
-    let file = rusqlite::Connection::open(&path).unwrap();
-    file.execute_batch("DROP TABLE blocks; PRAGMA user_version = 1").unwrap();
-    drop(file);
-    let log = open(&path, &clock);
-    rows.extend(write(&log, &clock, 2_500..ROWS));
-    until(|| log.counters().waiting == 0);
-    assert_eq!(blocks(&path), 4);
-    for filter in filters() {
-        assert_eq!(found(&log, &filter, 1_000).await, expected(&rows, &filter), "{filter:?}");
+    let indexes = "CREATE INDEX decisions_domain ON decisions (domain); CREATE INDEX decisions_recipient ON decisions (recipient); \
+         CREATE INDEX decisions_client ON decisions (client) WHERE client IS NOT NULL; DROP TABLE blocks;";
+    let with_filters = "CREATE TABLE blocks (last INTEGER PRIMARY KEY, first INTEGER NOT NULL, bits BLOB NOT NULL); \
+         INSERT INTO blocks SELECT max(id), 1, x'00' FROM decisions;";
+    for (version, more) in [(1, ""), (2, with_filters)] {
+        let dir = TempDir::new().unwrap();
+        let (path, clock) = (dir.path().join("log.db"), Arc::new(TestClock::at(NOW)));
+        let log = open(&path, &clock);
+        let mut rows = write(&log, &clock, 0..2_500);
+        drop(log);
+        let file = rusqlite::Connection::open(&path).unwrap();
+        file.execute_batch(&format!("{indexes} {more} PRAGMA user_version = {version}")).unwrap();
+        drop(file);
+        let log = open(&path, &clock);
+        assert_eq!(blocks(&path), 2, "they are in blocks when the file is open");
+        rows.extend(write(&log, &clock, 2_500..ROWS));
+        until(|| log.counters().waiting == 0);
+        assert_eq!(blocks(&path), 6);
+        for filter in filters() {
+            assert_eq!(found(&log, &filter, 1_000).await, expected(&rows, &filter), "{filter:?}");
+        }
     }
 }

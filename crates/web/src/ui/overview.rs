@@ -31,8 +31,8 @@ const TIMES: u32 = 120;
 const OWN_SPAN: Duration = Duration::from_secs(24 * 3600);
 /// Domains of which these are counted; of more the log is asked.
 const TALLIED: usize = 200;
-/// Rows of the log that are looked at for it.
-const TALLIED_ROWS: usize = 20_000;
+/// Rows of the log that are looked at for it, whose-ever they are.
+const TALLIED_ROWS: usize = 1_000_000;
 /// How long these numbers are shown before they are counted again.
 const TALLY_EVERY: Duration = Duration::from_secs(60);
 /// Accounts whose numbers are remembered for so long.
