@@ -123,6 +123,15 @@ impl Filling {
         let transaction = connection.transaction()?;
         let covered: i64 = transaction.query_row("SELECT coalesce(max(last), 0) FROM blocks", [], |row| row.get(0))?;
         let mut filling = Self::after(covered);
+        let is_new_to_blocks = covered == 0
+            && transaction
+                .prepare("SELECT 1 FROM decisions LIMIT 1 OFFSET ?1")?
+                .exists([i64::try_from(ROWS).unwrap_or(i64::MAX)])?;
+        if is_new_to_blocks {
+            tracing::info!(
+                "the decision log is brought into the format of this version: once, and some 5 s for a million decisions"
+            );
+        }
         {
             let mut statement = transaction.prepare(
                 "SELECT id, recipient, domain, client, sender, verdict, json_extract(decision, '$.source') FROM decisions \
