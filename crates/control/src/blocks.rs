@@ -441,7 +441,7 @@ pub(crate) fn doomed(
     while let Some(row) = rows.next()? {
         looked_at += 1;
         let last: i64 = row.get(1)?;
-        reached = to.min(last + 1);
+        reached = reached.max(to.min(last + 1));
         let names = text(row, 2)?.unwrap_or_default();
         let meant: Vec<bool> = names.split('\n').map(&is_meant).collect();
         if !meant.contains(&true) {
@@ -473,10 +473,13 @@ impl Doomed {
     }
 }
 
-/// Removes the blocks whose rows are gone.
+/// Removes the blocks before the one in which the oldest row is.
 pub(crate) fn remove_old(connection: &Connection) -> rusqlite::Result<()> {
     connection
-        .prepare_cached("DELETE FROM blocks WHERE last < (SELECT coalesce(min(id), 0) FROM decisions)")?
+        .prepare_cached(
+            "DELETE FROM blocks WHERE first < \
+             (SELECT max(first) FROM blocks WHERE first <= (SELECT coalesce(min(id), 0) FROM decisions))",
+        )?
         .execute([])?;
     Ok(())
 }
