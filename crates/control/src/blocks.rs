@@ -18,6 +18,8 @@ const ROWS: usize = 1_000;
 const OCTETS: usize = 8_192;
 /// Where more than one in so many rows of a block fits, all of them are looked at.
 const DENSE: usize = 4;
+/// Blocks that are looked at at a time for rows to be removed.
+const AT_A_TIME: usize = 100;
 /// In place of a row's domain: the row was removed.
 const GONE: u16 = u16::MAX;
 /// Verdicts and sources by their numbers, and the number of what is none of them.
@@ -64,7 +66,7 @@ pub(crate) struct Logged<'a> {
 pub(crate) struct Kind(u8);
 
 /// The block that is being filled: of the rows behind the last one that was written.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Filling {
     first: i64,
     ids: Vec<i64>,
@@ -157,16 +159,7 @@ impl Filling {
     }
 
     fn after(last: i64) -> Self {
-        Self {
-            first: last + 1,
-            ids: Vec::with_capacity(ROWS),
-            names: HashMap::new(),
-            domains: Vec::with_capacity(ROWS),
-            kinds: Vec::with_capacity(ROWS),
-            recipients: Vec::with_capacity(ROWS),
-            clients: Vec::with_capacity(ROWS),
-            parts: vec![0; OCTETS],
-        }
+        Self { first: last + 1, parts: vec![0; OCTETS], ..Self::default() }
     }
 
     /// Takes a row that was written; a block that is full is written with it.
@@ -341,8 +334,7 @@ impl Wanted {
             if !meant.contains(&true) {
                 return Ok(Found::Nothing);
             }
-            let is_meant = |number: u16| meant.get(usize::from(number)).copied().unwrap_or_default();
-            narrow(&mut fits, numbers(domains).map(is_meant));
+            narrow(&mut fits, are_of(domains, &meant));
         }
         if let Some(wanted) = self.verdict {
             narrow(&mut fits, blob(row, 4)?.iter().map(|kind| kind & OTHER == wanted));
@@ -394,18 +386,18 @@ pub(crate) fn kinds(
         "SELECT last, names, domains, kinds, CASE WHEN first < ?1 THEN ids END FROM blocks ORDER BY first DESC",
     )?;
     let mut rows = statement.query([from])?;
-    let (mut behind, mut looked_at) = (None, 0);
+    let (mut behind, mut looked_at, mut is_cut) = (None, 0, false);
     while let Some(row) = rows.next()? {
         let last: i64 = row.get(0)?;
         if last < from {
             break;
         }
-        if looked_at >= most {
-            return Ok((behind.unwrap_or(from), true));
+        is_cut = looked_at >= most;
+        if is_cut {
+            break;
         }
         behind.get_or_insert(last + 1);
-        let names = text(row, 1)?.unwrap_or_default();
-        let meant: Vec<bool> = names.split('\n').map(|name| domains.contains(name)).collect();
+        let meant = meant(row, 1, |name| domains.contains(name))?;
         let kinds = blob(row, 3)?;
         looked_at += kinds.len();
         if !meant.contains(&true) {
@@ -413,54 +405,57 @@ pub(crate) fn kinds(
         }
         // Of the block in which `from` lies.
         let mut ids = all_ids(blob(row, 4)?);
-        for (domain, kind) in numbers(blob(row, 2)?).zip(kinds) {
+        for (is_meant, kind) in are_of(blob(row, 2)?, &meant).zip(kinds) {
             let is_old = ids.next().is_some_and(|id| id < from);
-            if !is_old && meant.get(usize::from(domain)).copied().unwrap_or_default() {
+            if is_meant && !is_old {
                 tell(Kind(*kind));
             }
         }
     }
-    Ok((behind.unwrap_or(from), false))
+    Ok((behind.unwrap_or(from), is_cut))
 }
 
-/// The rows of the domains that are meant, in the blocks from `from` to below `to`, the oldest first: of so many blocks at most. Gives the
-/// id up to which it has come, and whether that is all.
+/// The rows of the domains that are meant, in the blocks from `from` to below `to`, the oldest first: block by block until there are `most`, and of
+/// [`AT_A_TIME`] blocks at most. Gives the id up to which it has come, `to` where that is all.
 pub(crate) fn doomed(
     connection: &Connection,
     (from, to): (i64, i64),
     most: usize,
     is_meant: impl Fn(&str) -> bool,
-) -> rusqlite::Result<(Vec<Doomed>, i64, bool)> {
+) -> rusqlite::Result<(Vec<Doomed>, i64)> {
     let mut statement = connection.prepare_cached(
         "SELECT first, last, names, domains, ids FROM blocks \
-         WHERE first >= coalesce((SELECT max(first) FROM blocks WHERE first <= ?1), 0) AND first < ?2 ORDER BY first LIMIT ?3",
+         WHERE first >= coalesce((SELECT max(first) FROM blocks WHERE first <= ?1), 0) AND first < ?2 ORDER BY first",
     )?;
-    let most = i64::try_from(most).unwrap_or(i64::MAX);
-    let mut rows = statement.query((from, to, most))?;
-    let (mut found, mut reached, mut looked_at) = (Vec::new(), from, 0);
+    let mut rows = statement.query((from, to))?;
+    let (mut found, mut reached) = (Vec::new(), from);
+    let (mut looked_at, mut count) = (0, 0);
     while let Some(row) = rows.next()? {
+        if looked_at == AT_A_TIME || count >= most {
+            return Ok((found, reached));
+        }
         looked_at += 1;
-        let last: i64 = row.get(1)?;
-        reached = reached.max(to.min(last + 1));
-        let names = text(row, 2)?.unwrap_or_default();
-        let meant: Vec<bool> = names.split('\n').map(&is_meant).collect();
+        reached = row.get::<_, i64>(1)? + 1;
+        let meant = meant(row, 2, &is_meant)?;
         if !meant.contains(&true) {
             continue;
         }
-        let mut domains: Vec<u16> = numbers(blob(row, 3)?).collect();
+        let before = blob(row, 3)?;
+        let mut domains: Vec<u16> = numbers(before).collect();
         let mut ids = Vec::new();
-        for (domain, id) in domains.iter_mut().zip(all_ids(blob(row, 4)?)) {
-            if (from..to).contains(&id) && meant.get(usize::from(*domain)).copied().unwrap_or_default() {
+        for ((domain, is_meant), id) in domains.iter_mut().zip(are_of(before, &meant)).zip(all_ids(blob(row, 4)?)) {
+            if is_meant && (from..to).contains(&id) {
                 *domain = GONE;
                 ids.push(id);
             }
         }
         if !ids.is_empty() {
+            count += ids.len();
             let domains = octets(&domains, |domain| domain.to_le_bytes());
             found.push(Doomed { first: row.get(0)?, domains, ids });
         }
     }
-    Ok((found, reached, looked_at < most))
+    Ok((found, to))
 }
 
 impl Doomed {
@@ -486,12 +481,23 @@ pub(crate) fn remove_old(connection: &Connection) -> rusqlite::Result<()> {
 
 // === columns ===
 
-fn text<'r>(row: &'r Row<'_>, column: usize) -> rusqlite::Result<Option<&'r str>> {
+/// What is no text counts as none.
+pub(crate) fn text<'r>(row: &'r Row<'_>, column: usize) -> rusqlite::Result<Option<&'r str>> {
     Ok(row.get_ref(column)?.as_str_or_null().ok().flatten())
 }
 
 fn blob<'r>(row: &'r Row<'_>, column: usize) -> rusqlite::Result<&'r [u8]> {
     Ok(row.get_ref(column)?.as_blob().unwrap_or_default())
+}
+
+/// Of each of the block's domains, whether it is meant.
+fn meant(row: &Row<'_>, names: usize, is_meant: impl Fn(&str) -> bool) -> rusqlite::Result<Vec<bool>> {
+    Ok(text(row, names)?.unwrap_or_default().split('\n').map(is_meant).collect())
+}
+
+/// Of each of the block's rows, whether its domain is meant.
+fn are_of(domains: &[u8], meant: &[bool]) -> impl Iterator<Item = bool> {
+    numbers(domains).map(|number| meant.get(usize::from(number)).copied().unwrap_or_default())
 }
 
 fn octets<T: Copy, const N: usize>(values: &[T], octets: impl Fn(T) -> [u8; N]) -> Vec<u8> {

@@ -22,12 +22,7 @@ use crate::log_writer::Writer;
 const MAX_SENDER: usize = 320;
 
 /// By how much an id is greater than its time.
-pub(crate) const ID_SHIFT: u32 = 20;
-
-/// The least id of this time.
-pub(crate) fn first_id(at: Timestamp) -> i64 {
-    i64::try_from(at.0).unwrap_or(i64::MAX >> ID_SHIFT).min(i64::MAX >> ID_SHIFT) << ID_SHIFT
-}
+const ID_SHIFT: u32 = 20;
 
 /// What is logged, and for how long. A domain's policy may say less (`log_days`, `log_recipients`), and never more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,6 +211,11 @@ impl Shared {
         let settings = *self.settings.lock().unwrap_or_else(PoisonError::into_inner);
         (settings, Arc::clone(&self.domains.lock().unwrap_or_else(PoisonError::into_inner)))
     }
+}
+
+/// The least id of this time.
+pub(crate) fn first_id(at: Timestamp) -> i64 {
+    i64::try_from(at.0).unwrap_or(i64::MAX >> ID_SHIFT).min(i64::MAX >> ID_SHIFT) << ID_SHIFT
 }
 
 /// The policy of the domain behind an address's last `@`; `None` where it is not configured, or no domain.

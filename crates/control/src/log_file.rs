@@ -15,7 +15,7 @@ const READERS: usize = 2;
 /// What stands behind the name of a file that was moved aside.
 const ASIDE: &str = ".damaged";
 
-/// Within `auto_vacuum = INCREMENTAL`; an id is the time in milliseconds, shifted by [`ID_SHIFT`](crate::log::ID_SHIFT), and a count below it. So rows
+/// Within `auto_vacuum = INCREMENTAL`; an id is the time in milliseconds, shifted ([`first_id`](crate::log::first_id)), and a count below it. So rows
 /// lie in the order of time without an index for it. There is none at all: what is where is told by blocks ([`crate::blocks`]).
 const MIGRATIONS: &[&str] = &["
 CREATE TABLE decisions (

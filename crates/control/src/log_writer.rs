@@ -11,7 +11,7 @@ use callahead_engine::{Clock, Decision, Directory, LoggedRecipients};
 use rusqlite::{Connection, params};
 
 use crate::blocks::{Filling, Logged};
-use crate::log::{Entry, ID_SHIFT, LogSettings, Shared, policy_of};
+use crate::log::{Entry, LogSettings, Shared, first_id, policy_of};
 use crate::log_file::{self, Opened, Readers};
 use crate::retention::Retention;
 
@@ -171,8 +171,8 @@ impl Writer {
                 if recipients == LoggedRecipients::Domain {
                     hide_local_part(&mut decision);
                 }
+                last_id = (last_id + 1).max(first_id(at));
                 let at = i64::try_from(at.0).unwrap_or_default();
-                last_id = (last_id + 1).max(at << ID_SHIFT);
                 let json = serde_json::to_string(&decision)
                     .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
                 // Text behind the last @ even where it is no domain: for what was no address.

@@ -17,8 +17,6 @@ const CHUNK: usize = 2_000;
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Pages that are given back to the system at a time.
 const GIVE_BACK: u32 = 2_000;
-/// Blocks that are looked at at a time for rows of domains that want theirs kept for fewer days.
-const BLOCKS: usize = 100;
 
 /// Where the work stands.
 #[derive(Debug, Default)]
@@ -94,7 +92,7 @@ impl Retention {
         Ok(step)
     }
 
-    /// Removes what domains' own policies want gone sooner, up to about so many rows. Each of their numbers of days has a mark that goes
+    /// Removes what domains' own policies want gone sooner, up to so many rows and what is left of their block. Each of their numbers of days has a mark that goes
     /// through the log behind the time; with other policies all marks begin anew, so that wildcards and domains that came later are met too.
     fn domains(
         &mut self,
@@ -119,8 +117,9 @@ impl Retention {
                 continue;
             }
             let wants = |name: &str| settings.of(policy_of(domains, name)).0 == days;
-            let (blocks, reached, is_all) = blocks::doomed(connection, (from, to), BLOCKS, wants)?;
-            let unblocked = if is_all { filling.rows_of((from, to), wants) } else { Vec::new() };
+            let (blocks, reached) = blocks::doomed(connection, (from, to), left, wants)?;
+            // What is in no block is younger than what is in one.
+            let unblocked = if reached == to { filling.rows_of((from, to), wants) } else { Vec::new() };
             let transaction = connection.unchecked_transaction()?;
             let mut remove = transaction.prepare_cached("DELETE FROM decisions WHERE id = ?1")?;
             let mut these = 0;
@@ -133,10 +132,10 @@ impl Retention {
             drop(remove);
             transaction.commit()?;
             filling.forget(&unblocked);
-            self.done.insert(days, if is_all { to } else { reached });
+            self.done.insert(days, reached);
             removed += these as u64;
             left = left.saturating_sub(these);
-            if !is_all || left == 0 {
+            if reached < to || left == 0 {
                 self.more = true;
                 return Ok(removed);
             }

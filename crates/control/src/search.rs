@@ -129,40 +129,30 @@ fn page(
     let mut making = Making { page: LogPage::default(), limit, examined: 0, began: Instant::now() };
     // One state of the file, whatever is written and removed meanwhile.
     let snapshot = connection.unchecked_transaction()?;
-    let mut stretch = snapshot.prepare_cached(&lookup.sql)?;
+    let mut rows = snapshot.prepare_cached(&lookup.sql)?;
     let wanted = lookup.wanted(filter);
     if !wanted.is_anything() {
         let mut statement = wanted.prepare(&snapshot)?;
-        let mut rows = statement.query([before])?;
+        let mut blocks = statement.query([before])?;
         while before > from
-            && let Some(row) = rows.next()?
+            && let Some(block) = blocks.next()?
         {
-            let block = wanted.block(row)?;
+            let block = wanted.block(block)?;
             // Behind the last block there are rows that are in none yet.
-            let end = block.last + 1;
-            if end < before {
-                if lookup.scan(&mut stretch, (end.max(from), before), &rest, &mut making)? {
+            let end = before.min(block.last + 1);
+            let mut stretches = vec![(end.max(from), before)];
+            match block.found {
+                Found::All => stretches.push((block.first.max(from), end)),
+                Found::Nothing => {}
+                Found::Rows(places) => {
+                    let ids = blocks::ids(&snapshot, block.first, &places)?.into_iter();
+                    stretches.extend(ids.filter(|id| (from..end).contains(id)).map(|id| (id, id + 1)));
+                }
+            }
+            for stretch in stretches {
+                if stretch.0 < stretch.1 && lookup.scan(&mut rows, stretch, &rest, &mut making)? {
                     return Ok(making.page);
                 }
-                before = end;
-            }
-            let is_done = match block.found {
-                Found::All => lookup.scan(&mut stretch, (block.first.max(from), before), &rest, &mut making)?,
-                Found::Nothing => false,
-                Found::Rows(places) => {
-                    let mut is_done = false;
-                    let ids = blocks::ids(&snapshot, block.first, &places)?.into_iter();
-                    for id in ids.filter(|id| (from..before).contains(id)) {
-                        is_done = lookup.scan(&mut stretch, (id, id + 1), &rest, &mut making)?;
-                        if is_done {
-                            break;
-                        }
-                    }
-                    is_done
-                }
-            };
-            if is_done {
-                return Ok(making.page);
             }
             before = block.first;
             if before > from && making.is_long() {
@@ -171,7 +161,7 @@ fn page(
             }
         }
     }
-    lookup.scan(&mut stretch, (from, before), &rest, &mut making)?;
+    lookup.scan(&mut rows, (from, before), &rest, &mut making)?;
     Ok(making.page)
 }
 
@@ -267,8 +257,7 @@ impl Lookup {
 
 impl<F: Fn(&str) -> bool> Rest<'_, F> {
     fn fits(&self, row: &Row<'_>) -> rusqlite::Result<bool> {
-        let text =
-            |column: usize| row.get_ref(column).map(|value| value.as_str_or_null().ok().flatten().unwrap_or_default());
+        let text = |column: usize| blocks::text(row, column).map(Option::unwrap_or_default);
         let contains = |column: usize, part: &Option<String>| -> rusqlite::Result<bool> {
             Ok(match part {
                 Some(part) => text(column)?.to_lowercase().contains(part.as_str()),

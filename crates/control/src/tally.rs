@@ -6,7 +6,7 @@ use std::sync::Arc;
 use callahead_cache::Timestamp;
 use rusqlite::Connection;
 
-use crate::blocks::{self, Kind};
+use crate::blocks::{self, Kind, text};
 use crate::control::ControlError;
 use crate::log::{DecisionLog, first_id};
 
@@ -55,9 +55,8 @@ fn count(connection: &Connection, domains: &[String], since: Timestamp, most: us
         .prepare_cached("SELECT domain, verdict, json_extract(decision, '$.source') FROM decisions WHERE id >= ?1")?;
     let mut rows = statement.query([behind])?;
     while let Some(row) = rows.next()? {
-        let text = |column| row.get_ref(column).map(|value| value.as_str_or_null().ok().flatten());
-        if text(0)?.is_some_and(|domain| domains.contains(domain)) {
-            tally.add(Kind::new(text(1)?, text(2)?.unwrap_or_default()));
+        if text(row, 0)?.is_some_and(|domain| domains.contains(domain)) {
+            tally.add(Kind::new(text(row, 1)?, text(row, 2)?.unwrap_or_default()));
         }
     }
     Ok(tally)
@@ -76,7 +75,6 @@ impl Tally {
 mod tests {
     use super::*;
     use crate::blocks::{Filling, Logged, TABLE};
-    use crate::log::ID_SHIFT;
 
     const HOUR: u64 = 3_600_000;
 
@@ -87,7 +85,7 @@ mod tests {
         log.execute_batch(&format!("{table}{TABLE}")).unwrap_or_else(|error| panic!("{error}"));
         let mut filling = Filling::resume(&mut log).unwrap_or_else(|error| panic!("{error}"));
         let mut put = |hour: u64, domain: &str, verdict: Option<&str>, source: &str, n: i64| {
-            let id = (i64::try_from(hour * HOUR).unwrap_or_default() << ID_SHIFT) + n;
+            let id = first_id(Timestamp(hour * HOUR)) + n;
             let decision = format!("{{\"source\":\"{source}\"}}");
             let insert = "INSERT INTO decisions (id, recipient, domain, verdict, decision) VALUES (?1, '', ?2, ?3, ?4)";
             log.execute(insert, (id, domain, verdict, decision)).unwrap_or_else(|error| panic!("{error}"));
