@@ -157,3 +157,53 @@ fn used(connection: &Connection) -> rusqlite::Result<u64> {
     let (pages, free, size) = (pragma("page_count")?, pragma("freelist_count")?, pragma("page_size")?);
     Ok(u64::try_from((pages - free) * size).unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use callahead_callout::{Hop, Route, TlsPolicy};
+    use callahead_engine::{DomainConfig, Policy};
+
+    use super::*;
+    use crate::blocks::Logged;
+    use crate::log_file;
+
+    const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+    /// Rows of ten days ago.
+    fn write(connection: &mut Connection, filling: &mut Filling, rows: i64) {
+        let transaction = connection.transaction().unwrap();
+        for n in 0..rows {
+            let (id, domain) = (oldest(NOW, 10) + n, "short.example");
+            let insert =
+                "INSERT INTO decisions (id, at, listener, recipient, domain, decision) VALUES (?1, 0, '', ?2, ?2, '')";
+            transaction.execute(insert, (id, domain)).unwrap();
+            let row =
+                Logged { id, recipient: domain, domain, client: None, sender: None, verdict: None, source: "cache" };
+            filling.add(&transaction, &row).unwrap();
+        }
+        transaction.commit().unwrap();
+    }
+
+    #[test]
+    fn a_step_that_meets_very_many_rows_of_one_policy_leaves_some_to_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = log_file::open(&folder.path().join("log.db")).unwrap();
+        let rows = 10_500;
+        write(&mut file.connection, &mut file.filling, rows);
+        let policy = Policy { log_days: 7, ..Policy::default() };
+        let route = Route { hops: vec![Hop::Mx], tls: TlsPolicy::Off };
+        let domain = DomainConfig { policy, ..DomainConfig::new("short.example", route) };
+        let domains = Arc::new(Directory::new([domain]).unwrap());
+        let settings = LogSettings { days: 30, ..LogSettings::default() };
+        let mut retention = Retention::default();
+        let mut removed = Vec::new();
+        while removed.last() != Some(&0) {
+            let step = retention.step(&file.connection, &mut file.filling, &settings, &domains, NOW, 0).unwrap();
+            removed.push(step.removed);
+        }
+        // A step is over with the block in which it has enough; the last one takes with it what is in no block yet.
+        assert_eq!(removed, [2_000, 2_000, 2_000, 2_000, 2_500, 0]);
+    }
+}
