@@ -33,7 +33,14 @@ pub(crate) fn troubles(state: &State) -> Vec<Trouble> {
         .into_iter()
         .map(|what| Trouble { part: Part::Process, what, advice: "", is_bad: true, is_unready: true })
         .collect();
-    all.extend(of_cache(state));
+    let cache = state.engine.cache();
+    let health = cache.health();
+    let is_damaged = health.damaged;
+    let unwritable = health.write_error.map(|error| format!("the cache can't be written: {error}"));
+    let unreadable = cache.stats(None).err().map(|error| error.to_string());
+    let advice = "Answers go on from callouts, and what they bring is not kept. Look at the disk.";
+    let whats = [unwritable, health.read_error, unreadable].into_iter().flatten();
+    all.extend(whats.map(|what| Trouble { part: Part::Cache, what, advice, is_bad: true, is_unready: true }));
     let trouble = |part, what, advice, is_bad| Trouble { part, what, advice, is_bad, is_unready: false };
     if let Some(error) = state.administration.control.write_error() {
         let advice = "Nothing can be changed in the web interface or through the API. Look at the disk.";
@@ -66,25 +73,15 @@ pub(crate) fn troubles(state: &State) -> Vec<Trouble> {
         let advice = "It lies beside the new one as log.db.damaged; the log began anew.";
         all.push(trouble(Part::Log, "the decision log's file was damaged".to_owned(), advice, false));
     }
-    if state.engine.cache().health().damaged {
+    if is_damaged {
         let advice = "Answers go on, but what is wrong with it may end the process. The next start moves it aside and begins with an \
                       empty cache.";
         all.push(trouble(Part::Cache, "the cache file is damaged".to_owned(), advice, true));
     }
-    if state.engine.cache().opened().replaced {
+    if cache.opened().replaced {
         let advice = "It lies beside the new one as data.mdb.damaged; the cache began empty.";
         all.push(trouble(Part::Cache, "the cache file was damaged at the start".to_owned(), advice, false));
     }
     all.sort_by_key(|trouble| !trouble.is_bad);
     all
-}
-
-fn of_cache(state: &State) -> impl Iterator<Item = Trouble> {
-    let cache = state.engine.cache();
-    let health = cache.health();
-    let unwritable = health.write_error.map(|error| format!("the cache can't be written: {error}"));
-    let unreadable = cache.stats(None).err().map(|error| error.to_string());
-    let advice = "Answers go on from callouts, and what they bring is not kept. Look at the disk.";
-    let whats = [unwritable, health.read_error, unreadable].into_iter().flatten();
-    whats.map(move |what| Trouble { part: Part::Cache, what, advice, is_bad: true, is_unready: true })
 }
