@@ -417,16 +417,20 @@ const PAGES: &[&str] = &[
     "/nothing-is-here",
 ];
 
-/// Every page in one look: nothing that axe-core finds wrong, and a picture of each.
-async fn every_page(look: Look, name: &str) {
+/// Nothing that axe-core finds wrong, and a picture of each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_browser_axe_finds_nothing_wrong_on_any_page_in_light_in_dark_and_on_a_phone() {
     let site = Site::start().await;
-    let browser = site.browser(look);
+    let browser = site.browser(DESK);
     let mut wrong = String::new();
     let check = |what: &str, wrong: &mut String| {
-        browser.screenshot(&format!("{name}-{what}"));
-        let found = browser.violations();
-        if !found.is_empty() {
-            wrong.push_str(&format!("=== {what}\n{found}\n"));
+        for (name, look) in [("phone", PHONE), ("dark", Look { dark: true, ..DESK }), ("light", DESK)] {
+            browser.wear(look);
+            browser.screenshot(&format!("{name}-{what}"));
+            let found = browser.violations(look.dark);
+            if !found.is_empty() {
+                wrong.push_str(&format!("=== {what}, {name}\n{found}\n"));
+            }
         }
     };
     browser.open(&site.set_up);
@@ -497,19 +501,4 @@ async fn every_page(look: Look, name: &str) {
     browser.sees("Your domains, the last 24 hours.");
     check("overview-owner", &mut wrong);
     assert_eq!(wrong, "", "{wrong}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn real_browser_axe_finds_nothing_wrong_on_any_page_in_light() {
-    every_page(DESK, "light").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn real_browser_axe_finds_nothing_wrong_on_any_page_in_dark() {
-    every_page(Look { dark: true, ..DESK }, "dark").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn real_browser_axe_finds_nothing_wrong_on_any_page_on_a_phone() {
-    every_page(PHONE, "phone").await;
 }

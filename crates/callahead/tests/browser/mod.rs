@@ -16,6 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The tabulator and the enter key, as WebDriver writes them.
 pub const TAB: &str = "\u{e004}";
 pub const ENTER: &str = "\u{e007}";
+/// A window of Chromium can't be narrower: what is, is a phone.
+const NARROWEST: u32 = 500;
 /// The key under which WebDriver names an element.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
@@ -81,8 +83,7 @@ impl Browser {
         args.push(format!("--user-data-dir={}", profile.path().display()));
         args.push(format!("--blink-settings=preferredColorScheme={}", if look.dark { 0 } else { 1 }));
         let mut options = json!({"args": args});
-        // A phone is narrower than any window of Chromium may be.
-        if look.width < 500 {
+        if look.width < NARROWEST {
             let metrics = json!({"width": look.width, "height": look.height, "pixelRatio": 1, "touch": true});
             options["mobileEmulation"] = json!({"deviceMetrics": metrics});
         }
@@ -97,10 +98,27 @@ impl Browser {
             panic!("Chromium can't be started ({error}): install the Debian packages chromium and chromium-driver")
         });
         session["sessionId"].as_str().unwrap().clone_into(&mut browser.session);
-        if look.width >= 500 {
+        if look.width >= NARROWEST {
             browser.must("POST", "/window/rect", Some(json!({"width": look.width, "height": look.height})));
         }
         browser
+    }
+
+    /// Looks at the page that is open in another way, as somebody does who turns to the other colours or takes up a phone.
+    pub fn wear(&self, look: Look) {
+        let colours = if look.dark { "dark" } else { "light" };
+        self.devtools(
+            "Emulation.setEmulatedMedia",
+            // Colours that are on their way from one to the other have no contrast of their own.
+            json!({"features": [
+                {"name": "prefers-color-scheme", "value": colours},
+                {"name": "prefers-reduced-motion", "value": "reduce"},
+            ]}),
+        );
+        let is_phone = look.width < NARROWEST;
+        let metrics = json!({"width": look.width, "height": look.height, "deviceScaleFactor": 1, "mobile": is_phone});
+        self.devtools("Emulation.setDeviceMetricsOverride", metrics);
+        self.devtools("Emulation.setTouchEmulationEnabled", json!({"enabled": is_phone}));
     }
 
     // === what a person does ===
@@ -192,24 +210,29 @@ impl Browser {
 
     /// Writes what is to be seen, the page's whole length, into the folder for screenshots.
     pub fn screenshot(&self, name: &str) {
-        let size = json!({"cmd": "Page.getLayoutMetrics", "params": {}});
-        let metrics = self.must("POST", "/goog/cdp/execute", Some(size));
+        let metrics = self.devtools("Page.getLayoutMetrics", json!({}));
+        let width = metrics["cssLayoutViewport"]["clientWidth"].as_f64().unwrap_or_else(|| self.look.width.into());
         let height = metrics["cssContentSize"]["height"].as_f64().unwrap_or(900.0).clamp(200.0, 4000.0);
-        let clip = json!({"x": 0, "y": 0, "width": self.look.width, "height": height, "scale": 1});
-        let params = json!({"format": "png", "captureBeyondViewport": true, "clip": clip});
-        let shot =
-            self.must("POST", "/goog/cdp/execute", Some(json!({"cmd": "Page.captureScreenshot", "params": params})));
+        let clip = json!({"x": 0, "y": 0, "width": width, "height": height, "scale": 1});
+        let params = json!({"format": "png", "optimizeForSpeed": true, "captureBeyondViewport": true, "clip": clip});
+        let shot = self.devtools("Page.captureScreenshot", params);
         let folder = target().join("screenshots");
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join(format!("{name}.png")), base64(shot["data"].as_str().unwrap())).unwrap();
     }
 
-    /// What axe-core finds wrong by WCAG 2.2 A and AA, as text.
-    pub fn violations(&self) -> String {
-        let axe = axe();
+    /// What axe-core finds wrong by WCAG 2.2 A and AA, as text; of colours alone where nothing else is another than before.
+    pub fn violations(&self, colours_alone: bool) -> String {
+        let rules = match colours_alone {
+            true => json!({"type": "rule", "values": ["color-contrast", "link-in-text-block"]}),
+            false => json!(["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]),
+        };
+        if self.run("return 'axe' in window;") == false {
+            self.run(&axe());
+        }
         let run = json!({
-            "script": format!("{axe}\nconst done = arguments[arguments.length - 1];\n\
-                axe.run(document, {{runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']}})\n\
+            "script": format!("const done = arguments[arguments.length - 1];\n\
+                axe.run(document, {{runOnly: {rules}, resultTypes: ['violations']}})\n\
                 .then(found => done(found.violations.map(v => v.id + ': ' + v.nodes.map(n => n.html + ' ' + n.failureSummary).join(' | '))),\n\
                 error => done(['axe-core failed: ' + error]));"),
             "args": [],
@@ -233,6 +256,12 @@ impl Browser {
                 Err(_) => std::thread::sleep(Duration::from_millis(50)),
             }
         }
+    }
+
+    /// A command of the DevTools protocol.
+    #[track_caller]
+    fn devtools(&self, command: &str, params: Value) -> Value {
+        self.must("POST", "/goog/cdp/execute", Some(json!({"cmd": command, "params": params})))
     }
 
     fn of_session(&self, path: &str) -> String {
