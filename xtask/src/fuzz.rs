@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::num::NonZero;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
@@ -33,17 +33,25 @@ fn targets() -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-pub(crate) fn run(seconds: u32) -> anyhow::Result<()> {
+fn target() -> PathBuf {
+    super::roots::target().join("fuzz")
+}
+
+pub(crate) fn build() -> anyhow::Result<()> {
     ensure!(super::roots::find("g++"), "g++ is missing: install the Debian package g++, which libFuzzer is built with");
-    let fuzz = root().join("fuzz");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into).join("fuzz");
     let built = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--release", "--target", TRIPLE, "--target-dir"])
-        .arg(&target)
-        .current_dir(&fuzz)
+        .arg(target())
+        .current_dir(root().join("fuzz"))
         .env("RUSTFLAGS", FLAGS)
         .status()?;
     ensure!(built.success(), "the fuzz targets can't be built");
+    Ok(())
+}
+
+/// Runs what was [built](build), each target for so long.
+pub(crate) fn run(seconds: u32) -> anyhow::Result<()> {
+    let target = target();
     for turn in targets()?.chunks(cores()) {
         std::thread::scope(|scope| {
             let runs: Vec<_> = turn.iter().map(|name| scope.spawn(|| run_one(name, seconds, &target))).collect();

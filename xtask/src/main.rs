@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         ["api"] => schemathesis::run(),
         ["bench", arguments @ ..] => bench::run(arguments),
         ["fuzz", seconds] => match seconds.parse() {
-            Ok(seconds) => fuzz::run(seconds),
+            Ok(seconds) => fuzz::build().and_then(|()| fuzz::run(seconds)),
             Err(_) => return usage(),
         },
         ["faults"] => soak::faults(),

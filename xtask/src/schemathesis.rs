@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 
+use super::roots::target;
 use super::steps::root;
 
 const VERSION: &str = "4.32.5";
@@ -60,11 +61,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     check(&tool, &server, &token, &last)
 }
 
-fn target() -> PathBuf {
-    root().join("target")
-}
-
-fn install() -> anyhow::Result<PathBuf> {
+pub(crate) fn install() -> anyhow::Result<PathBuf> {
     let folder = target().join("schemathesis");
     let tool = folder.join("bin/st");
     let has = Command::new(&tool).arg("--version").stderr(Stdio::null()).output();

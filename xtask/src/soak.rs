@@ -38,6 +38,7 @@ pub(crate) fn run(minutes: u64) -> anyhow::Result<()> {
     let turns = super::fuzz::turns()?;
     let each = u32::try_from(half * 60 / turns.max(1)).unwrap_or(u32::MAX).max(10);
     println!("fuzzing, {each} s each target");
+    super::fuzz::build()?;
     super::fuzz::run(each)?;
     memory.join().map_err(|_| anyhow::anyhow!("the memory soak ended in a panic"))?
 }

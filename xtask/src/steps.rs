@@ -4,9 +4,10 @@ use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::RecvTimeoutError;
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 
 /// How long each fuzz target runs.
 const FUZZ_SECONDS: u32 = 10;
@@ -43,24 +44,39 @@ pub(crate) fn test(quick: bool) -> anyhow::Result<()> {
     let mut progress = Progress { began: Instant::now(), step: 0, steps: if quick { 6 } else { 9 } };
     progress.step("format", || cargo(&["fmt", "--all", "--check"]))?;
     progress.step("licences", super::licences::check)?;
-    if !quick {
-        progress.step("mail servers and browser", super::roots::install)?;
-    }
-    progress.step("lints", || {
-        cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"])
-    })?;
-    progress.step("documentation", || {
-        let mut command = command(&["doc", "--workspace", "--no-deps", "--locked", "--quiet"]);
-        run(command.env("RUSTDOCFLAGS", "-D warnings"))
+    std::thread::scope(|scope| {
+        // What is installed waits for the network mostly, and the compiler for a processor.
+        let install = || super::roots::install().and_then(|()| super::schemathesis::install().map(drop));
+        let installed = (!quick).then(|| scope.spawn(install));
+        progress.step("lints", || {
+            cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"])
+        })?;
+        progress.step("documentation", || {
+            let mut command = command(&["doc", "--workspace", "--no-deps", "--locked", "--quiet"]);
+            run(command.env("RUSTDOCFLAGS", "-D warnings"))
+        })?;
+        let Some(installed) = installed else { return Ok(()) };
+        progress.step("mail servers, browser and schemathesis", || joined(installed))
     })?;
     let (passed, failed) = progress.step("tests", || tests(quick))?;
     if !quick {
-        progress.step("the API against its document", super::schemathesis::run)?;
-        progress.step("fuzzing", || super::fuzz::run(FUZZ_SECONDS))?;
+        std::thread::scope(|scope| {
+            // Schemathesis is one thread of Python's mostly.
+            let built = scope.spawn(super::fuzz::build);
+            progress.step("the API against its document", super::schemathesis::run)?;
+            progress.step("fuzzing", || {
+                joined(built)?;
+                super::fuzz::run(FUZZ_SECONDS)
+            })
+        })?;
     }
     progress.step("demo", demo)?;
     println!("{passed} passed, {failed} failed");
     Ok(())
+}
+
+fn joined(thread: ScopedJoinHandle<'_, anyhow::Result<()>>) -> anyhow::Result<()> {
+    thread.join().map_err(|_| anyhow!("a thread ended early"))?
 }
 
 pub(crate) fn command(args: &[&str]) -> Command {
