@@ -93,6 +93,27 @@ fn awkward_messages_arrive_octet_by_octet_by_data_and_by_bdat() {
 }
 
 #[test]
+fn what_is_logged_of_a_message_names_its_own_sender_and_recipients() {
+    let mailboxes: Vec<String> = (0..25).map(|n| format!("p{n}@one.example")).collect();
+    let all = mailboxes.iter().map(String::as_str).chain(["anna@one.example"]);
+    let world = World::new(Script::taking_messages(all));
+    let mut daemon = daemon(&world, "");
+    let mut client = MailClient::connect(daemon.gateway.unwrap());
+    client.envelope("anna@one.example");
+    assert_eq!(daemon.until("the destination accepts the recipient")["sender"], "sender@elsewhere.example");
+    client.expect("RSET", "250");
+    client.envelope(&mailboxes[0]);
+    for mailbox in &mailboxes[1..] {
+        client.expect(&format!("RCPT TO:<{mailbox}>"), "250");
+    }
+    assert!(client.data(b"x\r\n").starts_with("250"));
+    let event = daemon.until("message relayed");
+    assert_eq!((&event["sender"], &event["recipient_count"]), (&"sender@elsewhere.example".into(), &25.into()));
+    assert_eq!(event["recipients"], mailboxes[..20].join(" "));
+    assert_eq!(event["encrypted"], false);
+}
+
+#[test]
 fn sigterm_lets_a_message_under_way_arrive_and_tells_the_others_to_come_again() {
     let world = world();
     let daemon = daemon(&world, "");

@@ -273,12 +273,13 @@ async fn a_destination_that_fails_at_data_is_not_given_the_message() {
         (Fault::Reply("451 4.3.0 mx7 not now".into()), "451 4.3.0"),
         (Fault::Reply("554 5.7.1 mx7 never".into()), "554 5.7.1"),
     ] {
-        let (_world, destination, mut client) = warm().await;
+        let (world, destination, mut client) = warm().await;
         client.envelope("anna@one.example").await;
         destination.script().faults.insert(Step::Data, (fault.clone(), None));
         let reply = client.say("DATA").await;
         assert!(reply.starts_with(told) && !reply.contains("mx7"), "{fault:?}: {reply}");
         assert!(destination.record().messages.is_empty());
+        assert_eq!(world.counters.messages_refused.load(Ordering::Relaxed), 1);
         arrives_at_the_next_try(&mut client, &destination).await;
         // The same by BDAT; its octets are no commands.
         destination.script().faults.insert(Step::Data, (fault.clone(), None));
@@ -432,6 +433,7 @@ async fn a_client_that_goes_within_its_message_delivers_nothing() {
             "closed within the message, without QUIT"
         );
         assert_eq!(world.counters.open.load(Ordering::Relaxed), 0);
+        assert_eq!(world.counters.messages_refused.load(Ordering::Relaxed), u64::from(!sent.is_empty()), "{sent:?}");
     }
 }
 
@@ -460,10 +462,12 @@ async fn a_client_that_goes_while_the_destination_thinks_has_delivered_once() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_client_has_so_much_time_for_a_command_for_its_message_and_in_all() {
     let (world, destination, mut client) = warm().await;
+    client.envelope("anna@one.example").await;
     let began = tokio::time::Instant::now();
     assert!(client.reply().await.starts_with("421 4.4.2"), "no command for 5 min");
     assert_eq!(began.elapsed().as_secs(), 300);
     assert!(client.is_closed().await);
+    assert_eq!(world.counters.messages_refused.load(Ordering::Relaxed), 0, "there was no message yet");
 
     let mut client = world.client().await;
     client.envelope("anna@one.example").await;
@@ -483,6 +487,8 @@ async fn a_slow_client_has_so_much_time_for_a_command_for_its_message_and_in_all
     }
     assert!((3590..3670).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
     assert!(destination.record().messages.is_empty());
+    assert_eq!(world.counters.timed_out.load(Ordering::Relaxed), 3);
+    assert_eq!(world.counters.messages_refused.load(Ordering::Relaxed), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -504,6 +510,27 @@ async fn a_client_that_never_pauses_is_ended_with_its_session_all_the_same() {
         replies += 1;
     }
     assert!(replies > 500 && began.elapsed() < Duration::from_secs(61), "{replies} {:?}", began.elapsed());
+    // One that has said it all at once, while a recipient takes a second.
+    let destination = world.server(1, Script { reply_delay: Duration::from_secs(1), ..taking() });
+    let mut client = world.client().await;
+    let began = tokio::time::Instant::now();
+    client.send("RSET\r\nMAIL FROM:<>\r\nRCPT TO:<anna@one.example>\r\n".repeat(600)).await;
+    let mut last = String::new();
+    loop {
+        match client.reply().await {
+            reply if reply.is_empty() => break,
+            reply => last = reply,
+        }
+    }
+    assert!(last.starts_with("421 4.4.2 The session has gone on"), "{last}");
+    assert!((60..64).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    assert!((10..64).contains(&destination.record().rcpt), "{}", destination.record().rcpt);
+    destination.script().reply_delay = Duration::ZERO;
+    // One that says nothing, though it would have longer for its next command.
+    let mut client = world.client().await;
+    let began = tokio::time::Instant::now();
+    assert!(client.reply().await.starts_with("421 4.4.2 The session has gone on"));
+    assert!((59..=61).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -155,6 +155,17 @@ async fn a_client_has_so_many_connections_and_others_are_served() {
     assert_eq!(world.counters.refused.load(Ordering::Relaxed), 1);
     held.remove(0).quit().await;
     assert!(world.connect_from("192.0.2.7").reply().await.starts_with("220"));
+
+    // Behind a proxy each of them has so many, and not the proxy.
+    let trusted = vec!["198.51.100.0/24".parse().unwrap()];
+    let world = World::new(Settings { connections_per_client: 1, proxy_protocol: true, trusted, ..settings() });
+    let mut held = Vec::new();
+    for (ip, greeting) in [("192.0.2.7", "220"), ("192.0.2.8", "220"), ("192.0.2.7", "421 4.7.0")] {
+        let mut client = world.connect_from("198.51.100.1");
+        client.send(format!("PROXY TCP4 {ip} 198.51.100.1 4000 25\r\n")).await;
+        assert!(client.reply().await.starts_with(greeting), "{ip}");
+        held.push(client);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -178,6 +189,14 @@ async fn a_client_that_guesses_recipients_is_put_off_by_its_own_address() {
     proxy.expect("EHLO other.example", "250").await;
     proxy.expect("MAIL FROM:<>", "250").await;
     proxy.expect("RCPT TO:<guess99@one.example>", "550 5.1.1").await;
+    // An MTA that does not say for whom it speaks: whose guesses they are is not known.
+    let mut mta = world.connect_from("198.51.100.2");
+    mta.reply().await;
+    mta.expect("EHLO mta.example", "250").await;
+    mta.expect("MAIL FROM:<>", "250").await;
+    for n in 0..=30 {
+        mta.expect(&format!("RCPT TO:<other{n}@one.example>"), "550 5.1.1").await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -215,10 +234,11 @@ async fn proxy_headers_count_from_trusted_networks_and_nobody_else_gets_in_where
         assert!(began.elapsed() <= Duration::from_secs(10));
     }
     assert_eq!(world.counters.malformed.load(Ordering::Relaxed), 3);
-    // The proxy speaks for itself.
+    // The proxy speaks for itself, and what it says at once is heard.
     let mut client = world.connect_from("198.51.100.1");
-    client.send("PROXY UNKNOWN\r\n").await;
+    client.send("PROXY UNKNOWN\r\nEHLO proxy.example\r\n").await;
     assert!(client.reply().await.starts_with("220"));
+    assert!(client.reply().await.starts_with("250"));
 }
 
 struct Pem {
@@ -252,7 +272,7 @@ async fn starttls_encrypts_forgets_what_was_said_and_takes_nothing_from_before()
     let mut client = world.connect_from("192.0.2.7");
     client.reply().await;
     assert!(client.say("EHLO client.example").await.contains("\n250-STARTTLS\n"));
-    client.expect("MAIL FROM:<>", "250").await;
+    client.envelope("ben@one.example").await;
     client.expect("STARTTLS", "220 2.0.0").await;
     let mut client = client.encrypt(first.root.clone(), "filter.example").await;
     client.expect("MAIL FROM:<>", "503 5.5.1").await;
@@ -264,6 +284,15 @@ async fn starttls_encrypts_forgets_what_was_said_and_takes_nothing_from_before()
     let arrived = destination.record().messages.remove(0);
     without_trace(&arrived);
     assert!(String::from_utf8_lossy(&arrived.content).contains(" with ESMTPS id "));
+    assert_eq!(arrived.recipients.len(), 1, "whose recipient was said in clear is forgotten");
+
+    // No handshake comes.
+    let mut client = world.client().await;
+    client.expect("STARTTLS", "220 2.0.0").await;
+    let began = tokio::time::Instant::now();
+    assert!(client.is_closed().await);
+    assert_eq!(began.elapsed().as_secs(), 60);
+    assert_eq!(world.counters.timed_out.load(Ordering::Relaxed), 1);
 
     // CVE-2011-0411: what stands behind STARTTLS in clear is not taken as if it had come encrypted.
     let mut client = world.client().await;

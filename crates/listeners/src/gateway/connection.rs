@@ -181,6 +181,10 @@ fn count(counter: &AtomicU64) {
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
     async fn run(mut self) {
         let end = loop {
+            // Not only where it is waited for the client: one that always has something to say never is.
+            if Instant::now() >= self.ends_at {
+                break self.out_of_time("The session has gone on for too long; closing");
+            }
             let said = self.session.commands();
             let event = self.session.next();
             self.counters.requests.fetch_add(u64::from(self.session.commands() - said), Ordering::Relaxed);
@@ -207,12 +211,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         let settings = &self.in_force.settings;
         let patience = if self.session.in_content() { settings.data_timeout } else { settings.command_timeout };
         let now = Instant::now();
-        let mut until = (now + patience).min(self.ends_at);
+        let until = (now + patience).min(self.ends_at);
         // A server should not wait for our client's next thought.
         let link_until = now + LINK_IDLE;
         let mut link_idle = self.relay.as_ref().is_some_and(|relay| relay.is_idle()) && !self.session.in_transaction();
-        // A client that always has something to say is never waited for.
-        let over = now >= self.ends_at;
         loop {
             let session = &mut self.session;
             let stops = !session.in_transaction();
@@ -227,7 +229,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                     self.session.close(&say(421, (4, 3, 2), "The service is stopping; try again later"));
                     return Err(End::Closed);
                 }
-                () = std::future::ready(()), if over => {}
                 received = receive(&mut self.wire, &mut take) => match received {
                     Ok(1..) => return Ok(()),
                     Ok(_) | Err(_) => return Err(End::Gone),
@@ -248,17 +249,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                     }
                 }
             }
-            count(&self.counters.timed_out);
-            until = Instant::now();
             let text = if until >= self.ends_at {
                 "The session has gone on for too long; closing"
             } else {
                 "Nothing came in time; closing"
             };
-            self.session.close(&say(421, (4, 4, 2), text));
-            self.log_unfinished("the client took too long");
-            return Err(End::Closed);
+            return Err(self.out_of_time(text));
         }
+    }
+
+    fn out_of_time(&mut self, text: &str) -> End {
+        count(&self.counters.timed_out);
+        self.session.close(&say(421, (4, 4, 2), text));
+        self.log_unfinished("the client took too long");
+        End::Closed
     }
 
     async fn flush(&mut self) -> Result<(), End> {
