@@ -492,6 +492,18 @@ async fn a_slow_client_has_so_much_time_for_a_command_for_its_message_and_in_all
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_its_replies_is_given_up() {
+    let world = World::new(Settings { commands: u32::MAX, ..settings() });
+    let mut client = world.client().await;
+    // More replies than there is room for on their way.
+    client.send("NOOP\r\n".repeat(8_000)).await;
+    let began = tokio::time::Instant::now();
+    (&mut client.serving).await.unwrap();
+    assert_eq!(began.elapsed().as_secs(), 180);
+    assert_eq!(world.counters.timed_out.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_never_pauses_is_ended_with_its_session_all_the_same() {
     let world = World::new(Settings { session_timeout: Duration::from_secs(60), commands: u32::MAX, ..settings() });
     world.server(1, taking());
