@@ -84,7 +84,7 @@ async fn a_host_has_so_many_relays_at_once_and_the_next_waits_for_one_to_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_host_that_fails_is_left_alone_by_relays_and_callouts_together() {
-    let (bench, _destination) = Bench::one(Script::taking_messages([]));
+    let (bench, destination) = Bench::one(Script::taking_messages([]));
     bench.net.set(address(1), Place::Refused);
     for _ in 0..3 {
         let error = connect(&bench, &["10.0.0.1"], "one.example").await.unwrap_err();
@@ -97,6 +97,15 @@ async fn a_host_that_fails_is_left_alone_by_relays_and_callouts_together() {
     assert!(matches!(failures[0].failure, Failure::CircuitOpen(_)), "{failures:?}");
     assert_eq!(common::kind(&bench.ask("anna@one.example").await.outcome), "unreachable");
     assert_eq!(bench.net.dials().len(), dials, "nobody dialled");
+    // A relay that finds it back is enough: its failures are counted anew.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    bench.net.set(address(1), Place::Server(destination));
+    assert!(connect(&bench, &["10.0.0.1"], "one.example").await.is_ok());
+    bench.net.set(address(1), Place::Refused);
+    for _ in 0..3 {
+        let error = connect(&bench, &["10.0.0.1"], "one.example").await.unwrap_err();
+        assert!(error.to_string().ends_with("the connection was refused"), "{error}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
