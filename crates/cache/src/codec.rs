@@ -10,10 +10,6 @@ use crate::record::{self, DomainState, Epoch, RecipientState, Record, StoredRepl
 const VERSION: u8 = 2;
 /// Octets of the checksum behind a value.
 const CHECKSUM: usize = 4;
-/// Octets of a slot or the header at most, with both texts as long as they can be.
-const LONGEST: usize = 512 + 255 + record::MAX_REPLY_TEXT;
-/// Octets of a route at most.
-const LONGEST_ROUTE: usize = 1 << 20;
 
 /// A recipient's slot: a record, or only the epoch of a clear.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,18 +74,14 @@ pub(crate) fn encode_route(key: &[u8], hops: &str) -> Vec<u8> {
 }
 
 pub(crate) fn decode_route(key: &[u8], bytes: &[u8]) -> Option<String> {
-    String::from_utf8(Reader::open(key, bytes, LONGEST_ROUTE)?.0.to_vec()).ok()
+    String::from_utf8(Reader::open(key, bytes)?.0.to_vec()).ok()
 }
 
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     /// The value behind its version octet; `None` where it is of another version, or not what was written under the key.
-    ///
-    /// A length that changed on the disk can lead beyond the end of the file, where a single octet that is read ends the process: so the
-    /// length is looked at first.
-    fn open(key: &[u8], bytes: &'a [u8], longest: usize) -> Option<Self> {
-        let bytes = (bytes.len() <= longest).then_some(bytes)?;
+    fn open(key: &[u8], bytes: &'a [u8]) -> Option<Self> {
         let (value, sum) = bytes.split_last_chunk::<CHECKSUM>()?;
         let mut reader = Self(value);
         (*sum == checksum(key, value) && reader.u8()? == VERSION).then_some(reader)
@@ -178,7 +170,7 @@ impl RecipientSlot {
     }
 
     pub(crate) fn decode(key: &[u8], bytes: &[u8]) -> Option<Self> {
-        let mut reader = Reader::open(key, bytes, LONGEST)?;
+        let mut reader = Reader::open(key, bytes)?;
         let epoch = Epoch(reader.u64()?);
         let at = Timestamp(reader.u64()?);
         let record = match reader.u8()? {
@@ -215,7 +207,7 @@ impl DomainSlot {
     }
 
     pub(crate) fn decode(key: &[u8], bytes: &[u8]) -> Option<Self> {
-        let mut reader = Reader::open(key, bytes, LONGEST)?;
+        let mut reader = Reader::open(key, bytes)?;
         let mut slot = Self {
             cleared: Epoch(reader.u64()?),
             at: Timestamp(reader.u64()?),
@@ -281,7 +273,7 @@ impl Header {
     }
 
     pub(crate) fn decode(key: &[u8], bytes: &[u8]) -> Option<Self> {
-        let mut reader = Reader::open(key, bytes, LONGEST)?;
+        let mut reader = Reader::open(key, bytes)?;
         let header = Self {
             last_epoch: Epoch(reader.u64()?),
             all_cleared: Epoch(reader.u64()?),
@@ -347,23 +339,6 @@ mod tests {
             };
             prop_assert_eq!(DomainSlot::decode(&key, &slot.encode(&key)), Some(slot));
             prop_assert_eq!(decode_route(&key, &encode_route(&key, &hops)), Some(hops));
-        }
-
-        #[test]
-        fn the_longest_texts_are_read_back(octet in "[a-z]", state in domain_states()) {
-            let enhanced = EnhancedCode::new(5, 999, 999);
-            let reply = StoredReply { code: 599, enhanced, text: octet.repeat(10_000) };
-            let record = Record {
-                state,
-                checked_at: Timestamp(1),
-                expires_at: Timestamp(2),
-                destination: octet.repeat(10_000),
-                reply: Some(reply),
-            };
-            let slot = DomainSlot { record: Some((Epoch(3), record)), ..DomainSlot::default() };
-            let read = DomainSlot::decode(b"key", &slot.encode(b"key")).and_then(|slot| slot.record).map(|(_, record)| record);
-            let read = read.map(|record| (record.destination.len(), record.reply.map(|reply| reply.text.len())));
-            prop_assert_eq!(read, Some((255, Some(record::MAX_REPLY_TEXT))));
         }
 
         #[test]
