@@ -5,9 +5,9 @@ use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, anyhow, bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 
-use super::steps::root;
+use super::steps::{joined, root};
 
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 /// Coverage for libFuzzer.
@@ -37,6 +37,7 @@ fn target() -> PathBuf {
     super::roots::target().join("fuzz")
 }
 
+/// Builds all targets.
 pub(crate) fn build() -> anyhow::Result<()> {
     ensure!(super::roots::find("g++"), "g++ is missing: install the Debian package g++, which libFuzzer is built with");
     let built = Command::new(env!("CARGO"))
@@ -55,7 +56,7 @@ pub(crate) fn run(seconds: u32) -> anyhow::Result<()> {
     for turn in targets()?.chunks(cores()) {
         std::thread::scope(|scope| {
             let runs: Vec<_> = turn.iter().map(|name| scope.spawn(|| run_one(name, seconds, &target))).collect();
-            runs.into_iter().try_for_each(|run| run.join().map_err(|_| anyhow!("a thread ended early"))?)
+            runs.into_iter().try_for_each(joined)
         })?;
     }
     Ok(())

@@ -75,7 +75,7 @@ pub(crate) fn test(quick: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn joined(thread: ScopedJoinHandle<'_, anyhow::Result<()>>) -> anyhow::Result<()> {
+pub(crate) fn joined(thread: ScopedJoinHandle<'_, anyhow::Result<()>>) -> anyhow::Result<()> {
     thread.join().map_err(|_| anyhow!("a thread ended early"))?
 }
 

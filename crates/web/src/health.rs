@@ -35,7 +35,6 @@ pub(crate) fn troubles(state: &State) -> Vec<Trouble> {
         .collect();
     let cache = state.engine.cache();
     let health = cache.health();
-    let is_damaged = health.damaged;
     let unwritable = health.write_error.map(|error| format!("the cache can't be written: {error}"));
     let unreadable = cache.stats(None).err().map(|error| error.to_string());
     let advice = "Answers go on from callouts, and what they bring is not kept. Look at the disk.";
@@ -73,7 +72,7 @@ pub(crate) fn troubles(state: &State) -> Vec<Trouble> {
         let advice = "It lies beside the new one as log.db.damaged; the log began anew.";
         all.push(trouble(Part::Log, "the decision log's file was damaged".to_owned(), advice, false));
     }
-    if is_damaged {
+    if health.damaged {
         let advice = "Answers go on, but what is wrong with it may end the process. The next start moves it aside and begins with an \
                       empty cache.";
         all.push(trouble(Part::Cache, "the cache file is damaged".to_owned(), advice, true));

@@ -81,12 +81,7 @@ impl Browser {
         .map(String::from)
         .into();
         args.push(format!("--user-data-dir={}", profile.path().display()));
-        args.push(format!("--blink-settings=preferredColorScheme={}", if look.dark { 0 } else { 1 }));
         let mut options = json!({"args": args});
-        if look.width < NARROWEST {
-            let metrics = json!({"width": look.width, "height": look.height, "pixelRatio": 1, "touch": true});
-            options["mobileEmulation"] = json!({"deviceMetrics": metrics});
-        }
         if !look.script {
             options["prefs"] = json!({"profile.managed_default_content_settings.javascript": 2});
         }
@@ -98,9 +93,7 @@ impl Browser {
             panic!("Chromium can't be started ({error}): install the Debian packages chromium and chromium-driver")
         });
         session["sessionId"].as_str().unwrap().clone_into(&mut browser.session);
-        if look.width >= NARROWEST {
-            browser.must("POST", "/window/rect", Some(json!({"width": look.width, "height": look.height})));
-        }
+        browser.wear(look);
         browser
     }
 
@@ -211,7 +204,7 @@ impl Browser {
     /// Writes what is to be seen, the page's whole length, into the folder for screenshots.
     pub fn screenshot(&self, name: &str) {
         let metrics = self.devtools("Page.getLayoutMetrics", json!({}));
-        let width = metrics["cssLayoutViewport"]["clientWidth"].as_f64().unwrap_or_else(|| self.look.width.into());
+        let width = metrics["cssLayoutViewport"]["clientWidth"].as_f64().unwrap();
         let height = metrics["cssContentSize"]["height"].as_f64().unwrap_or(900.0).clamp(200.0, 4000.0);
         let clip = json!({"x": 0, "y": 0, "width": width, "height": height, "scale": 1});
         let params = json!({"format": "png", "optimizeForSpeed": true, "captureBeyondViewport": true, "clip": clip});

@@ -183,7 +183,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         let end = loop {
             // Not only where it is waited for the client: one that always has something to say never is.
             if Instant::now() >= self.ends_at {
-                break self.out_of_time("The session has gone on for too long; closing");
+                break self.out_of_time();
             }
             let said = self.session.commands();
             let event = self.session.next();
@@ -249,17 +249,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                     }
                 }
             }
-            let text = if until >= self.ends_at {
-                "The session has gone on for too long; closing"
-            } else {
-                "Nothing came in time; closing"
-            };
-            return Err(self.out_of_time(text));
+            return Err(self.out_of_time());
         }
     }
 
-    fn out_of_time(&mut self, text: &str) -> End {
+    fn out_of_time(&mut self) -> End {
         count(&self.counters.timed_out);
+        let text = if Instant::now() >= self.ends_at {
+            "The session has gone on for too long; closing"
+        } else {
+            "Nothing came in time; closing"
+        };
         self.session.close(&say(421, (4, 4, 2), text));
         self.log_unfinished("the client took too long");
         End::Closed
