@@ -37,15 +37,16 @@ fn target() -> PathBuf {
     super::roots::target().join("fuzz")
 }
 
-/// Builds all targets.
+/// Builds all targets, with what other programs leave of the processors.
 pub(crate) fn build() -> anyhow::Result<()> {
     ensure!(super::roots::find("g++"), "g++ is missing: install the Debian package g++, which libFuzzer is built with");
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--release", "--target", TRIPLE, "--target-dir"])
+    let built = Command::new("nice")
+        .args(["-n", "19", env!("CARGO"), "build", "--quiet", "--release", "--target", TRIPLE, "--target-dir"])
         .arg(target())
         .current_dir(root().join("fuzz"))
         .env("RUSTFLAGS", FLAGS)
-        .status()?;
+        .status()
+        .context("nice is missing: install the Debian package coreutils")?;
     ensure!(built.success(), "the fuzz targets can't be built");
     Ok(())
 }
