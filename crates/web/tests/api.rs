@@ -200,6 +200,91 @@ async fn a_reseller_stays_within_its_own_names_ports_and_accounts() {
 }
 
 #[tokio::test]
+async fn an_account_that_is_deleted_owns_nothing_and_its_tokens_are_not_those_of_the_next_by_its_name() {
+    let (bench, root) = bench().await;
+    let one = token(&bench, "one", "reseller").await;
+    let body = json!({"name": "d", "role": "domain", "owner": "one"});
+    bench.call(&root, "POST", "/api/v1/accounts", Some(&body)).await.created();
+    let sentence = bench.call(&root, "DELETE", "/api/v1/accounts/one", None).await.problem(409);
+    assert!(sentence.contains("owns 0 domains and 1 accounts"), "{sentence}");
+    for name in ["d", "one"] {
+        let path = format!("/api/v1/accounts/{name}");
+        assert_eq!(bench.call(&root, "DELETE", &path, None).await.status, 204);
+    }
+    bench.call(&one, "GET", "/api/v1/domains", None).await.problem(401);
+    let body = json!({"name": "one", "role": "reseller"});
+    bench.call(&root, "POST", "/api/v1/accounts", Some(&body)).await.created();
+    bench.call(&one, "GET", "/api/v1/domains", None).await.problem(401);
+    let tokens = bench.call(&root, "GET", "/api/v1/tokens", None).await.ok();
+    let of_one = tokens["tokens"].as_array().unwrap().iter().filter(|token| token["account"] == "one").count();
+    assert_eq!(of_one, 0);
+}
+
+#[tokio::test]
+async fn a_token_may_no_more_than_its_account_and_an_account_has_a_hundred() {
+    let (bench, root) = bench().await;
+    let one = token(&bench, "one", "reseller").await;
+    let wider = json!({"account": "one", "scopes": ["clear_all"]});
+    let sentence = bench.call(&root, "POST", "/api/v1/tokens", Some(&wider)).await.problem(422);
+    assert!(sentence.contains("\"clear_all\" is more than the account"), "{sentence}");
+    for _ in 1..100 {
+        bench.call(&one, "POST", "/api/v1/tokens", Some(&json!({}))).await.created();
+    }
+    let sentence = bench.call(&one, "POST", "/api/v1/tokens", Some(&json!({}))).await.problem(409);
+    assert!(sentence.contains("has 100 tokens; delete one first"), "{sentence}");
+}
+
+#[tokio::test]
+async fn a_clear_stands_in_the_audit_log_of_whoever_owns_the_domain_and_in_nobody_elses() {
+    let (bench, root) = bench().await;
+    let (one, two) = (token(&bench, "one", "reseller").await, token(&bench, "two", "reseller").await);
+    let body = json!({"name": "one.example", "route": ["mx"]});
+    bench.call(&one, "POST", "/api/v1/domains", Some(&body)).await.created();
+    bench.call(&root, "DELETE", "/api/v1/cache/a@one.example", None).await.ok();
+    bench.call(&root, "DELETE", "/api/v1/cache?domain=one.example", None).await.ok();
+    bench.call(&root, "DELETE", "/api/v1/cache", None).await.ok();
+    for (whose, expected) in [
+        (&root, json!([["everything", "root"], ["one.example", "root"], ["a@one.example", "root"]])),
+        (&one, json!([["one.example", "root"], ["a@one.example", "root"]])),
+        (&two, json!([])),
+    ] {
+        let audit = bench.call(whose, "GET", "/api/v1/audit", None).await.ok();
+        let clears = audit["entries"].as_array().unwrap().iter().filter(|entry| entry["action"] == "cache.clear");
+        let told: Value = clears.map(|entry| json!([entry["object"], entry["who"]])).take(3).collect();
+        assert_eq!(told, expected);
+    }
+}
+
+#[tokio::test]
+async fn where_case_means_nothing_a_recipient_is_shown_and_cleared_however_it_is_written() {
+    let (bench, root) = bench().await;
+    let body = json!({"name": "folds.example", "route": ["mx"], "local_part_case": "fold"});
+    bench.call(&root, "POST", "/api/v1/domains", Some(&body)).await.created();
+    assert_eq!(verdict(&bench, "Bad@folds.example").await, Some("invalid"));
+    bench.engine.shutdown(Duration::from_secs(5)).await;
+    let path = "/api/v1/cache/BAD@folds.example";
+    let kept = bench.call(&root, "GET", path, None).await.ok();
+    assert_eq!(kept["entries"][0]["recipient"], "bad@folds.example");
+    assert_eq!(bench.call(&root, "DELETE", path, None).await.ok()["recipient"], "bad@folds.example");
+    bench.call(&root, "GET", "/api/v1/cache/bad@folds.example", None).await.problem(404);
+}
+
+#[tokio::test]
+async fn a_clear_that_can_not_be_written_into_the_audit_log_is_refused_and_clears_nothing() {
+    let (bench, root) = bench().await;
+    assert_eq!(verdict(&bench, "bad@example.com").await, Some("invalid"));
+    bench.engine.shutdown(Duration::from_secs(5)).await;
+    let database = rusqlite::Connection::open(bench.folder.path().join("control.db")).unwrap();
+    database.execute_batch("DROP TABLE audit").unwrap();
+    for target in ["/api/v1/cache/bad@example.com", "/api/v1/cache?domain=example.com", "/api/v1/cache"] {
+        let sentence = bench.call(&root, "DELETE", target, None).await.problem(503);
+        assert!(sentence.contains("the control database can't be written"), "{sentence}");
+        let kept = bench.call(&root, "GET", "/api/v1/cache/bad@example.com", None).await.ok();
+        assert_eq!(kept["entries"][0]["recipient"], "bad@example.com", "{target}");
+    }
+}
+
+#[tokio::test]
 async fn a_token_shows_its_secret_once_works_within_its_scopes_and_ends_at_once() {
     let (bench, root) = bench().await;
     let body = json!({"label": "hook", "scopes": ["clear"], "expires_at": "2027-01-15T09:00:00Z"});
@@ -238,6 +323,8 @@ async fn a_token_shows_its_secret_once_works_within_its_scopes_and_ends_at_once(
     assert!(sentence.contains("which the token that asks does not have"), "{sentence}");
     let way_up = json!({"password": "a long enough password"});
     bench.call(&accounts, "PATCH", "/api/v1/accounts/root", Some(&way_up)).await.problem(403);
+    let sentence = bench.call(&accounts, "POST", "/api/v1/accounts/root/login-link", None).await.problem(403);
+    assert!(sentence.contains("which the token that asks does not have"), "a link logs in with all rights: {sentence}");
     let past = json!({"expires_at": "2020-01-01T00:00:00Z"});
     assert!(bench.call(&root, "POST", "/api/v1/tokens", Some(&past)).await.problem(422).contains("in the past"));
 }
@@ -259,8 +346,10 @@ async fn a_password_gives_a_session_that_ends_by_itself_by_logging_out_and_by_a_
     assert!(works(&first).await && works(&second).await);
     assert_eq!(bench.call(&first, "DELETE", "/api/v1/session", None).await.status, 204);
     assert!(!works(&first).await && works(&second).await);
+    let programs = bench.call(&root, "POST", "/api/v1/tokens", Some(&json!({"account": "anna"}))).await.created();
     let new = json!({"password": "another horse battery"});
     bench.call(&root, "PATCH", "/api/v1/accounts/anna", Some(&new)).await.ok();
+    assert!(works(programs["token"].as_str().unwrap()).await, "programs have no password");
     assert!(!works(&second).await, "a new password ends the sessions of the old one");
     login("correct horse battery").await.problem(401);
     let third = login("another horse battery").await.created()["token"].as_str().unwrap().to_owned();
