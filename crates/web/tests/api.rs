@@ -377,6 +377,38 @@ async fn whoever_fails_too_often_has_to_wait_and_whoever_has_a_token_does_not() 
 }
 
 #[tokio::test]
+async fn a_reseller_finds_in_the_log_what_its_wildcards_cover_and_all_of_many_domains() {
+    let (bench, _) = bench().await;
+    let one = token(&bench, "one", "reseller").await;
+    let add = async |name: &str| {
+        let body = json!({"name": name, "route": ["mx"]});
+        bench.call(&one, "POST", "/api/v1/domains", Some(&body)).await.created();
+    };
+    let found = async || {
+        let page = bench.call(&one, "GET", "/api/v1/log", None).await.ok();
+        let rows = page["rows"].as_array().unwrap().iter();
+        rows.map(|row| row["decision"]["recipient"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let decide = async |recipient: &str| {
+        bench.engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await;
+        while bench.administration.log.counters().waiting > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    add("one.example").await;
+    add("*.one.example").await;
+    for recipient in ["a@one.example", "b@deep.sub.one.example", "c@example.com"] {
+        decide(recipient).await;
+    }
+    assert_eq!(found().await, ["b@deep.sub.one.example", "a@one.example"]);
+    for number in 0..100 {
+        add(&format!("{number}.example")).await;
+    }
+    decide("d@99.example").await;
+    assert_eq!(found().await, ["d@99.example", "b@deep.sub.one.example", "a@one.example"]);
+}
+
+#[tokio::test]
 async fn the_log_is_searched_and_exported_and_its_cells_are_no_formulas() {
     let (bench, token) = bench().await;
     for (recipient, sender) in [("good@example.com", "=cmd|'/C calc'!A0"), ("bad@other.example", "b@sender.example")] {
@@ -456,6 +488,34 @@ async fn events_come_as_they_happen_and_end_with_the_token() {
     let mut rest = String::new();
     stream.read_to_string(&mut rest).await.unwrap();
     assert!(!rest.contains("other@example.com"), "{rest}");
+}
+
+#[tokio::test]
+async fn a_stream_of_events_ends_with_its_token_though_nothing_happens() {
+    for expires in [false, true] {
+        let (bench, root) = bench().await;
+        let body = json!({"scopes": ["read"], "expires_at": "2027-01-15T09:00:00Z"});
+        let made = bench.call(&root, "POST", "/api/v1/tokens", Some(&body)).await.created();
+        let (id, secret) = (made["id"].as_str().unwrap(), made["token"].as_str().unwrap());
+        let mut stream = bench.connect().await;
+        let request = format!(
+            "GET /api/v1/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {secret}\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut chunk = [0; 4096];
+        assert!(stream.read(&mut chunk).await.unwrap() > 0);
+        if expires {
+            bench.clock.advance(Duration::from_secs(3600));
+        } else {
+            bench.call(&root, "DELETE", &format!("/api/v1/tokens/{id}"), None).await;
+        }
+        tokio::time::pause();
+        let began = tokio::time::Instant::now();
+        while stream.read(&mut chunk).await.unwrap() > 0 {
+            assert!(began.elapsed() <= Duration::from_secs(30), "a sign of life comes every 15 s, and no end");
+        }
+        tokio::time::resume();
+    }
 }
 
 #[tokio::test]
