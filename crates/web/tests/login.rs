@@ -108,6 +108,13 @@ async fn a_twenty_first_session_ends_the_oldest() {
     assert_eq!(world.send(&cookies[0], "GET", "/", "").await.status, 303);
     assert_eq!(world.send(&cookies[1], "GET", "/", "").await.status, 200);
     assert_eq!(world.bench.administration.control.local().sessions().len(), 20);
+    let owner = world.session("d").await;
+    for _ in 0..21 {
+        world.bench.clock.advance(Duration::from_millis(1));
+        assert_eq!(world.send(&cookies[20], "POST", "/accounts/d/link", "").await.status, 303);
+    }
+    assert_eq!(world.send(&owner, "GET", "/domains", "").await.status, 200, "links are counted apart");
+    assert_eq!(world.bench.administration.control.local().sessions().len(), 41);
 }
 
 #[tokio::test]
@@ -166,6 +173,12 @@ async fn a_login_link_works_once_and_for_five_minutes_and_looking_at_it_does_not
     let page = world.send(&taken.cookie(), "GET", "/domains", "").await;
     assert!(page.body.contains(">d</a>"), "{}", page.body);
     assert_eq!(world.send("", "POST", "/login/link", &format!("key={key}")).await.status, 410, "used");
+    for _ in 0..5 {
+        let form = format!("key={}", link().await);
+        let take = async || world.send("", "POST", "/login/link", &form).await.status;
+        let (one, other) = tokio::join!(take(), take());
+        assert_eq!((one.min(other), one.max(other)), (303, 410), "at the same moment");
+    }
     // The link's secret is no session's.
     let key = link().await;
     assert_eq!(world.send(&format!("callahead={key}"), "GET", "/domains", "").await.status, 303);
