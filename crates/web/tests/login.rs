@@ -147,6 +147,44 @@ async fn after_ten_failures_even_the_right_password_has_to_wait() {
     assert_eq!(answer.status, 429);
     assert!(answer.header("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
     assert_eq!(world.log_in("d", PASSWORD).await.status, 429, "the address is the same");
+    let guess = world.send("", "POST", "/login/link", "key=callahead_guess").await;
+    assert_eq!(guess.status, 429, "a link's too");
+}
+
+#[tokio::test]
+async fn whoever_guesses_from_many_places_waits_at_the_account_and_whoever_guesses_links_at_the_address() {
+    let world = World::behind_a_proxy().await;
+    let ask = async |from: &str, target: &str, form: &str| {
+        let headers = &[("Sec-Fetch-Site", "same-origin"), ("X-Forwarded-For", from)];
+        world.send_with("", "POST", target, form, headers).await.status
+    };
+    for n in 0..10 {
+        assert_eq!(ask(&format!("198.51.100.{n}"), "/login", "account=root&password=wrong").await, 422, "{n}");
+    }
+    let right = |account: &str| format!("account={account}&password={}", PASSWORD.replace(' ', "+"));
+    assert_eq!(ask("198.51.100.99", "/login", &right("root")).await, 429, "the account is the same");
+    assert_eq!(ask("198.51.100.99", "/login", &right("d")).await, 303);
+    for n in 0..10 {
+        assert_eq!(ask("203.0.113.1", "/login/link", &format!("key=callahead_{n}")).await, 410, "{n}");
+    }
+    assert_eq!(ask("203.0.113.1", "/login/link", "key=callahead_10").await, 429);
+}
+
+#[tokio::test]
+async fn guesses_of_the_present_password_have_to_wait_too_and_whoever_stands_in_may_not_change_it() {
+    let world = World::new(false).await;
+    let owner = world.session("d").await;
+    let root = world.session("root").await;
+    let acting = world.send(&root, "POST", "/accounts/d/log-in", "").await.cookie();
+    let form = |current: &str| format!("current={current}&password=another+long+password&again=another+long+password");
+    let right = form(&PASSWORD.replace(' ', "+"));
+    assert_eq!(world.send(&acting, "POST", "/password", &right).await.status, 403);
+    let other = right.replace("again=another", "again=one");
+    assert_eq!(world.send(&owner, "POST", "/password", &other).await.status, 422, "not the same twice");
+    for n in 0..10 {
+        assert_eq!(world.send(&owner, "POST", "/password", &form("wrong")).await.status, 422, "{n}");
+    }
+    assert_eq!(world.send(&owner, "POST", "/password", &right).await.status, 429);
 }
 
 #[tokio::test]
@@ -265,9 +303,16 @@ async fn the_set_up_link_makes_one_administrator_and_nothing_after_that() {
     assert_eq!(bench.get(&format!("/setup?key={key}")).await.status, 200);
     let short = form(&key).replace("a+long+password+here", "short");
     assert_eq!(bench.send("POST", "/setup", &headers, &short).await.status, 422);
-    assert_eq!(bench.send("POST", "/setup", &headers, &form(&key)).await.status, 303);
+    let other = form(&key).replace("again=a", "again=b");
+    assert_eq!(bench.send("POST", "/setup", &headers, &other).await.status, 422, "not the same twice");
+    let second = form(&key).replace("chief", "second");
+    let chief = form(&key);
+    let (one, other) =
+        tokio::join!(bench.send("POST", "/setup", &headers, &chief), bench.send("POST", "/setup", &headers, &second));
+    let made = if one.status == 303 { "chief" } else { "second" };
+    assert_eq!((one.status.min(other.status), one.status.max(other.status)), (303, 410), "at the same moment");
     assert_eq!(bench.send("POST", "/setup", &headers, &form(&key)).await.status, 410, "used");
     let accounts: Vec<_> = bench.administration.control.local().accounts().keys().cloned().collect();
-    assert_eq!(accounts, ["chief"]);
+    assert_eq!(accounts, [made]);
     assert_eq!(WEB.get().unwrap().set_up_path(&bench.state()), None);
 }
