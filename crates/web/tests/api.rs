@@ -401,6 +401,12 @@ async fn a_reseller_finds_in_the_log_what_its_wildcards_cover_and_all_of_many_do
         decide(recipient).await;
     }
     assert_eq!(found().await, ["b@deep.sub.one.example", "a@one.example"]);
+    // So many that the search does not look at each row.
+    for _ in 0..1_100 {
+        bench.engine.decide(Question::new(b"c@example.com", Listener::Policy)).await;
+    }
+    decide("c@example.com").await;
+    assert_eq!(found().await, ["b@deep.sub.one.example", "a@one.example"]);
     for number in 0..100 {
         add(&format!("{number}.example")).await;
     }
