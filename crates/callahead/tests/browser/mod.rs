@@ -43,27 +43,31 @@ pub struct Browser {
     _profile: TempDir,
 }
 
+/// Starts the driver, and reads its port. It takes one of IPv4, wants the same of IPv6, and ends where another process has that: `None` then.
+fn chromedriver() -> Option<(Child, u16)> {
+    let mut driver = Command::new("chromedriver")
+        .args(["--port=0", "--log-level=SEVERE"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| {
+            panic!("chromedriver can't be started ({error}): install the Debian packages chromium and chromium-driver")
+        });
+    let port = BufReader::new(driver.stdout.take().unwrap()).lines().map_while(Result::ok).find_map(|line| {
+        line.rsplit_once("on port ")?.1.trim_end_matches('.').parse::<u16>().ok().filter(|port| *port != 0)
+    });
+    if port.is_none() {
+        let _ = driver.kill();
+        let _ = driver.wait();
+    }
+    Some((driver, port?))
+}
+
 impl Browser {
     /// Starts one for the site at this address.
     pub fn start(site: SocketAddr, look: Look) -> Self {
         let profile = tempfile::tempdir().unwrap();
-        let mut driver = Command::new("chromedriver")
-            .args(["--port=0", "--log-level=SEVERE"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| {
-                panic!(
-                    "chromedriver can't be started ({error}): install the Debian packages chromium and chromium-driver"
-                )
-            });
-        let port = BufReader::new(driver.stdout.take().unwrap())
-            .lines()
-            .map_while(Result::ok)
-            .find_map(|line| {
-                line.rsplit_once("on port ")?.1.trim_end_matches('.').parse::<u16>().ok().filter(|port| *port != 0)
-            })
-            .expect("chromedriver does not say its port");
+        let (driver, port) = (0..5).find_map(|_| chromedriver()).expect("chromedriver does not say its port");
         let at = SocketAddr::from(([127, 0, 0, 1], port));
         let mut args: Vec<String> = [
             "--headless",
