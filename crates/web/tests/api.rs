@@ -6,6 +6,7 @@ mod common;
 use std::time::Duration;
 
 use callahead_engine::{Listener, Question};
+use callahead_listeners::Stream;
 use callahead_web::{HttpLimits, admin_router, http_router, openapi};
 use common::{Bench, Response};
 use serde_json::{Value, json};
@@ -24,6 +25,15 @@ async fn token(bench: &Bench, name: &str, role: &str) -> String {
     door.call("", "POST", "/api/v1/accounts", Some(&json!({"name": name, "role": role}))).await.created();
     let made = door.call("", "POST", "/api/v1/tokens", Some(&json!({"account": name}))).await.created();
     made["token"].as_str().unwrap().to_owned()
+}
+
+/// Asks for the stream of events, of which nothing is read yet.
+async fn watch(bench: &Bench, token: &str) -> Stream {
+    let mut stream = bench.connect().await;
+    let request =
+        format!("GET /api/v1/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
 }
 
 async fn verdict(bench: &Bench, recipient: &str) -> Option<&'static str> {
@@ -391,9 +401,7 @@ async fn a_reseller_finds_in_the_log_what_its_wildcards_cover_and_all_of_many_do
     };
     let decide = async |recipient: &str| {
         bench.engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await;
-        while bench.administration.log.counters().waiting > 0 {
-            tokio::task::yield_now().await;
-        }
+        bench.logged().await;
     };
     add("one.example").await;
     add("*.one.example").await;
@@ -425,9 +433,7 @@ async fn the_log_is_searched_and_exported_and_its_cells_are_no_formulas() {
         };
         bench.engine.decide(question).await;
     }
-    while bench.administration.log.counters().waiting > 0 {
-        tokio::task::yield_now().await;
-    }
+    bench.logged().await;
     let page = bench.call(&token, "GET", "/api/v1/log?verdict=invalid", None).await.ok();
     let row = &page["rows"][0];
     assert_eq!(
@@ -467,12 +473,7 @@ async fn the_log_is_searched_and_exported_and_its_cells_are_no_formulas() {
 async fn events_come_as_they_happen_and_end_with_the_token() {
     let (bench, root) = bench().await;
     let made = bench.call(&root, "POST", "/api/v1/tokens", Some(&json!({"scopes": ["read"]}))).await.created();
-    let mut stream = bench.connect().await;
-    let secret = made["token"].as_str().unwrap();
-    let request = format!(
-        "GET /api/v1/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {secret}\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut stream = watch(&bench, made["token"].as_str().unwrap()).await;
     let mut seen = String::new();
     let mut until = async |words: &str| {
         let mut chunk = [0; 4096];
@@ -503,11 +504,7 @@ async fn a_stream_of_events_ends_with_its_token_though_nothing_happens() {
         let body = json!({"scopes": ["read"], "expires_at": "2027-01-15T09:00:00Z"});
         let made = bench.call(&root, "POST", "/api/v1/tokens", Some(&body)).await.created();
         let (id, secret) = (made["id"].as_str().unwrap(), made["token"].as_str().unwrap());
-        let mut stream = bench.connect().await;
-        let request = format!(
-            "GET /api/v1/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {secret}\r\n\r\n"
-        );
-        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut stream = watch(&bench, secret).await;
         let mut chunk = [0; 4096];
         assert!(stream.read(&mut chunk).await.unwrap() > 0);
         if expires {
@@ -527,10 +524,7 @@ async fn a_stream_of_events_ends_with_its_token_though_nothing_happens() {
 #[tokio::test]
 async fn a_stream_of_events_does_not_keep_the_listener_from_stopping() {
     let (bench, root) = bench().await;
-    let mut stream = bench.connect().await;
-    let request =
-        format!("GET /api/v1/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {root}\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut stream = watch(&bench, &root).await;
     let mut octet = [0];
     stream.read_exact(&mut octet).await.unwrap();
     bench.shutdown.cancel();

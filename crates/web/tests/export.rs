@@ -42,9 +42,7 @@ async fn log(bench: &Bench, rows: impl Iterator<Item = (String, String)>) {
         let question = Question { sender: Some(&hostile), ..Question::new(b"u@example.com", Listener::Policy) };
         log.decided(&question, &Decision { at: bench.engine.now(), ..decision(&recipient, &hostile) });
     }
-    while log.counters().waiting > 0 {
-        tokio::task::yield_now().await;
-    }
+    bench.logged().await;
 }
 
 #[tokio::test]

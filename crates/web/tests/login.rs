@@ -12,7 +12,7 @@ use callahead_control::Kind;
 use callahead_web::{ABSOLUTE, HttpLimits, IDLE, LINK_FOR, Web, web_router};
 use common::Bench;
 use realm::{account, record};
-use visitor::{PASSWORD, World, web};
+use visitor::{PASSWORD, World, login_form, web};
 
 #[tokio::test]
 async fn a_login_gives_a_new_secret_each_time_in_a_cookie_that_scripts_and_other_sites_do_not_get() {
@@ -25,7 +25,7 @@ async fn a_login_gives_a_new_secret_each_time_in_a_cookie_that_scripts_and_other
     }
     assert_eq!(world.send(&first.cookie(), "GET", "/", "").await.status, 200);
     // A login over an old session ends that one.
-    let form = format!("account=root&password={}", PASSWORD.replace(' ', "+"));
+    let form = login_form("root", PASSWORD);
     let second = world.send(&first.cookie(), "POST", "/login", &form).await;
     assert_ne!(first.cookie(), second.cookie());
     assert_eq!(world.send(&first.cookie(), "GET", "/", "").await.location(), "/login");
@@ -40,7 +40,7 @@ async fn a_login_gives_a_new_secret_each_time_in_a_cookie_that_scripts_and_other
 #[tokio::test]
 async fn behind_tls_the_cookie_is_bound_to_the_host_and_only_a_trusted_proxy_can_say_so() {
     let world = World::behind_a_proxy().await;
-    let form = format!("account=root&password={}", PASSWORD.replace(' ', "+"));
+    let form = login_form("root", PASSWORD);
     let headers = &[
         ("Sec-Fetch-Site", "same-origin"),
         ("X-Forwarded-Proto", "https"),
@@ -161,9 +161,8 @@ async fn whoever_guesses_from_many_places_waits_at_the_account_and_whoever_guess
     for n in 0..10 {
         assert_eq!(ask(&format!("198.51.100.{n}"), "/login", "account=root&password=wrong").await, 422, "{n}");
     }
-    let right = |account: &str| format!("account={account}&password={}", PASSWORD.replace(' ', "+"));
-    assert_eq!(ask("198.51.100.99", "/login", &right("root")).await, 429, "the account is the same");
-    assert_eq!(ask("198.51.100.99", "/login", &right("d")).await, 303);
+    assert_eq!(ask("198.51.100.99", "/login", &login_form("root", PASSWORD)).await, 429, "the account is the same");
+    assert_eq!(ask("198.51.100.99", "/login", &login_form("d", PASSWORD)).await, 303);
     for n in 0..10 {
         assert_eq!(ask("203.0.113.1", "/login/link", &format!("key=callahead_{n}")).await, 410, "{n}");
     }

@@ -201,10 +201,8 @@ async fn looking_at_a_recipient_asks_nobody_and_writes_nothing() {
     let world = World::new(false).await;
     let cookie = world.session("d").await;
     // What the file takes is told a moment after what was written.
-    let counted = || {
-        let LogCounters { written, lost, waiting, .. } = world.bench.administration.log.counters();
-        (world.bench.engine.stats(), written, lost, waiting)
-    };
+    let log = || LogCounters { used_bytes: 0, ..world.bench.administration.log.counters() };
+    let counted = || (world.bench.engine.stats(), log());
     let before = counted();
     let answer = world.send(&cookie, "GET", "/recipients/new@r.example", "").await;
     assert!(answer.body.contains("Nothing is kept of this address"), "{}", answer.body);
@@ -273,9 +271,7 @@ async fn an_owners_overview_has_the_numbers_of_its_own_domains_and_of_no_others(
             world.bench.engine.decide(Question::new(address.as_bytes(), Listener::Policy)).await;
             world.bench.engine.shutdown(Duration::from_secs(5)).await;
         }
-        while world.bench.administration.log.counters().waiting > 0 {
-            tokio::task::yield_now().await;
-        }
+        world.bench.logged().await;
     };
     // Besides the one that each has from the start.
     ask("r.example", &["kept", "kept", "bad"]).await;

@@ -56,11 +56,12 @@ fn chromedriver() -> Option<(Child, u16)> {
     let port = BufReader::new(driver.stdout.take().unwrap()).lines().map_while(Result::ok).find_map(|line| {
         line.rsplit_once("on port ")?.1.trim_end_matches('.').parse::<u16>().ok().filter(|port| *port != 0)
     });
-    if port.is_none() {
+    let Some(port) = port else {
         let _ = driver.kill();
         let _ = driver.wait();
-    }
-    Some((driver, port?))
+        return None;
+    };
+    Some((driver, port))
 }
 
 impl Browser {

@@ -204,6 +204,13 @@ impl Bench {
         Client { at }
     }
 
+    /// Waits until what was decided is in the log.
+    pub async fn logged(&self) {
+        while self.administration.log.counters().waiting > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Asks for each, so that it is kept.
     pub async fn keep(&self, recipients: &[&str]) {
         for recipient in recipients {

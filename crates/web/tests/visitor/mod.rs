@@ -19,6 +19,11 @@ pub struct World {
     style: String,
 }
 
+/// What the page to log in sends.
+pub fn login_form(account: &str, password: &str) -> String {
+    format!("account={account}&password={}", password.replace(' ', "+"))
+}
+
 pub fn web() -> Web {
     Web::new(Arc::new(AlertBoard::new(Arc::new(SystemClock::new()))), NodeFacts::default())
 }
@@ -93,7 +98,6 @@ impl World {
     }
 
     pub async fn log_in(&self, account: &str, password: &str) -> Response {
-        let form = format!("account={account}&password={}", password.replace(' ', "+"));
-        self.send("", "POST", "/login", &form).await
+        self.send("", "POST", "/login", &login_form(account, password)).await
     }
 }
