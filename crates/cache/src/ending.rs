@@ -16,6 +16,7 @@ use crate::store::CacheError;
 const LOCK: &str = "lock";
 const OPEN: &str = "open";
 const DAMAGED: &str = "damaged";
+const CLOSED: &str = "";
 
 /// How a cache was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,12 +38,14 @@ impl Ending {
         Self::parse(&fs::read_to_string(dir.join(LOCK)).unwrap_or_default())
     }
 
-    /// Writes down that the file in a folder is damaged, while nobody has it open.
+    /// Writes down what [`look_through`](crate::look_through) found of the file in a folder, while nobody has it open: a sound one was left properly,
+    /// and a damaged one will not be opened.
     ///
     /// # Errors
-    /// When somebody has, or it can't be written.
-    pub fn distrust(dir: &Path) -> Result<(), CacheError> {
-        Marker::lock(dir)?.write(DAMAGED).map_err(|source| CacheError::Folder { path: dir.to_owned(), source })
+    /// When somebody has it open, or it can't be written.
+    pub fn looked_through(dir: &Path, is_sound: bool) -> Result<(), CacheError> {
+        let text = if is_sound { CLOSED } else { DAMAGED };
+        Marker::lock(dir)?.write(text).map_err(|source| CacheError::Folder { path: dir.to_owned(), source })
     }
 
     fn parse(text: &str) -> Self {
@@ -83,7 +86,7 @@ impl Marker {
     }
 
     pub(crate) fn closed(&self) {
-        self.try_to_write("");
+        self.try_to_write(CLOSED);
     }
 
     fn try_to_write(&self, text: &str) {

@@ -361,10 +361,10 @@ async fn a_cache_that_was_not_closed_says_so_at_the_next_start_until_it_was_look
     drop(anew);
     assert!(!open(folder.path()).opened().replaced, "once");
     drop(open(folder.path()));
-    Ending::distrust(folder.path()).unwrap();
+    Ending::looked_through(folder.path(), false).unwrap();
     assert!(open(folder.path()).opened().replaced);
     // As the message says, somebody moves it away.
-    Ending::distrust(folder.path()).unwrap();
+    Ending::looked_through(folder.path(), false).unwrap();
     fs::remove_file(folder.path().join("data.mdb")).unwrap();
     let anew = Cache::open(folder.path(), &options(), NOW).unwrap();
     assert!(anew.opened().created && anew.opened().before == Ending::Properly);

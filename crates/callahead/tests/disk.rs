@@ -240,6 +240,19 @@ fn a_cache_file_that_ends_the_process_is_found_out_and_moved_aside() {
     assert!(folder.join("data.mdb.damaged").exists());
 }
 
+#[test]
+fn a_sound_cache_file_is_looked_through_once_before_it_is_opened_and_not_at_every_start_after_that() {
+    let world = world();
+    let config = configure(&world.dir, &world.domain());
+    let lock = world.dir.path().join("data/cache/lock");
+    Daemon::start(&config).stop();
+    // As four would leave it that ended before they knew.
+    fs::write(&lock, "open 3\n").unwrap();
+    let daemon = Daemon::start(&config);
+    assert_eq!(fs::read_to_string(&lock).unwrap(), "open 0\n", "the ends before are no more to be feared");
+    assert_eq!(counter(&daemon, "callahead_cache_begun_anew"), 0);
+}
+
 /// Entries enough for reading all of them to take a while.
 const MANY: usize = 100_000;
 
