@@ -95,22 +95,19 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
     Ok(section)
 }
 
+/// Ends in a row behind which the cache's file is looked through before it is opened.
+const ENDS: usize = 4;
+
 /// kill -9, and how long it takes from the next start to an answer.
 async fn restarts(bench: &Bench, section: &mut Section, big: Callahead, setup: &Setup) -> anyhow::Result<()> {
-    let mut took = Vec::new();
     let mut daemon = big;
+    let mut took = Vec::new();
     for _ in 0..bench.size.rounds {
-        daemon.kill().await?;
-        let began = Instant::now();
-        daemon = Callahead::start(setup).await?;
-        let target = Target { address: daemon.address("policy")?, protocol: Protocol::Policy };
-        let mut client = Client::connect(target).await?;
-        let mut address = String::new();
-        names::write_address(&mut address, 0, 1);
-        ask(&mut client, &address, Answer::Accept).await?;
-        took.push(began.elapsed().as_secs_f64() * 1e9);
+        let answered;
+        (daemon, answered) = restart(daemon, setup).await?;
+        took.push(answered);
+        daemon.is_looked_through().await?;
     }
-    daemon.kill().await?;
     let spread = Spread::of(&took);
     section.say(format!(
         "After kill -9 the next start gave its first answer from the cache within {}.",
@@ -122,7 +119,32 @@ async fn restarts(bench: &Bench, section: &mut Section, big: Callahead, setup: &
         spread.show(time),
         spread.max <= 1e9,
     ));
-    Ok(())
+    let mut answered = 0.0;
+    for _ in 0..ENDS {
+        (daemon, answered) = restart(daemon, setup).await?;
+    }
+    // A small file is looked through between two of them.
+    if daemon.has_said("its file is looked through first") {
+        section.say(format!(
+            "After each such end another process looks through the cache's file beside the daemon's work. Where {ENDS} in a row ended before \
+             that was done, the next start has it done first: it gave its first answer within {}.",
+            time(answered)
+        ));
+    }
+    daemon.kill().await
+}
+
+/// Gives the next one, and the nanoseconds from its start to its first answer.
+async fn restart(daemon: Callahead, setup: &Setup) -> anyhow::Result<(Callahead, f64)> {
+    daemon.kill().await?;
+    let began = Instant::now();
+    let daemon = Callahead::start(setup).await?;
+    let target = Target { address: daemon.address("policy")?, protocol: Protocol::Policy };
+    let mut client = Client::connect(target).await?;
+    let mut address = String::new();
+    names::write_address(&mut address, 0, 1);
+    ask(&mut client, &address, Answer::Accept).await?;
+    Ok((daemon, began.elapsed().as_secs_f64() * 1e9))
 }
 
 /// Clears the domain, each time in a fresh copy.

@@ -163,6 +163,26 @@ impl Callahead {
         }
     }
 
+    /// Whether its log says so by now.
+    pub fn has_said(&self, what: &str) -> bool {
+        fs::read_to_string(self.log()).unwrap_or_default().contains(what)
+    }
+
+    /// Waits until the cache's file has been looked through, which is done beside the daemon's work after an end like [`kill`](Self::kill).
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub async fn is_looked_through(&self) -> anyhow::Result<()> {
+        let began = Instant::now();
+        while !self.has_said("its file was looked through and is sound") {
+            if began.elapsed() > START_WITHIN {
+                bail!("callahead did not look through its cache's file:\n{}", fs::read_to_string(self.log())?);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
     /// Where a listener is.
     ///
     /// # Errors
