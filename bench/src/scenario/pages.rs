@@ -190,7 +190,12 @@ impl People {
             root,
             Box::new(|n| format!("/domains/{}/cache?search=u{n}", names::domain(n * 97))),
         );
-        add("a domain's observed decisions", root, Box::new(|n| format!("/domains/{}/observed", names::domain(n))));
+        // The odd ones are observed.
+        add(
+            "a domain's observed decisions",
+            root,
+            Box::new(|n| format!("/domains/{}/observed", names::domain(2 * n + 1))),
+        );
         add("a new domain's form", root, just("/domain/new"));
         add("a domain's form", root, just("/domains/mine.example/edit"));
         add("a recipient", root, Box::new(|n| format!("/recipients/u{}@{}", n * 2000, names::domain(0))));

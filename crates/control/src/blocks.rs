@@ -84,7 +84,8 @@ pub(crate) struct Filling {
 pub(crate) struct Wanted {
     /// In their order.
     domains: Option<Vec<u32>>,
-    recipient: Option<u32>,
+    /// In their order, too.
+    recipients: Option<Vec<u32>>,
     client: Option<u32>,
     verdict: Option<u8>,
     parts: Vec<Token>,
@@ -95,12 +96,12 @@ pub(crate) struct Block {
     /// The first id that it covers; there may be no row of it.
     pub(crate) first: i64,
     /// Its last row.
-    pub(crate) last: i64,
-    pub(crate) found: Found,
+    last: i64,
+    found: Found,
 }
 
 /// Where in a block there may be what is wanted.
-pub(crate) enum Found {
+enum Found {
     /// Anywhere.
     All,
     /// Nowhere.
@@ -260,14 +261,12 @@ fn number(names: &[&str], name: &str) -> u8 {
 impl Wanted {
     /// Only rows of one of these domains.
     pub(crate) fn domains<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
-        let mut sums: Vec<_> = names.into_iter().map(checksum).collect();
-        sums.sort_unstable();
-        self.domains = Some(sums);
+        self.domains = Some(checksums(names));
     }
 
-    /// Only rows of this recipient.
-    pub(crate) fn recipient(&mut self, recipient: &str) {
-        self.recipient = Some(checksum(recipient));
+    /// Only rows of one of these recipients.
+    pub(crate) fn recipients<'a>(&mut self, recipients: impl IntoIterator<Item = &'a str>) {
+        self.recipients = Some(checksums(recipients));
     }
 
     /// Only rows of this client.
@@ -291,7 +290,7 @@ impl Wanted {
     }
 
     fn has_columns(&self) -> bool {
-        self.domains.is_some() || self.recipient.is_some() || self.client.is_some() || self.verdict.is_some()
+        self.domains.is_some() || self.recipients.is_some() || self.client.is_some() || self.verdict.is_some()
     }
 
     /// The blocks with rows before a given one, newest first, with what of them is needed to see what is wanted: [`block`](Self::block) reads
@@ -303,7 +302,7 @@ impl Wanted {
             needed(self.domains.is_some(), "sums"),
             needed(self.has_columns(), "domains"),
             needed(self.verdict.is_some(), "kinds"),
-            needed(self.recipient.is_some(), "recipients"),
+            needed(self.recipients.is_some(), "recipients"),
             needed(self.client.is_some(), "clients"),
             needed(!self.parts.is_empty(), "parts"),
         ))
@@ -329,21 +328,20 @@ impl Wanted {
         let domains = blob(row, 3)?;
         let mut fits = vec![true; domains.len() / size_of::<u16>()];
         if let Some(wanted) = &self.domains {
-            let sums = blob(row, 2)?.as_chunks().0.iter();
-            let meant: Vec<bool> = sums.map(|sum| wanted.binary_search(&u32::from_le_bytes(*sum)).is_ok()).collect();
+            let meant: Vec<bool> = sums(blob(row, 2)?).map(|sum| wanted.binary_search(&sum).is_ok()).collect();
             if !meant.contains(&true) {
                 return Ok(Found::Nothing);
             }
-            narrow(&mut fits, are_of(domains, &meant));
+            narrow(&mut fits, are_of(domains, &meant), |is_meant| is_meant);
         }
         if let Some(wanted) = self.verdict {
-            narrow(&mut fits, blob(row, 4)?.iter().map(|kind| kind & OTHER == wanted));
+            narrow(&mut fits, blob(row, 4)?, |kind| kind & OTHER == wanted);
         }
-        for (column, wanted) in [(5, self.recipient), (6, self.client)] {
-            if let Some(wanted) = wanted {
-                let wanted = wanted.to_le_bytes();
-                narrow(&mut fits, blob(row, column)?.as_chunks().0.iter().map(|sum| *sum == wanted));
-            }
+        if let Some(wanted) = &self.recipients {
+            narrow(&mut fits, sums(blob(row, 5)?), |sum| wanted.binary_search(&sum).is_ok());
+        }
+        if let Some(wanted) = self.client {
+            narrow(&mut fits, sums(blob(row, 6)?), |sum| sum == wanted);
         }
         let count = fits.iter().filter(|fits| **fits).count();
         if count == 0 {
@@ -356,8 +354,31 @@ impl Wanted {
     }
 }
 
+impl Block {
+    /// The stretches of ids from `from` to below `before` in which there may be what is wanted: those of the block, and before it what lies behind
+    /// the last one, which is in none yet.
+    pub(crate) fn stretches(
+        &self,
+        connection: &Connection,
+        (from, before): (i64, i64),
+    ) -> rusqlite::Result<Vec<(i64, i64)>> {
+        let end = before.min(self.last + 1);
+        let mut stretches = vec![(end.max(from), before)];
+        match &self.found {
+            Found::All => stretches.push((self.first.max(from), end)),
+            Found::Nothing => {}
+            Found::Rows(places) => {
+                let ids = ids(connection, self.first, places)?.into_iter();
+                stretches.extend(ids.filter(|id| (from..end).contains(id)).map(|id| (id, id + 1)));
+            }
+        }
+        stretches.retain(|(from, before)| from < before);
+        Ok(stretches)
+    }
+}
+
 /// The ids of the rows at these places of the block that begins so, newest first.
-pub(crate) fn ids(connection: &Connection, first: i64, places: &[usize]) -> rusqlite::Result<Vec<i64>> {
+fn ids(connection: &Connection, first: i64, places: &[usize]) -> rusqlite::Result<Vec<i64>> {
     connection.prepare_cached("SELECT ids FROM blocks WHERE first = ?1")?.query_row([first], |row| {
         let ids = blob(row, 0)?.as_chunks().0;
         let ids = places.iter().rev().filter_map(|at| ids.get(*at));
@@ -365,9 +386,10 @@ pub(crate) fn ids(connection: &Connection, first: i64, places: &[usize]) -> rusq
     })
 }
 
-fn narrow(fits: &mut [bool], is_meant: impl Iterator<Item = bool>) {
-    for (fits, is_meant) in fits.iter_mut().zip(is_meant) {
-        *fits &= is_meant;
+/// Where it still fits, it has to be meant.
+fn narrow<T>(fits: &mut [bool], values: impl IntoIterator<Item = T>, is_meant: impl Fn(T) -> bool) {
+    for (fits, value) in fits.iter_mut().zip(values) {
+        *fits = *fits && is_meant(value);
     }
 }
 
@@ -510,6 +532,17 @@ fn numbers(octets: &[u8]) -> impl Iterator<Item = u16> {
 
 fn all_ids(octets: &[u8]) -> impl Iterator<Item = i64> {
     octets.as_chunks().0.iter().map(|octets| i64::from_le_bytes(*octets))
+}
+
+fn sums(octets: &[u8]) -> impl Iterator<Item = u32> {
+    octets.as_chunks().0.iter().map(|octets| u32::from_le_bytes(*octets))
+}
+
+/// In their order.
+fn checksums<'a>(texts: impl IntoIterator<Item = &'a str>) -> Vec<u32> {
+    let mut sums: Vec<_> = texts.into_iter().map(checksum).collect();
+    sums.sort_unstable();
+    sums
 }
 
 /// CRC-32: what it takes for another is found to be one when the row is looked at.

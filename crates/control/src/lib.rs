@@ -16,6 +16,7 @@
 //! `control.db` holds the records and the audit log, and is small and worth a backup. `log.db` holds the decision log
 //! ([`DecisionLog`]), is large and can be deleted. Each has one writer thread; reads have connections of their own (WAL), so they wait for no write.
 
+mod accepted;
 mod access;
 mod account;
 mod audit;
@@ -39,6 +40,7 @@ mod tally;
 mod token;
 mod units;
 
+pub use accepted::Accepted;
 pub use access::{Permission, Principal};
 pub use account::{Account, Role};
 pub use audit::{Actor, AuditEntry, AuditPage};

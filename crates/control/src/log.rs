@@ -14,7 +14,9 @@ use std::thread::JoinHandle;
 use callahead_cache::Timestamp;
 use callahead_engine::{Alert, Clock, Decision, Directory, LoggedRecipients, Observer, Policy, Question};
 use callahead_smtp::Domain;
+use rusqlite::Connection;
 
+use crate::control::ControlError;
 use crate::log_file::Readers;
 use crate::log_writer::Writer;
 
@@ -75,7 +77,7 @@ pub(crate) struct Inner {
     stop: Option<SyncSender<()>>,
     writer: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
-    pub(crate) readers: Arc<Readers>,
+    readers: Arc<Readers>,
 }
 
 #[derive(Default)]
@@ -143,6 +145,18 @@ impl DecisionLog {
     /// The domains whose policies hold from now on; what waits to be written is written by them.
     pub fn set_domains(&self, domains: Arc<Directory>) {
         *self.inner.shared.domains.lock().unwrap_or_else(PoisonError::into_inner) = domains;
+    }
+
+    /// Reads the file by a thread that may wait for the disk.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, ControlError> {
+        let inner = Arc::clone(&self.inner);
+        match tokio::task::spawn_blocking(move || inner.readers.read(read)).await {
+            Ok(read) => read.map_err(|error| ControlError::ReadLog(error.to_string())),
+            Err(error) => Err(ControlError::ReadLog(error.to_string())),
+        }
     }
 
     /// What became of decisions.

@@ -6,20 +6,19 @@
 //! empty: never one long wait.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use callahead_cache::Timestamp;
 use rusqlite::{Connection, Row, Statement, ToSql};
 
-use crate::blocks::{self, Found, NO_VERDICT, Of, Wanted};
+use crate::blocks::{self, NO_VERDICT, Of, Wanted};
 use crate::control::ControlError;
 use crate::log::{DecisionLog, first_id};
 
 /// Rows that are looked at for one page.
 const EXAMINED: usize = 50_000;
 /// How long is looked for one page, about: a page is done with at the next row that is looked at then.
-const LONG: Duration = Duration::from_millis(80);
+pub(crate) const LONG: Duration = Duration::from_millis(80);
 /// Rows between two looks at the time.
 const LOOK_EVERY: usize = 64;
 
@@ -85,12 +84,7 @@ impl DecisionLog {
         cursor: Option<i64>,
         limit: usize,
     ) -> Result<LogPage, ControlError> {
-        let inner = Arc::clone(&self.inner);
-        let read = move || inner.readers.read(|connection| page(connection, &filter, is_seen, cursor, limit));
-        match tokio::task::spawn_blocking(read).await {
-            Ok(page) => page.map_err(|error| ControlError::ReadLog(error.to_string())),
-            Err(error) => Err(ControlError::ReadLog(error.to_string())),
-        }
+        self.read(move |connection| page(connection, &filter, is_seen, cursor, limit)).await
     }
 }
 
@@ -138,19 +132,8 @@ fn page(
             && let Some(block) = blocks.next()?
         {
             let block = wanted.block(block)?;
-            // Behind the last block there are rows that are in none yet.
-            let end = before.min(block.last + 1);
-            let mut stretches = vec![(end.max(from), before)];
-            match block.found {
-                Found::All => stretches.push((block.first.max(from), end)),
-                Found::Nothing => {}
-                Found::Rows(places) => {
-                    let ids = blocks::ids(&snapshot, block.first, &places)?.into_iter();
-                    stretches.extend(ids.filter(|id| (from..end).contains(id)).map(|id| (id, id + 1)));
-                }
-            }
-            for stretch in stretches {
-                if stretch.0 < stretch.1 && lookup.scan(&mut rows, stretch, &rest, &mut making)? {
+            for stretch in block.stretches(&snapshot, (from, before))? {
+                if lookup.scan(&mut rows, stretch, &rest, &mut making)? {
                     return Ok(making.page);
                 }
             }
@@ -198,7 +181,7 @@ impl Lookup {
     fn wanted(&self, filter: &LogFilter) -> Wanted {
         let mut wanted = Wanted::default();
         match (&self.recipient, &filter.recipient) {
-            (Some(recipient), _) => wanted.recipient(recipient),
+            (Some(recipient), _) => wanted.recipients([recipient.as_str()]),
             (None, Some(part)) => wanted.part(Of::Recipient, part),
             (None, None) => {}
         }
@@ -211,8 +194,10 @@ impl Lookup {
         if let Some(verdict) = &filter.verdict {
             wanted.verdict(verdict);
         }
-        match (&filter.domain, &filter.domains) {
-            (Some(domain), _) => wanted.domains([domain.as_str()]),
+        // Its domain, as rows have it: what stands behind the last @.
+        let own = self.recipient.as_deref().and_then(|recipient| recipient.rsplit('@').next());
+        match (filter.domain.as_deref().or(own), &filter.domains) {
+            (Some(domain), _) => wanted.domains([domain]),
             (None, Some(domains)) => wanted.domains(domains.iter().map(String::as_str)),
             (None, None) => {}
         }

@@ -1,7 +1,6 @@
 //! The decision log in a few numbers, for those to whom the node's own counters would tell of others.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use callahead_cache::Timestamp;
 use rusqlite::Connection;
@@ -32,12 +31,7 @@ impl DecisionLog {
     /// # Errors
     /// When the log can't be read.
     pub async fn tally(&self, domains: Vec<String>, since: Timestamp, most: usize) -> Result<Tally, ControlError> {
-        let inner = Arc::clone(&self.inner);
-        let read = move || inner.readers.read(|connection| count(connection, &domains, since, most));
-        match tokio::task::spawn_blocking(read).await {
-            Ok(tally) => tally.map_err(|error| ControlError::Read(error.to_string())),
-            Err(error) => Err(ControlError::Read(error.to_string())),
-        }
+        self.read(move |connection| count(connection, &domains, since, most)).await
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
@@ -29,6 +30,9 @@ struct Row {
 /// Two recipients with the same CRC-32.
 const TWINS: [&str; 2] = ["user158179@d1.example", "user12102101@d2.example"];
 
+/// Recipients with more than one @; the first is none.
+const ODD: [&str; 2] = ["a@b@odd.example", "\"a@b\"@d2.example"];
+
 /// Common names, and some that are rare; with letters of more octets than one.
 fn row(number: u64, at: Timestamp) -> Row {
     let mix = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
@@ -55,6 +59,8 @@ fn row(number: u64, at: Timestamp) -> Row {
     let recipient = match number {
         2_222 => TWINS[0].to_owned(),
         2_223 => TWINS[1].to_owned(),
+        2_500 => ODD[0].to_owned(),
+        2_501 => ODD[1].to_owned(),
         5_000 => "no address".to_owned(),
         _ => format!("{local}@{domain}"),
     };
@@ -164,6 +170,12 @@ fn filters() -> Vec<LogFilter> {
         LogFilter { recipient: of("user7@d7.example"), ..all() },
         LogFilter { recipient: of(TWINS[0]), ..all() },
         LogFilter { recipient: of(TWINS[1]), until: at(2_224), ..all() },
+        LogFilter { recipient: of(ODD[0]), ..all() },
+        LogFilter { recipient: of(ODD[1]), ..all() },
+        LogFilter { recipient: of(ODD[1]), domain: of("odd.example"), ..all() },
+        LogFilter { recipient: of(ODD[1]), domains: Some(vec!["odd.example".into()]), ..all() },
+        LogFilter { recipient: of(ODD[1]), domains: Some(vec!["odd.example".into(), "d2.example".into()]), ..all() },
+        LogFilter { recipient: of("user7@rare.example"), ..all() },
         LogFilter { client: "2001:db8::7".parse().ok(), ..all() },
         LogFilter { client: "192.0.2.3".parse().ok(), ..all() },
         LogFilter { client: "192.0.2.3".parse().ok(), verdict: of("unknown"), ..all() },
@@ -221,6 +233,40 @@ async fn a_search_finds_what_fits_whatever_blocks_it_passes_over() {
 }
 
 /// The writer has a thread of its own, which no simulated time moves.
+#[tokio::test]
+async fn who_existed_is_found_of_many_recipients_at_once() {
+    let dir = TempDir::new().unwrap();
+    let (path, clock) = (dir.path().join("log.db"), Arc::new(TestClock::at(NOW)));
+    let log = open(&path, &clock);
+    for rows in [0..900, 0..ROWS] {
+        let written = write(&log, &clock, rows);
+        until(|| log.counters().waiting == 0);
+        let mut all: Vec<String> = written.iter().map(|row| row.recipient.clone()).collect();
+        all.push("nobody@d1.example".into());
+        for domain in ["d1.example", "d2.example", "odd.example", "rare.example", "nowhere.example"] {
+            let is_meant =
+                |row: &&Row| row.verdict == Some(Verdict::Valid) && row.recipient.ends_with(&format!("@{domain}"));
+            let expected: HashSet<String> = written.iter().filter(is_meant).map(|row| row.recipient.clone()).collect();
+            assert_eq!(accepted(&log, domain, &all).await, expected, "{domain}");
+            let few: Vec<String> = all.iter().skip(200).step_by(400).cloned().collect();
+            let expected: HashSet<String> = expected.into_iter().filter(|recipient| few.contains(recipient)).collect();
+            assert_eq!(accepted(&log, domain, &few).await, expected, "{domain}");
+        }
+    }
+    assert_eq!(accepted(&log, "d1.example", &[]).await, HashSet::new());
+}
+
+/// Looked for again where the machine was too busy to come to the end.
+async fn accepted(log: &DecisionLog, domain: &str, recipients: &[String]) -> HashSet<String> {
+    for _ in 0..100 {
+        let found = log.accepted(domain.into(), recipients.to_vec()).await.unwrap();
+        if !found.is_cut {
+            return found.recipients;
+        }
+    }
+    panic!("it never came to the end");
+}
+
 fn until(done: impl Fn() -> bool) {
     let began = Instant::now();
     while !done() {

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use callahead_control::LogCounters;
-use callahead_engine::{Listener, Question};
+use callahead_engine::{Decision, Listener, Observer as _, Question, Verdict};
 use callahead_web::PAGES;
 use visitor::World;
 
@@ -240,6 +240,39 @@ async fn the_page_of_a_wildcard_reaches_the_subdomains_that_it_covers_and_no_oth
     assert!(!kept("kept@r.example") && kept("kept@o.example") && kept("kept@a.sub.example"));
     assert_eq!(world.send(&r, "POST", "/domains/*.sub.example/clear?domain=a.sub.example", "").await.status, 303);
     assert!(!kept("kept@a.sub.example") && kept("kept@o.example"));
+}
+
+#[tokio::test]
+async fn an_observed_domain_shows_who_would_have_been_refused_and_who_of_them_existed_before() {
+    let world = World::new(false).await;
+    let cookie = world.session("r").await;
+    let form = "route=mx&valid=&invalid=&callouts=observe";
+    let root = world.session("root").await;
+    assert_eq!(world.send(&root, "POST", "/domains/r.example/edit", form).await.status, 303);
+    let page = world.send(&cookie, "GET", "/domains/r.example/observed", "").await.body;
+    assert!(page.contains("None yet."), "{page}");
+    for recipient in ["bad1@r.example", "bad2@r.example", "bad2@r.example", "bad1@o.example", "good@r.example"] {
+        world.bench.engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await;
+    }
+    // It existed before its destination said that it does not; and one of another domain, and one that was only deferred.
+    let question = Question::new(b"kept@r.example", Listener::Policy);
+    let existed = world.bench.engine.decide(question).await;
+    let put_off = Decision { verdict: Some(Verdict::Unknown), recipient: "bad1@r.example".into(), ..existed.clone() };
+    world.bench.administration.log.decided(&question, &put_off);
+    for recipient in ["bad2@r.example", "bad1@o.example"] {
+        let decision = Decision { recipient: recipient.into(), ..existed.clone() };
+        world.bench.administration.log.decided(&question, &decision);
+    }
+    world.bench.logged().await;
+    let page = world.send(&cookie, "GET", "/domains/r.example/observed", "").await.body;
+    let tiles: Vec<_> = page.split("<dd>").skip(1).map(|tile| tile.split(['<', ' ']).next().unwrap()).collect();
+    assert_eq!(tiles[..3], ["3", "2", "1"], "decisions, recipients, and who existed before: {page}");
+    let row = |recipient: &str| {
+        let row = page.split("<tr>").find(|row| row.contains(&format!(">{recipient}</a>")));
+        row.unwrap_or_else(|| panic!("{recipient}: {page}")).contains("existed before")
+    };
+    assert_eq!((row("bad1@r.example"), row("bad2@r.example")), (false, true));
+    assert!(!page.contains("o.example") && !page.contains("good@") && !page.contains("or more"), "{page}");
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use super::chart::count;
 use super::confirm::Confirm;
 use super::domain_form;
 use super::frame::{Answer, Page, Refusal, Visitor, go, show};
+use super::log::decisions;
 use super::overview::{AlertView, alerts_for};
 use super::route_test::Tested;
 use super::view::{self, EntryView, LogView, each, encode, milliseconds, query};
@@ -87,6 +88,8 @@ struct DomainPage {
     list_invalid: Vec<String>,
     list_invalid_more: usize,
     rows: Vec<LogView>,
+    /// Where the log goes on, if it does.
+    more: Option<String>,
 }
 
 struct PolicyView {
@@ -281,7 +284,8 @@ pub(super) async fn page(visitor: &Visitor, name: &str, tested: Option<Tested>) 
     let state = &visitor.ui.state;
     let head = Head::of(visitor, &config, "domain");
     let shown = visitor.ui.api.get(visitor, &format!("/api/v1/domains/{}", encode(&config.name))).await?;
-    let (mut valid, mut invalid, mut known, mut rows) = (String::new(), String::new(), "", Vec::new());
+    let (mut valid, mut invalid, mut known) = (String::new(), String::new(), "");
+    let (mut rows, mut more) = (Vec::new(), None);
     if let Ok(domain) = Domain::parse(&config.name) {
         let kept = state.engine.cache().stats(Some(&domain))?;
         (valid, invalid) = (count(kept.valid), count(kept.invalid));
@@ -297,8 +301,7 @@ pub(super) async fn page(visitor: &Visitor, name: &str, tested: Option<Tested>) 
             None => "not asked lately",
         };
         let wanted = query(&[("domain", &config.name), ("limit", &ROWS.to_string())]);
-        let found = visitor.ui.api.get(visitor, &format!("/api/v1/log?{wanted}")).await?;
-        rows = each(&found, "rows", LogView::of);
+        (rows, more) = decisions(visitor, &wanted).await?;
     }
     let own = view::texts(&shown, "own_keys");
     let policies = domain_form::POLICIES
@@ -331,6 +334,7 @@ pub(super) async fn page(visitor: &Visitor, name: &str, tested: Option<Tested>) 
         list_invalid,
         list_invalid_more,
         rows,
+        more,
     })
 }
 

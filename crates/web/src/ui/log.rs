@@ -4,6 +4,7 @@ use askama::Template;
 use axum::extract::Query;
 use serde::Deserialize;
 
+use super::api::Refused;
 use super::chart::count;
 use super::frame::{Answer, Page, Visitor, show};
 use super::view::{LogView, each, query};
@@ -81,11 +82,17 @@ fn moment(text: &str) -> String {
     }
 }
 
+/// A page of the decisions that fit, newest first, and the cursor of the next one where there may be more: a page may be short, and empty.
+pub(super) async fn decisions(visitor: &Visitor, wanted: &str) -> Result<(Vec<LogView>, Option<String>), Refused> {
+    let found = visitor.ui.api.get(visitor, &format!("/api/v1/log?{wanted}")).await?;
+    Ok((each(&found, "rows", LogView::of), found["next"].as_str().map(str::to_owned)))
+}
+
 pub(super) async fn search(visitor: Visitor, Query(f): Query<Filter>) -> Answer {
     let wanted = f.for_api(&[("cursor", &f.cursor), ("limit", &PAGE.to_string())]);
     let mut page = visitor.page("Log", "/log");
-    let (rows, more) = match visitor.ui.api.get(&visitor, &format!("/api/v1/log?{wanted}")).await {
-        Ok(found) => (each(&found, "rows", LogView::of), found["next"].as_str().map(|next| f.query(next))),
+    let (rows, more) = match decisions(&visitor, &wanted).await {
+        Ok((rows, next)) => (rows, next.map(|next| f.query(&next))),
         // What is wrong with the search is said above it.
         Err(refused) if refused.status.is_client_error() => {
             page = page.saying("bad", refused.sentence);

@@ -16,7 +16,8 @@ use futures_util::stream;
 use super::chart::{Throughput, count, number};
 use super::domains::{HostView, config_name};
 use super::frame::{Answer, Page, Refusal, Visitor, When, sentence, show};
-use super::view::{LogView, each, query};
+use super::log::decisions;
+use super::view::{LogView, query};
 use super::{alerts, session};
 use crate::State;
 use crate::health;
@@ -163,8 +164,7 @@ impl TroubleView {
 /// The latest refusals.
 async fn refusals(visitor: &Visitor) -> Result<Vec<LogView>, Refusal> {
     let wanted = query(&[("verdict", "invalid"), ("limit", &ROWS.to_string())]);
-    let page = visitor.ui.api.get(visitor, &format!("/api/v1/log?{wanted}")).await?;
-    Ok(each(&page, "rows", LogView::of))
+    Ok(decisions(visitor, &wanted).await?.0)
 }
 
 fn own_domains(visitor: &Visitor) -> Vec<String> {

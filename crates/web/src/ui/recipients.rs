@@ -9,10 +9,11 @@ use serde::Deserialize;
 use super::confirm::Confirm;
 use super::domains::config_name;
 use super::frame::{Answer, Page, Refusal, Visitor, go, show};
+use super::log::decisions;
 use super::view::{DecisionView, EntryView, LogView, each, encode, query};
 
 /// Decisions that are shown of the log.
-const ROWS: usize = 10;
+const ROWS: &str = "10";
 
 #[derive(Template)]
 #[template(path = "recipients.html")]
@@ -26,6 +27,8 @@ struct RecipientPage {
     may_clear: bool,
     entries: Vec<EntryView>,
     rows: Vec<LogView>,
+    /// Where the log goes on, if it does.
+    more: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -49,6 +52,7 @@ pub(super) async fn begin(visitor: Visitor, Query(Address { address }): Query<Ad
         may_clear: false,
         entries: Vec::new(),
         rows: Vec::new(),
+        more: None,
     })
 }
 
@@ -79,13 +83,12 @@ async fn page(visitor: &Visitor, address: String, decision: Option<DecisionView>
         }
         None => Vec::new(),
     };
-    let rows = match &recipient {
+    let (rows, more) = match &recipient {
         Some(recipient) => {
-            let wanted = query(&[("recipient", &recipient.to_string()), ("limit", &ROWS.to_string())]);
-            let found = visitor.ui.api.get(visitor, &format!("/api/v1/log?{wanted}")).await?;
-            each(&found, "rows", LogView::of)
+            let wanted = query(&[("recipient", &recipient.to_string()), ("limit", ROWS)]);
+            decisions(visitor, &wanted).await?
         }
-        None => Vec::new(),
+        None => (Vec::new(), None),
     };
     show(&RecipientPage {
         page: visitor.page("Check a recipient", "/recipients"),
@@ -96,6 +99,7 @@ async fn page(visitor: &Visitor, address: String, decision: Option<DecisionView>
         domain,
         entries,
         rows,
+        more,
     })
 }
 

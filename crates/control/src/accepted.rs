@@ -1,0 +1,85 @@
+//! Whether recipients had mail before: for whoever is about to have them refused.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use callahead_engine::Verdict;
+use rusqlite::{Connection, Statement};
+
+use crate::blocks::{Wanted, text};
+use crate::control::ControlError;
+use crate::log::DecisionLog;
+use crate::search::LONG;
+
+/// Which of some recipients were found to exist.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// Those of which a decision says so.
+    pub recipients: HashSet<String>,
+    /// The log was not looked through to its end: others may have been, too.
+    pub is_cut: bool,
+}
+
+impl DecisionLog {
+    /// Which of these recipients of a domain (in lower-case A-labels) have a decision in the log by which they exist. All of them are looked for at
+    /// once, and for no longer than a page of a search.
+    ///
+    /// # Errors
+    /// When the log can't be read.
+    pub async fn accepted(&self, domain: String, recipients: Vec<String>) -> Result<Accepted, ControlError> {
+        self.read(move |connection| accepted(connection, &domain, recipients)).await
+    }
+}
+
+fn accepted(connection: &Connection, domain: &str, recipients: Vec<String>) -> rusqlite::Result<Accepted> {
+    let began = Instant::now();
+    let mut missing: HashSet<String> = recipients.into_iter().collect();
+    let mut found = HashSet::new();
+    let mut wanted = Wanted::default();
+    wanted.domains([domain]);
+    wanted.verdict(Verdict::Valid.as_str());
+    wanted.recipients(missing.iter().map(String::as_str));
+    // One state of the file, whatever is written and removed meanwhile.
+    let snapshot = connection.unchecked_transaction()?;
+    let mut rows = snapshot.prepare_cached(
+        "SELECT recipient FROM decisions WHERE id < ?1 AND id >= ?2 AND domain = ?3 AND verdict = ?4 ORDER BY id DESC",
+    )?;
+    let mut statement = wanted.prepare(&snapshot)?;
+    let mut blocks = statement.query([i64::MAX])?;
+    let mut before = i64::MAX;
+    while !missing.is_empty()
+        && let Some(block) = blocks.next()?
+    {
+        let block = wanted.block(block)?;
+        let were = missing.len();
+        for stretch in block.stretches(&snapshot, (0, before))? {
+            take(&mut rows, stretch, domain, &mut missing, &mut found)?;
+        }
+        if missing.len() < were {
+            wanted.recipients(missing.iter().map(String::as_str));
+        }
+        before = block.first;
+        if !missing.is_empty() && began.elapsed() >= LONG {
+            return Ok(Accepted { recipients: found, is_cut: true });
+        }
+    }
+    if !missing.is_empty() {
+        take(&mut rows, (0, before), domain, &mut missing, &mut found)?;
+    }
+    Ok(Accepted { recipients: found, is_cut: false })
+}
+
+/// Takes those that a stretch of the log says exist.
+fn take(
+    statement: &mut Statement<'_>,
+    (from, before): (i64, i64),
+    domain: &str,
+    missing: &mut HashSet<String>,
+    found: &mut HashSet<String>,
+) -> rusqlite::Result<()> {
+    let mut rows = statement.query((before, from, domain, Verdict::Valid.as_str()))?;
+    while let Some(row) = rows.next()? {
+        found.extend(missing.take(text(row, 0)?.unwrap_or_default()));
+    }
+    Ok(())
+}
