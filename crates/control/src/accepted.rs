@@ -44,13 +44,13 @@ fn accepted(connection: &Connection, domain: &str, recipients: Vec<String>) -> r
     let mut rows = snapshot.prepare_cached(
         "SELECT recipient FROM decisions WHERE id < ?1 AND id >= ?2 AND domain = ?3 AND verdict = ?4 ORDER BY id DESC",
     )?;
-    let mut statement = wanted.prepare(&snapshot)?;
-    let mut blocks = statement.query([i64::MAX])?;
+    let mut reading = wanted.prepare(&snapshot)?;
+    let mut blocks = reading.heads.query([i64::MAX])?;
     let mut before = i64::MAX;
     while !missing.is_empty()
         && let Some(block) = blocks.next()?
     {
-        let block = wanted.block(block)?;
+        let block = wanted.block(block, &mut reading.rest)?;
         let were = missing.len();
         for stretch in block.stretches(&snapshot, (0, before))? {
             take(&mut rows, stretch, domain, &mut missing, &mut found)?;

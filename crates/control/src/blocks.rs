@@ -10,7 +10,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use rusqlite::{CachedStatement, Connection, Row};
+use rusqlite::{CachedStatement, Connection, Row, Statement};
 
 /// Rows in a block.
 const ROWS: usize = 1_000;
@@ -89,6 +89,12 @@ pub(crate) struct Wanted {
     client: Option<u32>,
     verdict: Option<u8>,
     parts: Vec<Token>,
+}
+
+/// Reads blocks. Those without any of the wanted domains are known by their heads, so that the rest of them is not read.
+pub(crate) struct Reading<'c> {
+    pub(crate) heads: CachedStatement<'c>,
+    pub(crate) rest: CachedStatement<'c>,
 }
 
 /// A part of the log.
@@ -293,27 +299,50 @@ impl Wanted {
         self.domains.is_some() || self.recipients.is_some() || self.client.is_some() || self.verdict.is_some()
     }
 
-    /// The blocks with rows before a given one, newest first, with what of them is needed to see what is wanted: [`block`](Self::block) reads
-    /// them.
-    pub(crate) fn prepare<'c>(&self, connection: &'c Connection) -> rusqlite::Result<CachedStatement<'c>> {
+    /// The blocks with rows before a given one, newest first, and what of each is needed to see what is wanted: [`block`](Self::block) reads them.
+    pub(crate) fn prepare<'c>(&self, connection: &'c Connection) -> rusqlite::Result<Reading<'c>> {
+        let is_by_domain = self.domains.is_some();
+        let heads = self.columns(is_by_domain, !is_by_domain);
+        let rest = self.columns(false, true);
+        Ok(Reading {
+            heads: connection
+                .prepare_cached(&format!("SELECT {heads} FROM blocks WHERE first < ?1 ORDER BY first DESC"))?,
+            rest: connection.prepare_cached(&format!("SELECT {rest} FROM blocks WHERE first = ?1"))?,
+        })
+    }
+
+    /// SQLite reads what it is asked for, whether it is looked at or not.
+    fn columns(&self, with_sums: bool, with_rest: bool) -> String {
         let needed = |is_needed: bool, column: &'static str| if is_needed { column } else { "NULL" };
-        connection.prepare_cached(&format!(
-            "SELECT first, last, {}, {}, {}, {}, {}, {} FROM blocks WHERE first < ?1 ORDER BY first DESC",
-            needed(self.domains.is_some(), "sums"),
-            needed(self.has_columns(), "domains"),
-            needed(self.verdict.is_some(), "kinds"),
-            needed(self.recipients.is_some(), "recipients"),
-            needed(self.client.is_some(), "clients"),
-            needed(!self.parts.is_empty(), "parts"),
-        ))
+        format!(
+            "first, last, {}, {}, {}, {}, {}, {}",
+            needed(with_sums, "sums"),
+            needed(with_rest && self.has_columns(), "domains"),
+            needed(with_rest && self.verdict.is_some(), "kinds"),
+            needed(with_rest && self.recipients.is_some(), "recipients"),
+            needed(with_rest && self.client.is_some(), "clients"),
+            needed(with_rest && !self.parts.is_empty(), "parts"),
+        )
     }
 
-    /// What is where in a block.
-    pub(crate) fn block(&self, row: &Row<'_>) -> rusqlite::Result<Block> {
-        Ok(Block { first: row.get(0)?, last: row.get(1)?, found: self.find(row)? })
+    /// What is where in a block, of which this is the head.
+    pub(crate) fn block(&self, head: &Row<'_>, rest: &mut Statement<'_>) -> rusqlite::Result<Block> {
+        let first: i64 = head.get(0)?;
+        let found = match &self.domains {
+            None => self.find(head, None)?,
+            Some(wanted) => {
+                let meant: Vec<bool> = sums(blob(head, 2)?).map(|sum| wanted.binary_search(&sum).is_ok()).collect();
+                match meant.contains(&true) {
+                    true => rest.query_row([first], |rest| self.find(rest, Some(&meant)))?,
+                    false => Found::Nothing,
+                }
+            }
+        };
+        Ok(Block { first, last: head.get(1)?, found })
     }
 
-    fn find(&self, row: &Row<'_>) -> rusqlite::Result<Found> {
+    /// Where in a block, of whose domains these are meant.
+    fn find(&self, row: &Row<'_>, meant: Option<&[bool]>) -> rusqlite::Result<Found> {
         let bits = blob(row, 7)?;
         let is_set = |token: &Token| {
             let octet = bits.get(usize::from(token / 8)).copied();
@@ -327,12 +356,8 @@ impl Wanted {
         }
         let domains = blob(row, 3)?;
         let mut fits = vec![true; domains.len() / size_of::<u16>()];
-        if let Some(wanted) = &self.domains {
-            let meant: Vec<bool> = sums(blob(row, 2)?).map(|sum| wanted.binary_search(&sum).is_ok()).collect();
-            if !meant.contains(&true) {
-                return Ok(Found::Nothing);
-            }
-            narrow(&mut fits, are_of(domains, &meant), |is_meant| is_meant);
+        if let Some(meant) = meant {
+            narrow(&mut fits, are_of(domains, meant), |is_meant| is_meant);
         }
         if let Some(wanted) = self.verdict {
             narrow(&mut fits, blob(row, 4)?, |kind| kind & OTHER == wanted);

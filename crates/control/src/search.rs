@@ -126,12 +126,12 @@ fn page(
     let mut rows = snapshot.prepare_cached(&lookup.sql)?;
     let wanted = lookup.wanted(filter);
     if !wanted.is_anything() {
-        let mut statement = wanted.prepare(&snapshot)?;
-        let mut blocks = statement.query([before])?;
+        let mut reading = wanted.prepare(&snapshot)?;
+        let mut blocks = reading.heads.query([before])?;
         while before > from
             && let Some(block) = blocks.next()?
         {
-            let block = wanted.block(block)?;
+            let block = wanted.block(block, &mut reading.rest)?;
             for stretch in block.stretches(&snapshot, (from, before))? {
                 if lookup.scan(&mut rows, stretch, &rest, &mut making)? {
                     return Ok(making.page);
