@@ -273,6 +273,16 @@ async fn an_observed_domain_shows_who_would_have_been_refused_and_who_of_them_ex
     };
     assert_eq!((row("bad1@r.example"), row("bad2@r.example")), (false, true));
     assert!(!page.contains("o.example") && !page.contains("good@") && !page.contains("or more"), "{page}");
+    // Where recipients are not logged, nobody can tell who existed.
+    let hidden = format!("{form}&log_recipients=domain");
+    assert_eq!(world.send(&root, "POST", "/domains/r.example/edit", &hidden).await.status, 303);
+    for recipient in ["bad3@r.example", "good2@r.example"] {
+        world.bench.engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await;
+    }
+    world.bench.logged().await;
+    let page = world.send(&cookie, "GET", "/domains/r.example/observed", "").await.body;
+    let row = page.split("<tr>").find(|row| row.contains(">*@r.example</a>")).unwrap_or_else(|| panic!("{page}"));
+    assert!(!row.contains("existed before"), "{row}");
 }
 
 #[tokio::test]

@@ -88,7 +88,8 @@ pub(super) async fn observed(visitor: Visitor, Path(name): Path<String>) -> Answ
     rows.sort_by_key(|row| std::cmp::Reverse(row.times));
     rows.truncate(OBSERVED_RECIPIENTS);
     // Whoever may see the domain's refusals, as the log has said above, may see this.
-    let names = rows.iter().map(|row| row.recipient.clone()).collect();
+    // Where only the domain is logged, all of its recipients have one name.
+    let names = rows.iter().map(|row| row.recipient.clone()).filter(|name| !name.starts_with("*@")).collect();
     let log = &visitor.ui.state.administration.log;
     let accepted = log.accepted(config.name.clone(), names).await?;
     for row in &mut rows {
