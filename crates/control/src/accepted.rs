@@ -6,7 +6,7 @@ use std::time::Instant;
 use callahead_engine::Verdict;
 use rusqlite::{Connection, Statement};
 
-use crate::blocks::{Wanted, text};
+use crate::blocks::{Wanted, domain_of, text};
 use crate::control::ControlError;
 use crate::log::DecisionLog;
 use crate::search::LONG;
@@ -21,28 +21,27 @@ pub struct Accepted {
 }
 
 impl DecisionLog {
-    /// Which of these recipients of a domain (in lower-case A-labels) have a decision in the log by which they exist. All of them are looked for at
-    /// once, and for no longer than a page of a search.
+    /// Which of these recipients, written as the log has them, have a decision in it by which they exist. All of them are looked for at once, and for no
+    /// longer than a page of a search.
     ///
     /// # Errors
     /// When the log can't be read.
-    pub async fn accepted(&self, domain: String, recipients: Vec<String>) -> Result<Accepted, ControlError> {
-        self.read(move |connection| accepted(connection, &domain, recipients)).await
+    pub async fn accepted(&self, recipients: Vec<String>) -> Result<Accepted, ControlError> {
+        self.read(move |connection| accepted(connection, recipients)).await
     }
 }
 
-fn accepted(connection: &Connection, domain: &str, recipients: Vec<String>) -> rusqlite::Result<Accepted> {
+fn accepted(connection: &Connection, recipients: Vec<String>) -> rusqlite::Result<Accepted> {
     let began = Instant::now();
     let mut missing: HashSet<String> = recipients.into_iter().collect();
     let mut found = HashSet::new();
     let mut wanted = Wanted::default();
-    wanted.domains([domain]);
     wanted.verdict(Verdict::Valid.as_str());
-    wanted.recipients(missing.iter().map(String::as_str));
+    look_for(&missing, &mut wanted);
     // One state of the file, whatever is written and removed meanwhile.
     let snapshot = connection.unchecked_transaction()?;
     let mut rows = snapshot.prepare_cached(
-        "SELECT recipient FROM decisions WHERE id < ?1 AND id >= ?2 AND domain = ?3 AND verdict = ?4 ORDER BY id DESC",
+        "SELECT recipient FROM decisions WHERE id < ?1 AND id >= ?2 AND verdict = ?3 ORDER BY id DESC",
     )?;
     let mut reading = wanted.prepare(&snapshot)?;
     let mut blocks = reading.heads.query([i64::MAX])?;
@@ -53,10 +52,10 @@ fn accepted(connection: &Connection, domain: &str, recipients: Vec<String>) -> r
         let block = wanted.block(block, &mut reading.rest)?;
         let were = missing.len();
         for stretch in block.stretches(&snapshot, (0, before))? {
-            take(&mut rows, stretch, domain, &mut missing, &mut found)?;
+            take(&mut rows, stretch, &mut missing, &mut found)?;
         }
         if missing.len() < were {
-            wanted.recipients(missing.iter().map(String::as_str));
+            look_for(&missing, &mut wanted);
         }
         before = block.first;
         if !missing.is_empty() && began.elapsed() >= LONG {
@@ -64,20 +63,24 @@ fn accepted(connection: &Connection, domain: &str, recipients: Vec<String>) -> r
         }
     }
     if !missing.is_empty() {
-        take(&mut rows, (0, before), domain, &mut missing, &mut found)?;
+        take(&mut rows, (0, before), &mut missing, &mut found)?;
     }
     Ok(Accepted { recipients: found, is_cut: false })
+}
+
+fn look_for(missing: &HashSet<String>, wanted: &mut Wanted) {
+    wanted.recipients(missing.iter().map(String::as_str));
+    wanted.domains(missing.iter().map(|recipient| domain_of(recipient)));
 }
 
 /// Takes those that a stretch of the log says exist.
 fn take(
     statement: &mut Statement<'_>,
     (from, before): (i64, i64),
-    domain: &str,
     missing: &mut HashSet<String>,
     found: &mut HashSet<String>,
 ) -> rusqlite::Result<()> {
-    let mut rows = statement.query((before, from, domain, Verdict::Valid.as_str()))?;
+    let mut rows = statement.query((before, from, Verdict::Valid.as_str()))?;
     while let Some(row) = rows.next()? {
         found.extend(missing.take(text(row, 0)?.unwrap_or_default()));
     }

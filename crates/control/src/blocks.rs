@@ -528,6 +528,11 @@ pub(crate) fn remove_old(connection: &Connection) -> rusqlite::Result<()> {
 
 // === columns ===
 
+/// The domain of a row with this recipient: text behind the last @ even where it is no domain, for what was no address.
+pub(crate) fn domain_of(recipient: &str) -> &str {
+    recipient.rsplit('@').next().unwrap_or_default()
+}
+
 /// What is no text counts as none.
 pub(crate) fn text<'r>(row: &'r Row<'_>, column: usize) -> rusqlite::Result<Option<&'r str>> {
     Ok(row.get_ref(column)?.as_str_or_null().ok().flatten())

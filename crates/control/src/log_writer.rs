@@ -10,7 +10,7 @@ use callahead_cache::Timestamp;
 use callahead_engine::{Clock, Decision, Directory, LoggedRecipients};
 use rusqlite::{Connection, params};
 
-use crate::blocks::{Filling, Logged};
+use crate::blocks::{Filling, Logged, domain_of};
 use crate::log::{Entry, LogSettings, Shared, first_id, policy_of};
 use crate::log_file::{self, Opened, Readers};
 use crate::retention::Retention;
@@ -175,8 +175,7 @@ impl Writer {
                 let at = i64::try_from(at.0).unwrap_or_default();
                 let json = serde_json::to_string(&decision)
                     .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-                // Text behind the last @ even where it is no domain: for what was no address.
-                let domain = decision.recipient.rsplit('@').next().unwrap_or_default();
+                let domain = domain_of(&decision.recipient);
                 let client = client.map(|client| client.to_canonical().to_string());
                 let row = Logged {
                     id: last_id,

@@ -194,8 +194,7 @@ impl Lookup {
         if let Some(verdict) = &filter.verdict {
             wanted.verdict(verdict);
         }
-        // Its domain, as rows have it: what stands behind the last @.
-        let own = self.recipient.as_deref().and_then(|recipient| recipient.rsplit('@').next());
+        let own = self.recipient.as_deref().map(blocks::domain_of);
         match (filter.domain.as_deref().or(own), &filter.domains) {
             (Some(domain), _) => wanted.domains([domain]),
             (None, Some(domains)) => wanted.domains(domains.iter().map(String::as_str)),

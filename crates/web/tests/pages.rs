@@ -286,6 +286,36 @@ async fn an_observed_domain_shows_who_would_have_been_refused_and_who_of_them_ex
 }
 
 #[tokio::test]
+async fn an_observed_wildcard_shows_the_subdomains_that_it_covers_and_no_others() {
+    let world = World::new(false).await;
+    for name in ["*.sub.example", "b.sub.example"] {
+        let spec = format!(r#"{{"name":"{name}","owner":"r","route":["mx"],"callouts":"observe"}}"#);
+        let spec: callahead_control::DomainSpec = serde_json::from_str(&spec).unwrap();
+        let change = realm::record(callahead_control::Kind::Domain, name, &spec);
+        world.bench.administration.control.apply(vec![change], vec![], world.bench.engine.now()).await.unwrap();
+    }
+    let ask =
+        async |recipient: &str| world.bench.engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await;
+    let question = Question::new(b"kept@a.sub.example", Listener::Policy);
+    let existed = Decision { recipient: "bad1@a.sub.example".into(), ..ask("kept@a.sub.example").await };
+    world.bench.administration.log.decided(&question, &existed);
+    for recipient in ["bad1@a.sub.example", "bad1@c.sub.example", "bad1@b.sub.example", "bad1@r.example"] {
+        ask(recipient).await;
+    }
+    world.bench.logged().await;
+    let r = world.session("r").await;
+    let page = world.send(&r, "GET", "/domains/*.sub.example/observed", "").await;
+    assert_eq!(page.status, 200);
+    let rows: Vec<_> = page.body.split("<tr><td>").skip(1).collect();
+    assert_eq!(rows.len(), 2, "{}", page.body);
+    for row in rows {
+        let is_of = |recipient: &str| row.contains(&format!(">{recipient}</a>"));
+        assert!(is_of("bad1@a.sub.example") || is_of("bad1@c.sub.example"), "{row}");
+        assert_eq!(row.contains("existed before"), is_of("bad1@a.sub.example"), "{row}");
+    }
+}
+
+#[tokio::test]
 async fn a_search_of_the_log_finds_nothing_of_anothers_domain() {
     let world = World::new(false).await;
     for account in ["r", "d"] {

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use askama::Template;
 use axum::extract::Path;
+use callahead_smtp::Domain;
 use serde_json::json;
 
 use super::chart::count;
-use super::domains::{Head, configured};
+use super::domains::{Head, config_name, configured};
 use super::frame::{Answer, Page, Visitor, When, go, show};
 use super::log::decisions;
 use super::view::{encode, query};
@@ -48,20 +49,24 @@ pub(super) async fn observed(visitor: Visitor, Path(name): Path<String>) -> Answ
     let head = Head::of(&visitor, &config, "observed");
     let mut found: BTreeMap<String, ObservedRow> = BTreeMap::new();
     let (mut refused, mut cut, mut cursor) = (0u64, true, String::new());
+    // Of a wildcard: what ends so, and is not of a name that covers it better.
+    let suffix = config.name.strip_prefix('*');
+    let whose = suffix.map_or(("domain", config.name.as_str()), |suffix| ("recipient", suffix));
+    let is_of_it = |recipient: &str| {
+        let domain = recipient.rsplit('@').next().and_then(|domain| Domain::parse(domain).ok());
+        suffix.is_none()
+            || domain.and_then(|domain| config_name(&visitor, &domain)).is_some_and(|name| name == config.name)
+    };
     let began = Instant::now();
     for number in 0..OBSERVED_PAGES {
         if number > 0 && began.elapsed() >= OBSERVED_FOR {
             break;
         }
-        let wanted = query(&[
-            ("domain", &config.name),
-            ("verdict", "invalid"),
-            ("limit", &OBSERVED_PAGE.to_string()),
-            ("cursor", &cursor),
-        ]);
+        let wanted =
+            query(&[whose, ("verdict", "invalid"), ("limit", &OBSERVED_PAGE.to_string()), ("cursor", &cursor)]);
         let (rows, next) = decisions(&visitor, &wanted).await?;
         for row in rows {
-            if row.decision.would.is_none() {
+            if row.decision.would.is_none() || !is_of_it(&row.decision.recipient) {
                 continue;
             }
             refused += 1;
@@ -91,7 +96,7 @@ pub(super) async fn observed(visitor: Visitor, Path(name): Path<String>) -> Answ
     // Where only the domain is logged, all of its recipients have one name.
     let names = rows.iter().map(|row| row.recipient.clone()).filter(|name| !name.starts_with("*@")).collect();
     let log = &visitor.ui.state.administration.log;
-    let accepted = log.accepted(config.name.clone(), names).await?;
+    let accepted = log.accepted(names).await?;
     for row in &mut rows {
         row.had_mail = accepted.recipients.contains(&row.recipient);
     }
