@@ -313,6 +313,10 @@ async fn an_observed_wildcard_shows_the_subdomains_that_it_covers_and_no_others(
         assert!(is_of("bad1@a.sub.example") || is_of("bad1@c.sub.example"), "{row}");
         assert_eq!(row.contains("existed before"), is_of("bad1@a.sub.example"), "{row}");
     }
+    for page in ["", "/cache", "/edit", "/delete"] {
+        let target = format!("/domains/*.sub.example{page}");
+        assert_eq!(world.send(&r, "GET", &target, "").await.status, 200, "{target}");
+    }
 }
 
 #[tokio::test]
