@@ -106,7 +106,7 @@ async fn restarts(bench: &Bench, section: &mut Section, big: Callahead, setup: &
         let answered;
         (daemon, answered) = restart(daemon, setup).await?;
         took.push(answered);
-        daemon.is_looked_through().await?;
+        daemon.until_looked_through().await?;
     }
     let spread = Spread::of(&took);
     section.say(format!(

@@ -172,7 +172,7 @@ impl Callahead {
     ///
     /// # Errors
     /// When that takes too long.
-    pub async fn is_looked_through(&self) -> anyhow::Result<()> {
+    pub async fn until_looked_through(&self) -> anyhow::Result<()> {
         let began = Instant::now();
         while !self.has_said("its file was looked through and is sound") {
             if began.elapsed() > START_WITHIN {

@@ -38,21 +38,13 @@ pub(crate) async fn before_it_is_opened(folder: &Path) {
         "the process ended {ENDS} times or more without closing the cache: its file is looked through first"
     );
     let found = timeout(PATIENCE, look(folder, true)).await;
-    let is_sound =
-        match found.unwrap_or_else(|_| Found::Nothing(format!("it took longer than {} s", PATIENCE.as_secs()))) {
-            Found::Sound => {
-                tracing::info!("the cache's file is sound");
-                true
-            }
-            Found::Damaged(what) => {
-                tracing::error!(what, "the cache's file is damaged");
-                false
-            }
-            Found::Nothing(why) => {
-                tracing::warn!(why, "the cache's file could not be looked through");
-                return;
-            }
-        };
+    let found = found.unwrap_or_else(|_| Found::Nothing(format!("it took longer than {} s", PATIENCE.as_secs())));
+    let is_sound = matches!(found, Found::Sound);
+    match found {
+        Found::Sound => tracing::info!("the cache's file is sound"),
+        Found::Damaged(what) => tracing::error!(what, "the cache's file is damaged"),
+        Found::Nothing(why) => return tracing::warn!(why, "the cache's file could not be looked through"),
+    }
     if let Err(error) = Ending::looked_through(folder, is_sound) {
         tracing::error!(%error, "what was found can't be written down");
     }

@@ -568,10 +568,11 @@ fn sums(octets: &[u8]) -> impl Iterator<Item = u32> {
     octets.as_chunks().0.iter().map(|octets| u32::from_le_bytes(*octets))
 }
 
-/// In their order.
+/// In their order, each once.
 fn checksums<'a>(texts: impl IntoIterator<Item = &'a str>) -> Vec<u32> {
     let mut sums: Vec<_> = texts.into_iter().map(checksum).collect();
     sums.sort_unstable();
+    sums.dedup();
     sums
 }
 

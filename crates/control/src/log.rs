@@ -16,6 +16,7 @@ use callahead_engine::{Alert, Clock, Decision, Directory, LoggedRecipients, Obse
 use callahead_smtp::Domain;
 use rusqlite::Connection;
 
+use crate::blocks::domain_of;
 use crate::control::ControlError;
 use crate::log_file::Readers;
 use crate::log_writer::Writer;
@@ -234,6 +235,6 @@ pub(crate) fn first_id(at: Timestamp) -> i64 {
 
 /// The policy of the domain behind an address's last `@`; `None` where it is not configured, or no domain.
 pub(crate) fn policy_of<'a>(domains: &'a Directory, address: &str) -> Option<&'a Policy> {
-    let domain = Domain::parse(address.rsplit('@').next()?).ok()?;
+    let domain = Domain::parse(domain_of(address)).ok()?;
     domains.find(&domain).map(|config| &config.policy)
 }

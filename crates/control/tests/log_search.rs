@@ -232,7 +232,6 @@ async fn a_search_finds_what_fits_whatever_blocks_it_passes_over() {
     assert!(self::blocks(&path) <= 3);
 }
 
-/// The writer has a thread of its own, which no simulated time moves.
 #[tokio::test]
 async fn who_existed_is_found_of_many_recipients_at_once() {
     let dir = TempDir::new().unwrap();
@@ -267,6 +266,7 @@ async fn accepted(log: &DecisionLog, recipients: &[String]) -> HashSet<String> {
     panic!("it never came to the end");
 }
 
+/// The writer has a thread of its own, which no simulated time moves.
 fn until(done: impl Fn() -> bool) {
     let began = Instant::now();
     while !done() {

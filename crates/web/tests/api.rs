@@ -37,7 +37,7 @@ async fn watch(bench: &Bench, token: &str) -> Stream {
 }
 
 async fn verdict(bench: &Bench, recipient: &str) -> Option<&'static str> {
-    let decision = bench.engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await;
+    let decision = bench.decide(recipient).await;
     decision.verdict.map(|verdict| verdict.as_str())
 }
 
@@ -400,7 +400,7 @@ async fn a_reseller_finds_in_the_log_what_its_wildcards_cover_and_all_of_many_do
         rows.map(|row| row["decision"]["recipient"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     let decide = async |recipient: &str| {
-        bench.engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await;
+        bench.decide(recipient).await;
         bench.logged().await;
     };
     add("one.example").await;
@@ -411,7 +411,7 @@ async fn a_reseller_finds_in_the_log_what_its_wildcards_cover_and_all_of_many_do
     assert_eq!(found().await, ["b@deep.sub.one.example", "a@one.example"]);
     // So many that the search does not look at each row.
     for _ in 0..1_100 {
-        bench.engine.decide(Question::new(b"c@example.com", Listener::Policy)).await;
+        bench.decide("c@example.com").await;
     }
     decide("c@example.com").await;
     assert_eq!(found().await, ["b@deep.sub.one.example", "a@one.example"]);

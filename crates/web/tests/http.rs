@@ -5,7 +5,6 @@ mod common;
 
 use std::time::Duration;
 
-use callahead_engine::{Listener, Question};
 use callahead_web::{HttpLimits, OPENMETRICS, admin_router, http_router};
 use common::Bench;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -14,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 async fn metrics_are_openmetrics_and_count_decisions_by_row() {
     let bench = Bench::start_tcp(http_router, HttpLimits::default()).await;
     for recipient in ["a@example.com", "a@example.com", "bad@example.com", "x@elsewhere.example", "not an address@"] {
-        bench.engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await;
+        bench.decide(recipient).await;
         bench.engine.shutdown(Duration::from_secs(5)).await;
     }
     let response = bench.get("/metrics").await;
@@ -47,7 +46,7 @@ async fn metrics_are_openmetrics_and_count_decisions_by_row() {
 async fn the_buckets_of_durations_add_up() {
     let bench = Bench::start_tcp(http_router, HttpLimits::default()).await;
     for _ in 0..7 {
-        bench.engine.decide(Question::new(b"x@elsewhere.example", Listener::Policy)).await;
+        bench.decide("x@elsewhere.example").await;
     }
     let body = bench.get("/metrics").await.body;
     let mut last = 0;

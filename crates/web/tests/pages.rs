@@ -8,7 +8,7 @@ mod visitor;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use callahead_control::LogCounters;
+use callahead_control::{DomainSpec, Kind, LogCounters};
 use callahead_engine::{Decision, Listener, Observer as _, Question, Verdict};
 use callahead_web::PAGES;
 use visitor::World;
@@ -211,16 +211,19 @@ async fn looking_at_a_recipient_asks_nobody_and_writes_nothing() {
     assert_eq!(counted(), before);
 }
 
+/// A domain of `r`, with a route.
+async fn add(world: &World, spec: DomainSpec) {
+    let spec = DomainSpec { owner: Some("r".into()), route: vec!["mx".into()], ..spec };
+    let change = realm::record(Kind::Domain, &spec.name, &spec);
+    world.bench.administration.control.apply(vec![change], vec![], world.bench.engine.now()).await.unwrap();
+}
+
 #[tokio::test]
 async fn the_page_of_a_wildcard_reaches_the_subdomains_that_it_covers_and_no_others() {
     let world = World::new(false).await;
-    let spec = r#"{"name":"*.sub.example","owner":"r","route":["mx"]}"#;
-    let spec: callahead_control::DomainSpec = serde_json::from_str(spec).unwrap();
-    let change = realm::record(callahead_control::Kind::Domain, "*.sub.example", &spec);
-    world.bench.administration.control.apply(vec![change], vec![], world.bench.engine.now()).await.unwrap();
-    let question = callahead_engine::Question::new(b"kept@a.sub.example", callahead_engine::Listener::Policy);
-    world.bench.engine.decide(question).await;
-    world.bench.engine.shutdown(std::time::Duration::from_secs(5)).await;
+    add(&world, DomainSpec { name: "*.sub.example".into(), ..DomainSpec::default() }).await;
+    world.bench.decide("kept@a.sub.example").await;
+    world.bench.engine.shutdown(Duration::from_secs(5)).await;
     let r = world.session("r").await;
     let page = world.send(&r, "GET", "/domains/*.sub.example/cache?domain=a.sub.example", "").await;
     assert!(page.body.contains("kept@a.sub.example"), "{}", page.body);
@@ -252,7 +255,7 @@ async fn an_observed_domain_shows_who_would_have_been_refused_and_who_of_them_ex
     let page = world.send(&cookie, "GET", "/domains/r.example/observed", "").await.body;
     assert!(page.contains("None yet."), "{page}");
     for recipient in ["bad1@r.example", "bad2@r.example", "bad2@r.example", "bad1@o.example", "good@r.example"] {
-        world.bench.engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await;
+        world.bench.decide(recipient).await;
     }
     // It existed before its destination said that it does not; and one of another domain, and one that was only deferred.
     let question = Question::new(b"kept@r.example", Listener::Policy);
@@ -277,7 +280,7 @@ async fn an_observed_domain_shows_who_would_have_been_refused_and_who_of_them_ex
     let hidden = format!("{form}&log_recipients=domain");
     assert_eq!(world.send(&root, "POST", "/domains/r.example/edit", &hidden).await.status, 303);
     for recipient in ["bad3@r.example", "good2@r.example"] {
-        world.bench.engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await;
+        world.bench.decide(recipient).await;
     }
     world.bench.logged().await;
     let page = world.send(&cookie, "GET", "/domains/r.example/observed", "").await.body;
@@ -289,18 +292,14 @@ async fn an_observed_domain_shows_who_would_have_been_refused_and_who_of_them_ex
 async fn an_observed_wildcard_shows_the_subdomains_that_it_covers_and_no_others() {
     let world = World::new(false).await;
     for name in ["*.sub.example", "b.sub.example"] {
-        let spec = format!(r#"{{"name":"{name}","owner":"r","route":["mx"],"callouts":"observe"}}"#);
-        let spec: callahead_control::DomainSpec = serde_json::from_str(&spec).unwrap();
-        let change = realm::record(callahead_control::Kind::Domain, name, &spec);
-        world.bench.administration.control.apply(vec![change], vec![], world.bench.engine.now()).await.unwrap();
+        let callouts = Some("observe".into());
+        add(&world, DomainSpec { name: name.into(), callouts, ..DomainSpec::default() }).await;
     }
-    let ask =
-        async |recipient: &str| world.bench.engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await;
     let question = Question::new(b"kept@a.sub.example", Listener::Policy);
-    let existed = Decision { recipient: "bad1@a.sub.example".into(), ..ask("kept@a.sub.example").await };
+    let existed = Decision { recipient: "bad1@a.sub.example".into(), ..world.bench.decide("kept@a.sub.example").await };
     world.bench.administration.log.decided(&question, &existed);
     for recipient in ["bad1@a.sub.example", "bad1@c.sub.example", "bad1@b.sub.example", "bad1@r.example"] {
-        ask(recipient).await;
+        world.bench.decide(recipient).await;
     }
     world.bench.logged().await;
     let r = world.session("r").await;
@@ -345,7 +344,7 @@ async fn an_owners_overview_has_the_numbers_of_its_own_domains_and_of_no_others(
     let ask = async |domain: &str, recipients: &[&str]| {
         for local in recipients {
             let address = format!("{local}@{domain}");
-            world.bench.engine.decide(Question::new(address.as_bytes(), Listener::Policy)).await;
+            world.bench.decide(&address).await;
             world.bench.engine.shutdown(Duration::from_secs(5)).await;
         }
         world.bench.logged().await;

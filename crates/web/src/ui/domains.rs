@@ -14,7 +14,7 @@ use super::chart::count;
 use super::confirm::Confirm;
 use super::domain_form;
 use super::frame::{Answer, Page, Refusal, Visitor, go, show};
-use super::log::decisions;
+use super::log::latest;
 use super::overview::{AlertView, alerts_for};
 use super::route_test::Tested;
 use super::view::{self, EntryView, LogView, each, encode, milliseconds, query};
@@ -23,8 +23,6 @@ use super::view::{self, EntryView, LogView, each, encode, milliseconds, query};
 const PAGE: usize = 50;
 /// Entries of the cache on a page.
 const ENTRIES: usize = 100;
-/// Rows of the log on a domain's page.
-const ROWS: usize = 10;
 /// Local parts of a list that are shown; the form has all.
 const SHOWN: usize = 30;
 
@@ -300,8 +298,7 @@ pub(super) async fn page(visitor: &Visitor, name: &str, tested: Option<Tested>) 
             Some(callahead_cache::DomainState::NullMx) => "takes no mail (null MX)",
             None => "not asked lately",
         };
-        let wanted = query(&[("domain", &config.name), ("limit", &ROWS.to_string())]);
-        (rows, more) = decisions(visitor, &wanted).await?;
+        (rows, more) = latest(visitor, ("domain", &config.name)).await?;
     }
     let own = view::texts(&shown, "own_keys");
     let policies = domain_form::POLICIES

@@ -11,6 +11,8 @@ use super::view::{LogView, each, query};
 
 /// Rows on a page.
 const PAGE: usize = 100;
+/// Rows where a page about something else shows the latest.
+const LATEST: usize = 10;
 
 #[derive(Template)]
 #[template(path = "log.html")]
@@ -86,6 +88,11 @@ fn moment(text: &str) -> String {
 pub(super) async fn decisions(visitor: &Visitor, wanted: &str) -> Result<(Vec<LogView>, Option<String>), Refused> {
     let found = visitor.ui.api.get(visitor, &format!("/api/v1/log?{wanted}")).await?;
     Ok((each(&found, "rows", LogView::of), found["next"].as_str().map(str::to_owned)))
+}
+
+/// The latest few of them.
+pub(super) async fn latest(visitor: &Visitor, whose: (&str, &str)) -> Result<(Vec<LogView>, Option<String>), Refused> {
+    decisions(visitor, &query(&[whose, ("limit", &LATEST.to_string())])).await
 }
 
 pub(super) async fn search(visitor: Visitor, Query(f): Query<Filter>) -> Answer {

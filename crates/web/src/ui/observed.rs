@@ -9,7 +9,7 @@ use callahead_smtp::Domain;
 use serde_json::json;
 
 use super::chart::count;
-use super::domains::{Head, config_name, configured};
+use super::domains::{Head, configured};
 use super::frame::{Answer, Page, Visitor, When, go, show};
 use super::log::decisions;
 use super::view::{encode, query};
@@ -52,10 +52,10 @@ pub(super) async fn observed(visitor: Visitor, Path(name): Path<String>) -> Answ
     // Of a wildcard: what ends so, and is not of a name that covers it better.
     let suffix = config.name.strip_prefix('*');
     let whose = suffix.map_or(("domain", config.name.as_str()), |suffix| ("recipient", suffix));
-    let is_of_it = |recipient: &str| {
+    let directory = visitor.ui.state.engine.directory();
+    let is_covered = |recipient: &str| {
         let domain = recipient.rsplit('@').next().and_then(|domain| Domain::parse(domain).ok());
-        suffix.is_none()
-            || domain.and_then(|domain| config_name(&visitor, &domain)).is_some_and(|name| name == config.name)
+        domain.and_then(|domain| directory.find(&domain)).is_some_and(|found| found.name == config.name)
     };
     let began = Instant::now();
     for number in 0..OBSERVED_PAGES {
@@ -66,7 +66,7 @@ pub(super) async fn observed(visitor: Visitor, Path(name): Path<String>) -> Answ
             query(&[whose, ("verdict", "invalid"), ("limit", &OBSERVED_PAGE.to_string()), ("cursor", &cursor)]);
         let (rows, next) = decisions(&visitor, &wanted).await?;
         for row in rows {
-            if row.decision.would.is_none() || !is_of_it(&row.decision.recipient) {
+            if row.decision.would.is_none() || (suffix.is_some() && !is_covered(&row.decision.recipient)) {
                 continue;
             }
             refused += 1;
@@ -92,11 +92,10 @@ pub(super) async fn observed(visitor: Visitor, Path(name): Path<String>) -> Answ
     let mut rows: Vec<ObservedRow> = found.into_values().collect();
     rows.sort_by_key(|row| std::cmp::Reverse(row.times));
     rows.truncate(OBSERVED_RECIPIENTS);
-    // Whoever may see the domain's refusals, as the log has said above, may see this.
     // Where only the domain is logged, all of its recipients have one name.
     let names = rows.iter().map(|row| row.recipient.clone()).filter(|name| !name.starts_with("*@")).collect();
-    let log = &visitor.ui.state.administration.log;
-    let accepted = log.accepted(names).await?;
+    // Whoever may see the domain's refusals, as the log has said above, may see this.
+    let accepted = visitor.ui.state.administration.log.accepted(names).await?;
     for row in &mut rows {
         row.had_mail = accepted.recipients.contains(&row.recipient);
     }

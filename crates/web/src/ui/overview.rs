@@ -16,8 +16,8 @@ use futures_util::stream;
 use super::chart::{Throughput, count, number};
 use super::domains::{HostView, config_name};
 use super::frame::{Answer, Page, Refusal, Visitor, When, sentence, show};
-use super::log::decisions;
-use super::view::{LogView, query};
+use super::log::latest;
+use super::view::LogView;
 use super::{alerts, session};
 use crate::State;
 use crate::health;
@@ -38,7 +38,7 @@ const TALLIED_ROWS: usize = 1_000_000;
 const TALLY_EVERY: Duration = Duration::from_secs(60);
 /// Accounts whose numbers are remembered for so long.
 const MAX_TALLIES: usize = 1_000;
-/// Rows of each of the lists.
+/// Rows of the lists of alerts and of destinations.
 const ROWS: usize = 10;
 
 #[derive(Template)]
@@ -163,8 +163,7 @@ impl TroubleView {
 
 /// The latest refusals.
 async fn refusals(visitor: &Visitor) -> Result<Vec<LogView>, Refusal> {
-    let wanted = query(&[("verdict", "invalid"), ("limit", &ROWS.to_string())]);
-    Ok(decisions(visitor, &wanted).await?.0)
+    Ok(latest(visitor, ("verdict", "invalid")).await?.0)
 }
 
 fn own_domains(visitor: &Visitor) -> Vec<String> {

@@ -9,11 +9,8 @@ use serde::Deserialize;
 use super::confirm::Confirm;
 use super::domains::config_name;
 use super::frame::{Answer, Page, Refusal, Visitor, go, show};
-use super::log::decisions;
-use super::view::{DecisionView, EntryView, LogView, each, encode, query};
-
-/// Decisions that are shown of the log.
-const ROWS: &str = "10";
+use super::log::latest;
+use super::view::{DecisionView, EntryView, LogView, each, encode};
 
 #[derive(Template)]
 #[template(path = "recipients.html")]
@@ -84,10 +81,7 @@ async fn page(visitor: &Visitor, address: String, decision: Option<DecisionView>
         None => Vec::new(),
     };
     let (rows, more) = match &recipient {
-        Some(recipient) => {
-            let wanted = query(&[("recipient", &recipient.to_string()), ("limit", ROWS)]);
-            decisions(visitor, &wanted).await?
-        }
+        Some(recipient) => latest(visitor, ("recipient", &recipient.to_string())).await?,
         None => (Vec::new(), None),
     };
     show(&RecipientPage {

@@ -10,7 +10,9 @@ use axum::Router;
 use callahead_cache::{Cache, Options, Timestamp};
 use callahead_callout::{Ask, BoxFuture, Guard, Hop, Outcome, Report, Request, Route, TlsPolicy, Transcript};
 use callahead_control::{Actor, Control, DecisionLog, Domains, LogSettings, Passwords};
-use callahead_engine::{Directory, DomainConfig, Engine, Parts, Policy, Settings, TestClock};
+use callahead_engine::{
+    Decision, Directory, DomainConfig, Engine, Listener, Parts, Policy, Question, Settings, TestClock,
+};
 use callahead_listeners::{Listen, ListenError, MODE_OWNER, Stream};
 use callahead_smtp::{EnhancedCode, Reply};
 use callahead_web::{
@@ -202,6 +204,11 @@ impl Bench {
         let router = router(self.state.clone());
         tokio::spawn(serve_http(bound, router, HttpLimits::default(), self.shutdown.clone()));
         Client { at }
+    }
+
+    /// Asks as an MTA does.
+    pub async fn decide(&self, recipient: &str) -> Decision {
+        self.engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await
     }
 
     /// Waits until what was decided is in the log.

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use callahead_control::{Account, Actor, Change, DomainSpec, Expected, Kind, Permission, Role, Token};
-use callahead_engine::{Listener, Question};
 use serde::Serialize;
 
 use super::common::Bench;
@@ -58,7 +57,7 @@ pub async fn settle(
     bench.administration.domains.settle(&bench.administration.control, &actor).await.unwrap();
     for domain in ["r.example", "o.example"] {
         let address = format!("kept@{domain}");
-        bench.engine.decide(Question::new(address.as_bytes(), Listener::Policy)).await;
+        bench.decide(&address).await;
     }
     bench.engine.shutdown(Duration::from_secs(5)).await;
     [own.id, other.id]
