@@ -8,6 +8,8 @@ use super::steps::{command, run as run_command};
 
 /// Kills of the daemon in the midst of its writes.
 const KILLS: &str = "500";
+/// Rounds of clears from several threads: some 3 min.
+const ROUNDS: &str = "5000";
 
 /// Half of the time for seeds that nobody has run before, half for fuzzing; the kills take what they take.
 pub(crate) fn run(minutes: u64) -> anyhow::Result<()> {
@@ -35,6 +37,9 @@ pub(crate) fn run(minutes: u64) -> anyhow::Result<()> {
     println!("kill -9, {KILLS} times");
     let args = ["test", "--locked", "--package", "callahead", "--test", "daemon", "fifty_kills"];
     run_command(command(&args).env("CALLAHEAD_KILLS", KILLS)).context("a kill broke a promise")?;
+    println!("clears from several threads at once, {ROUNDS} rounds");
+    let args = ["test", "--locked", "--package", "callahead", "--test", "daemon", "a_clear_or_a_change"];
+    run_command(command(&args).env("CALLAHEAD_ROUNDS", ROUNDS)).context("a clear did not hold")?;
     let turns = super::fuzz::turns()?;
     let each = u32::try_from(half * 60 / turns.max(1)).unwrap_or(u32::MAX).max(10);
     println!("fuzzing, {each} s each target");

@@ -239,6 +239,99 @@ fn fifty_kills_in_the_middle_of_writing_undo_no_clear() {
     }
 }
 
+/// Forty, or what `CALLAHEAD_ROUNDS` says, as the soak does.
+fn rounds() -> usize {
+    std::env::var("CALLAHEAD_ROUNDS").map_or(40, |rounds| rounds.parse().unwrap())
+}
+
+/// Whose mailboxes come and go, at the same time; each clears in a way of its own.
+const OWNERS: usize = 6;
+
+const REFUSED: &str = "550 5.1.1 Recipient address rejected: the mailbox does not exist";
+
+/// The simulation shows it step by step on one thread; here threads, sockets and the disk are as they are.
+#[test]
+fn a_clear_or_a_change_that_was_acknowledged_holds_whatever_else_goes_on() {
+    let world = World::new(normal());
+    let daemon = Daemon::start(&config(&world, "[harvest]\nlimit = 0\n[callout]\ndeny_destinations = []\n"));
+    let (admin, policy, mailboxes) = (daemon.admin.as_path(), daemon.policy, &world.destination);
+    let added = |name: &str| {
+        let domain = format!("{{\"name\":\"{name}\",\"route\":[\"{}\"]}}", world.route());
+        request(admin, "POST", "/api/v1/domains", &domain);
+    };
+    let comes_and_goes = |owner: usize| {
+        let mailbox = format!("owner{owner}@one.example");
+        let clear = match owner {
+            0 => "/api/v1/cache".to_owned(),
+            1 | 2 => "/api/v1/cache?domain=one.example".to_owned(),
+            _ => format!("/api/v1/cache/{mailbox}"),
+        };
+        let mut client = PolicyClient::connect(policy);
+        for round in 0..rounds() {
+            mailboxes.add_mailbox(&mailbox);
+            request(admin, "DELETE", &clear, "");
+            assert_eq!(client.ask(&mailbox), "DUNNO", "round {round}, {clear}");
+            mailboxes.remove_mailbox(&mailbox);
+            request(admin, "DELETE", &clear, "");
+            assert!(client.ask(&mailbox).starts_with(REFUSED), "round {round}, {clear}");
+        }
+    };
+    let is_listed = || {
+        let mut client = PolicyClient::connect(policy);
+        added("listed.example");
+        for round in 0..rounds() {
+            let someone = format!("someone{round}@listed.example");
+            mailboxes.add_mailbox(&someone);
+            for (list, due) in [(format!("\"someone{round}\""), REFUSED), (String::new(), "DUNNO")] {
+                request(admin, "PATCH", "/api/v1/domains/listed.example", &format!("{{\"invalid\":[{list}]}}"));
+                assert_eq!(client.ask(&someone), due, "round {round}");
+            }
+        }
+    };
+    let is_removed_and_comes_back = || {
+        let mut client = PolicyClient::connect(policy);
+        let someone = "someone@come.example";
+        for round in 0..rounds() {
+            added("come.example");
+            if round % 2 == 0 {
+                assert!(client.ask(someone).starts_with(REFUSED), "round {round}");
+                mailboxes.add_mailbox(someone);
+            } else {
+                assert_eq!(client.ask(someone), "DUNNO", "round {round}");
+                mailboxes.remove_mailbox(someone);
+            }
+            request(admin, "DELETE", "/api/v1/domains/come.example", "");
+            assert_eq!(client.ask(someone), "DUNNO", "round {round}: not ours");
+        }
+    };
+    let over = AtomicBool::new(false);
+    // So that some callout is under way whenever one is cleared.
+    let others_ask = |asker: usize| {
+        let mut client = PolicyClient::connect(policy);
+        for asked in (asker..).take_while(|_| !over.load(Ordering::SeqCst)) {
+            let recipient = match asked % 4 {
+                0 => "someone@come.example".to_owned(),
+                1 => format!("guess{asker}.{asked}@one.example"),
+                _ => format!("owner{}@one.example", asked % OWNERS),
+            };
+            let answer = client.ask(&recipient);
+            assert!(answer == "DUNNO" || answer.starts_with(REFUSED), "{recipient}: {answer}");
+        }
+    };
+    std::thread::scope(|scope| {
+        for asker in 0..3 {
+            scope.spawn(move || others_ask(asker));
+        }
+        let mut all: Vec<_> = (0..OWNERS).map(|owner| scope.spawn(move || comes_and_goes(owner))).collect();
+        all.push(scope.spawn(is_listed));
+        all.push(scope.spawn(is_removed_and_comes_back));
+        let ended: Vec<_> = all.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        over.store(true, Ordering::SeqCst);
+        assert!(ended.iter().all(Result::is_ok), "what was acknowledged did not hold");
+    });
+    mailboxes.assert_polite();
+}
+
 #[test]
 fn the_milter_answers_and_is_counted() {
     let world = World::new(normal());
