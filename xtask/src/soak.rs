@@ -9,7 +9,7 @@ use super::steps::{command, run as run_command};
 /// Kills of the daemon in the midst of its writes.
 const KILLS: &str = "500";
 /// Rounds of clears from several threads: some 3 min.
-const ROUNDS: &str = "5000";
+const ROUNDS: &str = "2000";
 
 /// Half of the time for seeds that nobody has run before, half for fuzzing; the kills take what they take.
 pub(crate) fn run(minutes: u64) -> anyhow::Result<()> {
