@@ -27,7 +27,8 @@ Usage: cargo xtask COMMAND
                 (a quarter of an hour)
   mistakes WORD
                 only those that have it in their words; writes nothing
-  soak          what the tests do, for longer and with other seeds: simulation, fuzzing, 500 kills; and memory over time
+  soak          what the tests do, for longer and with other seeds: simulation, fuzzing, 500 kills, clears
+                from several threads; and memory over time
   soak --minutes COUNT
                 in about so many minutes (60 unless given)
   soak --memory MINUTES

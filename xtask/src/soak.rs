@@ -11,7 +11,7 @@ const KILLS: &str = "500";
 /// Rounds of clears from several threads: some 3 min.
 const ROUNDS: &str = "2000";
 
-/// Half of the time for seeds that nobody has run before, half for fuzzing; the kills take what they take.
+/// Half of the time for seeds that nobody has run before, half for fuzzing; the kills and the clears take what they take.
 pub(crate) fn run(minutes: u64) -> anyhow::Result<()> {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     // A million seeds apart from second to second.
@@ -35,17 +35,21 @@ pub(crate) fn run(minutes: u64) -> anyhow::Result<()> {
     ];
     run_command(&mut command(&args)).context("the simulation found a broken promise")?;
     println!("kill -9, {KILLS} times");
-    let args = ["test", "--locked", "--package", "callahead", "--test", "daemon", "fifty_kills"];
-    run_command(command(&args).env("CALLAHEAD_KILLS", KILLS)).context("a kill broke a promise")?;
+    daemon("fifty_kills", "CALLAHEAD_KILLS", KILLS).context("a kill broke a promise")?;
     println!("clears from several threads at once, {ROUNDS} rounds");
-    let args = ["test", "--locked", "--package", "callahead", "--test", "daemon", "a_clear_or_a_change"];
-    run_command(command(&args).env("CALLAHEAD_ROUNDS", ROUNDS)).context("a clear did not hold")?;
+    daemon("a_clear_or_a_change", "CALLAHEAD_ROUNDS", ROUNDS).context("a clear did not hold")?;
     let turns = super::fuzz::turns()?;
     let each = u32::try_from(half * 60 / turns.max(1)).unwrap_or(u32::MAX).max(10);
     println!("fuzzing, {each} s each target");
     super::fuzz::build()?;
     super::fuzz::run(each)?;
     memory.join().map_err(|_| anyhow::anyhow!("the memory soak ended in a panic"))?
+}
+
+/// A test of the daemon, so many times as this variable says.
+fn daemon(test: &str, variable: &str, times: &str) -> anyhow::Result<()> {
+    let args = ["test", "--locked", "--package", "callahead", "--test", "daemon", test];
+    run_command(command(&args).env(variable, times))
 }
 
 /// Memory over time, of the program as it is shipped. An hour's run is what the documents show; a shorter one goes to target/soak.

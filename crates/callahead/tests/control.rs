@@ -25,8 +25,6 @@ fn config(world: &World, allow_loopback: bool, more: &str) -> PathBuf {
     configure(&world.dir, &format!("{callout}{more}"))
 }
 
-const REFUSED: &str = "550 5.1.1 Recipient address rejected: the mailbox does not exist";
-
 #[test]
 fn a_domain_is_added_changed_tested_and_removed_without_a_restart_and_outlives_one() {
     let world = world();

@@ -3,25 +3,12 @@
 
 mod common;
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-
 use common::{Daemon, configure};
 use serde_json::Value;
 
 /// Sends the form of the link's page, and gives the answer.
 fn take(daemon: &Daemon, key: &str) -> String {
-    let mut stream = TcpStream::connect(daemon.http).unwrap();
-    let form = format!("key={key}");
-    write!(
-        stream,
-        "POST /login/link HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{form}",
-        form.len()
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+    daemon.form("/login/link", &format!("key={key}"))
 }
 
 #[test]

@@ -18,6 +18,9 @@ use tempfile::TempDir;
 /// How long anything may take that should come at once.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What Postfix is told of a mailbox that does not exist; "(cached)" follows where that is how it is known.
+pub const REFUSED: &str = "550 5.1.1 Recipient address rejected: the mailbox does not exist";
+
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_callahead"));
     command.env_remove("CALLAHEAD_LOG").stdin(Stdio::null());
@@ -185,8 +188,7 @@ impl Daemon {
         let key = told["message"].as_str().unwrap().split_once("/setup?key=").unwrap().1;
         let key = key.split_whitespace().next().unwrap();
         let password = "correct+horse+battery+staple";
-        let form = format!("key={key}&account=admin&password={password}&again={password}");
-        let answer = self.http("POST", "/setup", "Content-Type: application/x-www-form-urlencoded\r\n", &form);
+        let answer = self.form("/setup", &format!("key={key}&account=admin&password={password}&again={password}"));
         let cookie =
             answer.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap_or_else(|| panic!("{answer}"));
         cookie.split(';').next().unwrap().to_owned()
@@ -195,6 +197,11 @@ impl Daemon {
     /// A page as the one with this cookie sees it.
     pub fn page(&self, cookie: &str, path: &str) -> String {
         self.http("GET", path, &format!("Cookie: {cookie}\r\n"), "")
+    }
+
+    /// Sends a page's form, as a browser without scripts does.
+    pub fn form(&self, path: &str, form: &str) -> String {
+        self.http("POST", path, "Content-Type: application/x-www-form-urlencoded\r\n", form)
     }
 
     fn http(&self, method: &str, path: &str, headers: &str, body: &str) -> String {
