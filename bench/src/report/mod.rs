@@ -17,8 +17,8 @@ pub struct Verdict {
     pub target: String,
     /// The number that was reached.
     pub measured: String,
-    /// Whether that reaches it; `None` where it was not measured.
-    pub met: Option<bool>,
+    /// Whether that reaches it.
+    pub met: bool,
 }
 
 /// A table.
@@ -68,22 +68,13 @@ pub struct Report {
 }
 
 impl Verdict {
-    /// A row whose number was measured.
+    /// A row and its number.
     pub fn new(what: &str, target: &str, measured: String, met: bool) -> Self {
-        Self { what: what.into(), target: target.into(), measured, met: Some(met) }
-    }
-
-    /// A row that was not measured, and why.
-    pub fn not_measured(what: &str, target: &str, why: &str) -> Self {
-        Self { what: what.into(), target: target.into(), measured: why.into(), met: None }
+        Self { what: what.into(), target: target.into(), measured, met }
     }
 
     fn word(&self) -> &'static str {
-        match self.met {
-            Some(true) => "met",
-            Some(false) => "**missed**",
-            None => "not measured",
-        }
+        if self.met { "met" } else { "**missed**" }
     }
 }
 
@@ -147,10 +138,9 @@ impl Report {
         let count = |met| verdicts.iter().filter(|verdict| verdict.met == met).count();
         let _ = writeln!(
             out,
-            "{} met, {} missed, {} not measured. Ratios are medians over rounds, with the smallest and the greatest behind them. \"The least\" is what no server can do without that answers for itself; it is measured too where that is told.\n",
-            count(Some(true)),
-            count(Some(false)),
-            count(None)
+            "{} met, {} missed. Ratios are medians over rounds, with the smallest and the greatest behind them. \"The least\" is what no server can do without that answers for itself; it is measured too where that is told.\n",
+            count(true),
+            count(false)
         );
         let mut table = Table::new(&["what", "target", "measured", ""]);
         for verdict in &verdicts {

@@ -51,8 +51,8 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
         ..Subject::new(subject.name, subject.target.address, Protocol::Policy, subject.process)
     };
     let shorter = Bench { size: crate::size::Size { rounds: 1, ..size.clone() }, folder: bench.folder.clone() };
-    let mut closed = interleaved(&shorter, &[one(&small_subject)], Some(&small), &few, size.connections).await?;
-    closed.extend(interleaved(&shorter, &[one(&big_subject)], Some(&big), &many, size.connections).await?);
+    let mut closed = interleaved(&shorter, &[one(&small_subject)], &small, &few, size.connections).await?;
+    closed.extend(interleaved(&shorter, &[one(&big_subject)], &big, &many, size.connections).await?);
     let mut table = Table::new(&HEADS);
     closed.iter().for_each(|one| table.row(one.row()));
     section.show(table);

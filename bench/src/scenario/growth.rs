@@ -42,7 +42,7 @@ pub async fn connections(bench: &Bench) -> anyhow::Result<Section> {
     let mut points: [Vec<(f64, f64)>; 2] = Default::default();
     for &connections in &bench.size.by_connections {
         let names = Names::random(bench.size.few);
-        let measured = interleaved(&bench, &subjects, Some(&daemon), &names, connections).await?;
+        let measured = interleaved(&bench, &subjects, &daemon, &names, connections).await?;
         let [ours, theirs] = measured.as_slice() else { anyhow::bail!("two subjects were to be measured") };
         let rate = |one: &super::Measured| Spread::of(&one.rates()).median;
         let p99 = |one: &super::Measured| time(Spread::of(&one.quantiles(0.99)).median);
@@ -91,7 +91,7 @@ pub async fn domains(bench: &Bench) -> anyhow::Result<Section> {
         let daemon = Callahead::start(&setup).await?;
         let subjects = [Subject::new("Callahead", daemon.address("policy")?, Protocol::Policy, daemon.process())];
         let names = Names::random(entries).domains(domains);
-        let measured = interleaved(&bench, &subjects, Some(&daemon), &names, bench.size.connections).await?;
+        let measured = interleaved(&bench, &subjects, &daemon, &names, bench.size.connections).await?;
         let (resident, _) = process::resident(daemon.process()).unwrap_or_default();
         for one in &measured {
             let rate = Spread::of(&one.rates());

@@ -107,7 +107,7 @@ pub const HEADS: [&str; 6] =
 pub async fn interleaved(
     bench: &Bench,
     subjects: &[Subject],
-    daemon: Option<&Callahead>,
+    daemon: &Callahead,
     names: &Names,
     connections: usize,
 ) -> anyhow::Result<Vec<Measured>> {
@@ -115,7 +115,7 @@ pub async fn interleaved(
         subjects.iter().map(|subject| Measured { name: subject.name, rounds: Vec::new() }).collect();
     for _ in 0..bench.size.rounds {
         for (subject, measured) in subjects.iter().zip(&mut measured) {
-            daemon.map_or(Ok(()), Callahead::empty_log)?;
+            daemon.empty_log()?;
             let before = subject.usage();
             let names = names.clone().any_answer(subject.any_answer);
             let run = closed_loop(subject.target, &names, connections, bench.size.span)

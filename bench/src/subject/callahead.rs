@@ -104,17 +104,6 @@ fn program() -> anyhow::Result<PathBuf> {
 }
 
 impl Callahead {
-    /// Whether this version has a gateway, by what it says of a configuration with one.
-    ///
-    /// # Errors
-    /// When it can't be run.
-    pub async fn has_gateway(setup: &Setup) -> anyhow::Result<bool> {
-        let setup = Setup { gateway: true, ..setup.clone() };
-        let path = setup.write()?;
-        let output = Command::new(program()?).args(["config", "check", "--config"]).arg(path).output().await?;
-        Ok(output.status.success())
-    }
-
     /// Starts it and waits until it says that it is ready.
     ///
     /// # Errors
