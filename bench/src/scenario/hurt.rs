@@ -272,11 +272,13 @@ async fn slow(bench: &Bench, section: &mut Section, table: &mut Table) -> anyhow
     let (_destination, daemon) = start(bench, "slow", "", "").await?;
     let policy = daemon.address("policy")?;
     let question = format!("request=smtpd_access_policy\nprotocol_state=RCPT\nrecipient=u0@{}\n\n", names::DOMAIN);
+    let health = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    // Where, half a request, a whole one, and how its answer begins.
     let places = [
-        (policy, &b"request=smtpd_access_policy\nprotocol_st"[..], question.as_str()),
+        (policy, &b"request=smtpd_access_policy\nprotocol_st"[..], question.as_str(), "action=DUNNO\n"),
         // It greets by itself.
-        (daemon.address("gateway")?, b"EHLO slow.exam", ""),
-        (daemon.address("http")?, b"GET /metrics HTTP/1.1\r\nHo", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (daemon.address("gateway")?, b"EHLO slow.exam", "", "220 "),
+        (daemon.address("http")?, b"GET /metrics HTTP/1.1\r\nHo", health, "HTTP/1.1 200 "),
     ];
     let mut rounds = Rounds::default();
     let (mut open, mut served) = (usize::MAX, usize::MAX);
@@ -286,7 +288,7 @@ async fn slow(bench: &Bench, section: &mut Section, table: &mut Table) -> anyhow
         if round == 0 {
             memory[0] = process::resident(daemon.process()).context("the daemon has ended")?.0;
         }
-        let held = Arc::new(hold(bench.size.slow, places.map(|(place, words, _)| (place, words))).await?);
+        let held = Arc::new(hold(bench.size.slow, places.map(|(place, words, ..)| (place, words))).await?);
         let dripping = beside_real_mail(drip(Arc::clone(&held), bench.size.span));
         rounds.beside(bench, policy, bench.size.span).await?;
         dripping.await??;
@@ -296,8 +298,8 @@ async fn slow(bench: &Bench, section: &mut Section, table: &mut Table) -> anyhow
             let mut some = [0; 512];
             now_open += usize::from(!matches!(stream.try_read(&mut some), Ok(0)));
         }
-        for (place, _, question) in places {
-            now_served += usize::from(is_served(place, question).await);
+        for (place, _, question, due) in places {
+            now_served += usize::from(is_served(place, question, due).await);
         }
         (open, served) = (open.min(now_open), served.min(now_served));
     }
@@ -344,14 +346,14 @@ async fn drip(held: Arc<Vec<TcpStream>>, span: Duration) {
     }
 }
 
-/// Whether a new client gets an answer: a greeting, or one to its request.
-async fn is_served(place: SocketAddr, question: &str) -> bool {
+/// Whether a new client gets what is due: a greeting, or an answer to its request. To be told that there are too many is neither.
+async fn is_served(place: SocketAddr, question: &str, due: &str) -> bool {
     let asked = async {
         let mut stream = TcpStream::connect(place).await?;
         stream.write_all(question.as_bytes()).await?;
-        let mut answer = [0; 64];
-        let octets = stream.read(&mut answer).await?;
-        std::io::Result::Ok(octets > 0 && !answer.starts_with(b"421"))
+        let mut answer = vec![0; due.len()];
+        stream.read_exact(&mut answer).await?;
+        std::io::Result::Ok(answer == due.as_bytes())
     };
     timeout(Duration::from_secs(10), asked).await.is_ok_and(|served| served.unwrap_or(false))
 }
