@@ -4,8 +4,9 @@
 //! [`process`] says what that cost; a [`scenario`] puts these together, round by round and subject by subject in turn, and
 //! [`stats`] makes ratios of it; [`report`] writes it down.
 //!
-//! Nothing of Callahead is linked in but its cache's crate, which fills big caches before the daemon starts. The daemon is the
-//! program as it is installed.
+//! The daemon that is measured is the program as it is installed. Four of Callahead's crates are linked in, to fill what it finds at its
+//! start: `cache` its cache, `control` its decision log, `engine` and `smtp` the types of what is in both. The generator and the
+//! servers of our own use none of them: a fault in both would measure nothing.
 
 pub mod bare;
 pub mod least;
