@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::load::{Answer, Client, Names, Protocol, Target, ask, connect, names, open_loop};
+use crate::load::{Answer, Client, Names, Pace, Protocol, Target, ask, connect, names, open_loop};
 use crate::process;
 use crate::report::Table;
 use crate::stats::{Spread, count, megabytes, number, real};
@@ -67,7 +67,7 @@ pub async fn run(minutes: u64, folder: &Path, output: &Path) -> anyhow::Result<(
     let daemon = Callahead::start(&setup).await?;
     let target = Target { address: daemon.address("policy")?, protocol: Protocol::Policy };
     let (rate, warm) = WARM;
-    open_loop(target, &Names::random(KNOWN), CONNECTIONS, rate, warm).await?;
+    open_loop(target, &Names::random(KNOWN), CONNECTIONS, Pace::new(rate, warm)).await?;
     let mut traffic = Traffic::start(&daemon).await?;
     let (began, mut looks, mut due) = (Instant::now(), Vec::new(), LOOK);
     let mut ticks = interval(Duration::from_secs(1) / u32::try_from(RATE)?);

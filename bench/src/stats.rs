@@ -12,12 +12,12 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of some values; all zero where there is none.
+    /// Of some values; not numbers where there is none, so that what was not measured is neither more nor less than any target.
     pub fn of(values: &[f64]) -> Self {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
         let (Some(&min), Some(&max)) = (sorted.first(), sorted.last()) else {
-            return Self { median: 0.0, min: 0.0, max: 0.0 };
+            return Self { median: f64::NAN, min: f64::NAN, max: f64::NAN };
         };
         let middle = sorted.len() / 2;
         let median =
@@ -35,12 +35,21 @@ impl Spread {
 
     /// `median (min to max)`, each written by `write`.
     pub fn show(&self, write: impl Fn(f64) -> String) -> String {
+        if self.median.is_nan() {
+            return write(self.median);
+        }
         format!("{} ({} to {})", write(self.median), write(self.min), write(self.max))
     }
 }
 
+/// What is no number, because nothing was measured.
+const NONE: &str = "none";
+
 /// With so many digits as say something: 0.123, 1.23, 12.3, 1,234.
 pub fn number(value: f64) -> String {
+    if value.is_nan() {
+        return NONE.to_owned();
+    }
     let digits = match value.abs() {
         value if value >= 99.95 => 0,
         value if value >= 9.995 => 1,
@@ -72,6 +81,7 @@ pub fn count(count: u64) -> String {
 /// Nanoseconds in the unit that suits them.
 pub fn time(nanoseconds: f64) -> String {
     match nanoseconds {
+        n if n.is_nan() => NONE.to_owned(),
         n if n >= 1e9 => format!("{} s", number(n / 1e9)),
         n if n >= 1e6 => format!("{} ms", number(n / 1e6)),
         n => format!("{} µs", number(n / 1e3)),
@@ -80,7 +90,7 @@ pub fn time(nanoseconds: f64) -> String {
 
 /// Bytes in MB (10^6).
 pub fn megabytes(bytes: f64) -> String {
-    format!("{} MB", number(bytes / 1e6))
+    if bytes.is_nan() { NONE.to_owned() } else { format!("{} MB", number(bytes / 1e6)) }
 }
 
 /// A count as a number to divide by. Counts here are far below 2^52.

@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::time::Duration;
 
-use callahead_bench::load::{Answer, Names, Protocol, Target, closed_loop, names, open_loop};
+use callahead_bench::load::{Answer, Names, Pace, Protocol, Target, closed_loop, names, open_loop};
 use callahead_bench::report::{Machine, Report, Section, Table, Verdict, notes, svg};
 use callahead_bench::stats::{Spread, number, time};
 
@@ -13,7 +13,14 @@ use callahead_bench::stats::{Spread, number, time};
 fn a_median_is_the_value_in_the_middle_and_of_an_even_number_the_mean_of_two() {
     assert_eq!(Spread::of(&[3.0, 1.0, 2.0]), Spread { median: 2.0, min: 1.0, max: 3.0 });
     assert_eq!(Spread::of(&[4.0, 1.0, 2.0, 3.0]).median, 2.5);
-    assert_eq!(Spread::of(&[]), Spread { median: 0.0, min: 0.0, max: 0.0 });
+}
+
+#[test]
+fn what_was_not_measured_reaches_no_target() {
+    for spread in [Spread::of(&[]), Spread::of_ratios(&[1.0], &[0.0]), Spread::of_ratios(&[f64::NAN], &[1.0])] {
+        assert_eq!(spread.median.partial_cmp(&2.0), None, "{spread:?}");
+        assert_eq!([spread.show(number), spread.show(time)], ["none", "none"]);
+    }
 }
 
 #[test]
@@ -59,6 +66,11 @@ fn recipients_say_by_their_number_whether_they_exist_and_distinct_ones_come_once
 
 /// A policy server with one answer; gives its address.
 fn constant(answer: &'static str) -> std::net::SocketAddr {
+    slow(answer, Duration::ZERO, usize::MAX)
+}
+
+/// One that thinks for so long about each, and has no more than so many answers for a connection.
+fn slow(answer: &'static str, thinks: Duration, answers: usize) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -66,11 +78,14 @@ fn constant(answer: &'static str) -> std::net::SocketAddr {
             let mut stream = stream.unwrap();
             std::thread::spawn(move || {
                 let mut request = Vec::new();
+                let mut left = answers;
                 let mut buffer = [0; 4096];
                 while let Ok(length @ 1..) = stream.read(&mut buffer) {
                     request.extend_from_slice(&buffer[..length]);
-                    if request.ends_with(b"\n\n") {
+                    if request.ends_with(b"\n\n") && left > 0 {
                         request.clear();
+                        left -= 1;
+                        std::thread::sleep(thinks);
                         stream.write_all(answer.as_bytes()).unwrap();
                     }
                 }
@@ -88,9 +103,36 @@ async fn the_generator_counts_right_answers_at_the_rate_that_it_is_told() {
     let fast = closed_loop(target, &names, 2, span).await.unwrap();
     assert!(fast.answers > 10, "{}", fast.answers);
     assert_eq!(fast.latency.len(), fast.answers);
-    let slow = open_loop(target, &names, 2, 100.0, span).await.unwrap();
-    // 20 are due; a machine that is busy may be late with the last of them.
-    assert!((10..=22).contains(&slow.answers), "{}", slow.answers);
+    let slow = open_loop(target, &names, 2, Pace::new(100.0, span)).await.unwrap();
+    assert_eq!((slow.answers, slow.latency.len()), (20, 20));
+}
+
+#[tokio::test]
+async fn at_a_fixed_rate_a_question_is_counted_that_was_due_however_late_its_answer_is() {
+    let target =
+        Target { address: slow("action=DUNNO\n\n", Duration::from_millis(50), 1_000), protocol: Protocol::Policy };
+    let (names, pace) = (Names::random(10).existing(true), Pace::new(100.0, Duration::from_millis(200)));
+    let run = open_loop(target, &names, 2, pace).await.unwrap();
+    // Either connection has 12 to ask, one in 20 ms, and gets an answer in 50: the last one is 360 ms late at least.
+    assert_eq!((run.answers, run.latency.len()), (20, 20));
+    assert!(run.quantile(1.0) >= 360e6, "{}", run.quantile(1.0));
+}
+
+#[tokio::test]
+async fn at_a_fixed_rate_a_question_without_an_answer_counts_as_all_of_the_patience() {
+    let names = Names::random(10).existing(true);
+    let patience = Duration::from_millis(300);
+    let pace = Pace { patience, ..Pace::new(200.0, Duration::from_millis(500)) };
+    // 60 are asked over either connection, of which 10 are not counted.
+    let target =
+        |answers| Target { address: slow("action=DUNNO\n\n", Duration::ZERO, answers), protocol: Protocol::Policy };
+    let run = open_loop(target(58), &names, 2, pace).await.unwrap();
+    assert_eq!((run.answers, run.latency.len()), (96, 100));
+    assert!(run.quantile(0.97) >= 299e6, "{}", run.quantile(0.97));
+    for answers in [0, 57] {
+        let error = open_loop(target(answers), &names, 2, pace).await.unwrap_err();
+        assert!(error.to_string().contains("of 100 questions were answered"), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -3,9 +3,10 @@
 //! - [`closed_loop`]: every connection asks, waits for its answer, and asks again. Gives the most answers a second.
 //! - [`open_loop`]: questions leave at a fixed rate whatever the answers do, and a question that had to wait for its connection is
 //!   counted from when it should have left, so that a server which stops for a moment is not asked less for it ("coordinated
-//!   omission").
+//!   omission"). Each question that was due in the time of the measurement is counted, however late its answer is, and one without
+//!   an answer as if it had taken all of the patience.
 //!
-//! An answer that is not the one that was due makes a measurement fail: a wrong answer has no speed.
+//! An answer that is not the one that was due makes a measurement fail: a wrong answer has no speed. So do answers that do not come.
 
 mod client;
 pub mod http;
@@ -17,6 +18,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use anyhow::ensure;
 use hdrhistogram::Histogram;
 use tokio::task::LocalSet;
 
@@ -36,6 +38,8 @@ const CONNECTING: usize = 100;
 pub const TIMED: f64 = 500.0;
 /// An answer that takes longer is a fault of the server, not a measurement.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Of the questions that are due at a fixed rate, so many have to be answered.
+const ANSWERED: f64 = 0.95;
 
 /// How a server is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +62,17 @@ pub struct Target {
     pub protocol: Protocol,
 }
 
+/// How often to ask whatever the answers do.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Questions a second.
+    pub rate: f64,
+    /// How long.
+    pub span: Duration,
+    /// How long after that answers are waited for.
+    pub patience: Duration,
+}
+
 /// What came of a measurement.
 #[derive(Clone, Debug)]
 pub struct Run {
@@ -65,10 +80,17 @@ pub struct Run {
     pub answers: u64,
     /// In which time, in seconds.
     pub seconds: f64,
-    /// How long an answer took, in nanoseconds.
+    /// How long an answer took, in nanoseconds; at a fixed rate with those that did not come.
     pub latency: Histogram<u64>,
     /// CPU seconds that the generator itself used meanwhile.
     pub own_cpu: f64,
+}
+
+impl Pace {
+    /// So many questions a second for so long, with the usual patience.
+    pub fn new(rate: f64, span: Duration) -> Self {
+        Self { rate, span, patience: PATIENCE }
+    }
 }
 
 impl Run {
@@ -77,9 +99,9 @@ impl Run {
         if self.seconds > 0.0 { real(self.answers) / self.seconds } else { 0.0 }
     }
 
-    /// A quantile of the latency, in nanoseconds.
+    /// A quantile of the latency, in nanoseconds; not a number where nothing was answered, so that it reaches no target.
     pub fn quantile(&self, quantile: f64) -> f64 {
-        real(self.latency.value_at_quantile(quantile))
+        if self.latency.is_empty() { f64::NAN } else { real(self.latency.value_at_quantile(quantile)) }
     }
 }
 
@@ -98,10 +120,12 @@ impl Shared {
     }
 
     fn count(&self, took: Duration) {
-        if self.counting.get() {
-            self.answers.set(self.answers.get() + 1);
-            self.latency.borrow_mut().saturating_record(u64::try_from(took.as_nanos()).unwrap_or(LONGEST_NS));
-        }
+        self.answers.set(self.answers.get() + 1);
+        self.took(took);
+    }
+
+    fn took(&self, took: Duration) {
+        self.latency.borrow_mut().saturating_record(u64::try_from(took.as_nanos()).unwrap_or(LONGEST_NS));
     }
 
     /// Lets the connections work: first uncounted, then counted.
@@ -151,34 +175,34 @@ pub async fn closed_loop(target: Target, names: &Names, connections: usize, span
             let Some(due) = names.advance() else { break };
             let began = Instant::now();
             ask(client, names.address(), due).await?;
-            shared.count(began.elapsed());
+            if shared.counting.get() {
+                shared.count(began.elapsed());
+            }
         }
         Ok(())
     };
     drive(clients, names, span, each).await
 }
 
-/// Asks `rate` times a second. Up to [`TIMED`] a second a timer says when, and the processor is free until then; above that the thread
+/// Asks at a pace. Up to [`TIMED`] a second a timer says when, and the processor is free until then; above that the thread
 /// spins between two questions, as a timer's milliseconds are longer than the time between them.
 ///
 /// # Errors
-/// As [`closed_loop`].
-pub async fn open_loop(
-    target: Target,
-    names: &Names,
-    connections: usize,
-    rate: f64,
-    span: Duration,
-) -> anyhow::Result<Run> {
+/// As [`closed_loop`], and when fewer than 95 % of the questions that were due were answered.
+pub async fn open_loop(target: Target, names: &Names, connections: usize, pace: Pace) -> anyhow::Result<Run> {
+    let Pace { rate, span, patience } = pace;
     let clients = connect(target, connections).await?;
     let between = Duration::from_secs_f64(real(connections as u64) / rate);
     let start = Instant::now() + Duration::from_millis(20);
+    let counted_from = start + span / WARM_UP;
+    let end = counted_from + span;
+    let until = tokio::time::Instant::from(end + patience);
     let each = async move |client: &mut Client, names: &mut Names, shared: &Shared, number: u32| {
         let mut intended = start + between.mul_f64(f64::from(number) / real(connections as u64));
-        loop {
+        while intended < end {
             // Late because of an answer that was late is the server's time; else the generator's.
             let mut began = intended;
-            while Instant::now() < intended && !shared.stop.get() {
+            while Instant::now() < intended {
                 if rate > TIMED {
                     tokio::task::yield_now().await;
                 } else {
@@ -186,14 +210,34 @@ pub async fn open_loop(
                 }
                 began = Instant::now();
             }
-            let Some(due) = names.advance().filter(|_| !shared.stop.get()) else { break };
-            ask(client, names.address(), due).await?;
-            shared.count(began.elapsed());
+            let due = names.advance().ok_or_else(|| io::Error::other("the recipients are used up"))?;
+            let Ok(asked) = tokio::time::timeout_at(until, ask_patiently(client, names.address(), due)).await else {
+                break;
+            };
+            asked?;
+            if intended >= counted_from {
+                shared.count(began.elapsed());
+            }
+            intended += between;
+        }
+        // What has no answer, and what was to be asked behind it.
+        while intended < end {
+            if intended >= counted_from {
+                shared.took(patience);
+            }
             intended += between;
         }
         Ok(())
     };
-    drive(clients, names, span, each).await
+    let mut run = drive(clients, names, span, each).await?;
+    run.seconds = span.as_secs_f64();
+    let due = rate * run.seconds;
+    ensure!(
+        real(run.answers) >= due * ANSWERED,
+        "{} of {due:.0} questions were answered, at {rate:.0} a second",
+        run.answers
+    );
+    Ok(run)
 }
 
 /// Has each connection do the same for the time of a measurement, on this thread.
@@ -212,7 +256,7 @@ where
                     let (shared, each) = (Rc::clone(&shared), each.clone());
                     tokio::task::spawn_local(async move {
                         each(&mut client, &mut names, &shared, number).await?;
-                        client.quit().await
+                        tokio::time::timeout(PATIENCE, client.quit()).await?
                     })
                 })
                 .collect();
@@ -230,9 +274,13 @@ where
 /// # Errors
 /// When the connection breaks, nothing comes within a minute, or something else is answered.
 pub async fn ask(client: &mut Client, address: &str, due: Answer) -> io::Result<()> {
-    let answer = tokio::time::timeout(PATIENCE, client.ask(address))
+    tokio::time::timeout(PATIENCE, ask_patiently(client, address, due))
         .await
-        .map_err(|_| io::Error::other(format!("{address}: no answer within {PATIENCE:?}")))??;
+        .map_err(|_| io::Error::other(format!("{address}: no answer within {PATIENCE:?}")))?
+}
+
+async fn ask_patiently(client: &mut Client, address: &str, due: Answer) -> io::Result<()> {
+    let answer = client.ask(address).await?;
     if answer != due && due != Answer::Any {
         return Err(io::Error::other(format!(
             "{address}: the answer is {answer:?} ({}) and should be {due:?}",

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 
 use super::{Bench, HEADS, Measured, Round, interleaved};
-use crate::load::{Answer, Client, Names, Protocol, Target, open_loop};
+use crate::load::{Answer, Client, Names, Pace, Protocol, Target, open_loop};
 use crate::report::{Section, Table, Verdict, svg};
 use crate::stats::{Spread, count, number, real, time};
 use crate::subject::{Callahead, Destination, Helper, Setup, Subject, exim, fill, postfix};
@@ -141,7 +141,8 @@ async fn at_rate(
         for (subject, measured) in subjects.iter().zip(&mut measured) {
             daemon.empty_log()?;
             let names = names.clone().any_answer(subject.any_answer);
-            let run = open_loop(subject.target, &names, bench.size.connections, rate, bench.size.span).await?;
+            let pace = Pace::new(rate, bench.size.span);
+            let run = open_loop(subject.target, &names, bench.size.connections, pace).await.context(subject.name)?;
             measured.rounds.push(Round { run, cpu: 0.0, memory: 0.0 });
         }
     }
@@ -165,7 +166,7 @@ pub async fn smtp(bench: &Bench) -> anyhow::Result<Section> {
     let daemon = Callahead::start(&setup).await?;
     let names = Names::random(size.warm).existing(false);
     for (name, address) in [("Exim", exim.address()), ("Postfix", postfix.address())] {
-        learn(address, &names, size.warm).await.map_err(|error| error.context(name))?;
+        learn(address, &names, size.warm).await.context(name)?;
     }
     section.say(format!(
         "{} clients ask for {} recipients, at random, one command at a time: greeting, EHLO, MAIL, RCPT, QUIT. All were asked for \

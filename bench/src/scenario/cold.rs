@@ -1,5 +1,7 @@
 //! Callouts: every recipient is new, 20 clients ask, and the destination counts who connects.
 
+use anyhow::Context as _;
+
 use super::{Bench, Measured, Round};
 use crate::load::{Names, Protocol, closed_loop};
 use crate::report::{Section, Table, Verdict, svg};
@@ -68,7 +70,7 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
                 let lenient = subject.name == "Postfix";
                 let run = closed_loop(subject.target, &names[at].clone().any_answer(lenient), CLIENTS, size.span)
                     .await
-                    .map_err(|error| error.context(subject.name))?;
+                    .context(subject.name)?;
                 let asked = (names[at].next() - asked) / 2;
                 anyhow::ensure!(
                     names[at].next() < last,

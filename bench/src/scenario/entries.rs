@@ -4,8 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
+use anyhow::Context as _;
+
 use super::{Bench, HEADS, Measured, Round, interleaved};
-use crate::load::{Answer, Client, Names, Protocol, Target, ask, names, open_loop};
+use crate::load::{Answer, Client, Names, Pace, Protocol, Target, ask, names, open_loop};
 use crate::process;
 use crate::report::{Section, Table, Verdict};
 use crate::stats::{Spread, count, megabytes, number, real, time};
@@ -62,7 +64,8 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
     for _ in 0..size.rounds {
         for (measured, subject, daemon, names) in [(0, &small_subject, &small, &few), (1, &big_subject, &big, &many)] {
             daemon.empty_log()?;
-            let run = open_loop(subject.target, names, size.connections, rate, size.span).await?;
+            let pace = Pace::new(rate, size.span);
+            let run = open_loop(subject.target, names, size.connections, pace).await.context(subject.name)?;
             half[measured].rounds.push(Round { run, cpu: 0.0, memory: 0.0 });
         }
     }

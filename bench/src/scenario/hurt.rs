@@ -13,7 +13,7 @@ use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 
 use super::Bench;
-use crate::load::{Answer, Client, Names, Protocol, Run, Target, ask, connect, names, open_loop};
+use crate::load::{Answer, Client, Names, Pace, Protocol, Run, Target, ask, connect, names, open_loop};
 use crate::process;
 use crate::report::{Part, Section, Table, Verdict};
 use crate::stats::{Spread, count, megabytes, number, real, time};
@@ -79,10 +79,11 @@ async fn mail(bench: &Bench, address: SocketAddr, turn: u64, span: Duration) -> 
     let (known, new) =
         (Names::random(bench.size.few).existing(true), Names::distinct(from, from + APART).existing(true));
     let (known, run) = tokio::join!(
-        open_loop(target, &known, CONNECTIONS, KNOWN_RATE, span),
-        open_loop(target, &new, CONNECTIONS, NEW_RATE, span)
+        open_loop(target, &known, CONNECTIONS, Pace::new(KNOWN_RATE, span)),
+        open_loop(target, &new, CONNECTIONS, Pace::new(NEW_RATE, span))
     );
-    Ok(Mail { known: known?, new: run?, asked: (new.next() - from) / 2 })
+    let (known, run) = (known.context("real mail, cached")?, run.context("real mail, new")?);
+    Ok(Mail { known, new: run, asked: (new.next() - from) / 2 })
 }
 
 impl Rounds {

@@ -12,6 +12,8 @@ pub mod trips;
 
 use std::path::PathBuf;
 
+use anyhow::Context as _;
+
 use crate::load::{Names, Run, closed_loop};
 use crate::size::Size;
 use crate::stats::{Spread, number, real, time};
@@ -118,9 +120,7 @@ pub async fn interleaved(
             daemon.empty_log()?;
             let before = subject.usage();
             let names = names.clone().any_answer(subject.any_answer);
-            let run = closed_loop(subject.target, &names, connections, bench.size.span)
-                .await
-                .map_err(|error| error.context(subject.name))?;
+            let run = closed_loop(subject.target, &names, connections, bench.size.span).await.context(subject.name)?;
             let after = subject.usage();
             measured.rounds.push(Round { run, cpu: after.cpu - before.cpu, memory: after.memory });
         }
