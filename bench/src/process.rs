@@ -2,22 +2,26 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Clock ticks a second in /proc/PID/stat: USER_HZ, which is 100 on every Linux architecture that Debian has.
 const TICKS: f64 = 100.0;
 
-/// What is told of a process and everything that it started.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Usage {
-    /// CPU time in user and kernel mode, in seconds; of processes that ended too, where their parents waited for them.
-    pub cpu: f64,
-    /// Memory, in bytes: each shared page in equal parts for those who share it (PSS).
-    pub memory: f64,
+/// How often [`Watch`] looks, in a measurement of two seconds or more.
+pub const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Looks at the memory of a process and its descendants while a measurement goes on, on a thread of its own.
+#[derive(Debug)]
+pub struct Watch {
+    end: Sender<()>,
+    looking: JoinHandle<f64>,
 }
 
 /// CPU time of a process, and of children of it that have ended and were waited for; and its parent.
-fn stat(id: u32) -> Option<(u32, f64)> {
-    let text = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+fn stat(place: &str) -> Option<(u32, f64)> {
+    let text = fs::read_to_string(format!("/proc/{place}/stat")).ok()?;
     // The name is in parentheses and may hold anything; what follows is the state, the parent, ...
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
     let parent = fields.get(1)?.parse().ok()?;
@@ -26,30 +30,64 @@ fn stat(id: u32) -> Option<(u32, f64)> {
     Some((parent, ticks / TICKS))
 }
 
-/// CPU seconds of this process.
+/// CPU seconds of this thread.
 pub fn own_cpu() -> f64 {
-    stat(std::process::id()).map_or(0.0, |(_, cpu)| cpu)
+    stat("thread-self").map_or(0.0, |(_, cpu)| cpu)
 }
 
-/// What a process and its descendants have used.
-pub fn usage(root: u32) -> Usage {
+/// A process and its descendants, each with its CPU seconds.
+fn tree(root: u32) -> Vec<(u32, f64)> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     let mut cpu = HashMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        if let Some((parent, seconds)) = stat(id) {
-            children.entry(parent).or_default().push(id);
-            cpu.insert(id, seconds);
-        }
+        let Some((id, (parent, seconds))) =
+            entry.file_name().to_str().and_then(|name| Some((name.parse().ok()?, stat(name)?)))
+        else {
+            continue;
+        };
+        children.entry(parent).or_default().push(id);
+        cpu.insert(id, seconds);
     }
-    let mut usage = Usage::default();
+    let mut tree = Vec::new();
     let mut left = vec![root];
     while let Some(id) = left.pop() {
-        usage.cpu += cpu.get(&id).copied().unwrap_or_default();
-        usage.memory += rollup(id, "Pss:").unwrap_or_default();
+        tree.push((id, cpu.get(&id).copied().unwrap_or_default()));
         left.extend(children.get(&id).into_iter().flatten());
     }
-    usage
+    tree
+}
+
+/// CPU time of a process and its descendants in user and kernel mode, in seconds; of those that ended too, where their parents waited
+/// for them.
+pub fn cpu(root: u32) -> f64 {
+    tree(root).iter().map(|(_, cpu)| cpu).sum()
+}
+
+/// Memory of a process and its descendants, in bytes: each shared page in equal parts for those who share it (PSS).
+pub fn memory(root: u32) -> f64 {
+    tree(root).iter().filter_map(|(id, _)| rollup(*id, "Pss:")).sum()
+}
+
+impl Watch {
+    /// Begins, for a measurement that goes on for so long: four looks are in it at least.
+    pub fn start(root: u32, span: Duration) -> Self {
+        let every = LOOK_EVERY.min(span / 4);
+        let (end, ended) = channel();
+        let looking = std::thread::spawn(move || {
+            let mut most = 0.0_f64;
+            while ended.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+                most = most.max(memory(root));
+            }
+            most
+        });
+        Self { end, looking }
+    }
+
+    /// Ends it, and gives the most that was seen, in bytes.
+    pub fn end(self) -> f64 {
+        drop(self.end);
+        self.looking.join().unwrap_or(f64::NAN)
+    }
 }
 
 /// A line of /proc/PID/smaps_rollup, in bytes.

@@ -100,7 +100,7 @@ fn look(daemon: &Callahead, began: Instant, questions: u64) -> Option<Look> {
         anonymous: process::anonymous(id)?,
         resident: process::resident(id)?.0,
         files: real(process::files(id)? as u64),
-        cpu: process::usage(id).cpu,
+        cpu: process::cpu(id),
         questions,
     })
 }

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use callahead_bench::load::{Answer, Names, Pace, Protocol, Target, closed_loop, names, open_loop};
+use callahead_bench::process::{Watch, memory};
 use callahead_bench::report::{Machine, Report, Section, Table, Verdict, notes, svg};
 use callahead_bench::stats::{Spread, number, time};
 
@@ -133,6 +134,17 @@ async fn at_a_fixed_rate_a_question_without_an_answer_counts_as_all_of_the_patie
         let error = open_loop(target(answers), &names, 2, pace).await.unwrap_err();
         assert!(error.to_string().contains("of 100 questions were answered"), "{error}");
     }
+}
+
+#[test]
+fn the_memory_of_a_measurement_is_the_most_that_was_seen_and_not_what_is_left() {
+    let span = Duration::from_millis(200);
+    let watch = Watch::start(std::process::id(), span);
+    let held = std::hint::black_box(vec![1_u8; 64 << 20]);
+    std::thread::sleep(span);
+    drop(held);
+    let most = watch.end();
+    assert!(most >= 64e6 && memory(std::process::id()) < most - 32e6, "{most}");
 }
 
 #[tokio::test]

@@ -104,7 +104,7 @@ pub async fn policy(bench: &Bench) -> anyhow::Result<Section> {
         format!("{}; the least {}", ratio.show(number), p99(least_half).show(number)),
         ratio.median <= 2.0,
     ));
-    let (_, peak) = crate::process::resident(daemon.process()).unwrap_or_default();
+    let (_, peak) = crate::process::resident(daemon.process()).context("the daemon has ended")?;
     section.say(format!("The most memory that Callahead had resident meanwhile: {}.", crate::stats::megabytes(peak)));
     daemon.kill().await?;
     quiet.kill().await?;

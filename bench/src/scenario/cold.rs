@@ -1,11 +1,9 @@
 //! Callouts: every recipient is new, 20 clients ask, and the destination counts who connects.
 
-use anyhow::Context as _;
-
 use super::{Bench, Measured, Round};
-use crate::load::{Names, Protocol, closed_loop};
+use crate::load::{Names, Protocol};
 use crate::report::{Section, Table, Verdict, svg};
-use crate::stats::{Spread, number, real, time};
+use crate::stats::{Spread, megabytes, number, real, time};
 use crate::subject::{Callahead, Destination, Helper, Setup, Subject, exim, postfix};
 
 /// Clients that ask.
@@ -64,19 +62,17 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
         for _ in 0..size.rounds {
             for (at, subject) in subjects.iter().enumerate() {
                 daemon.empty_log()?;
-                let (before, cpu) = (subject.usage(), destination.cpu());
+                let cpu = destination.cpu();
                 let asked = names[at].next();
                 // A recipient that Postfix has not heard of by its last poll is deferred: an answer, though not a verdict.
                 let lenient = subject.name == "Postfix";
-                let run = closed_loop(subject.target, &names[at].clone().any_answer(lenient), CLIENTS, size.span)
-                    .await
-                    .context(subject.name)?;
+                let asking = names[at].clone().any_answer(lenient);
+                let round = Round::measure(subject, &asking, CLIENTS, size.span).await?;
                 let asked = (names[at].next() - asked) / 2;
                 anyhow::ensure!(
                     names[at].next() < last,
                     "the destination's mailboxes are used up: raise Size::mailboxes"
                 );
-                let after = subject.usage();
                 let told = destination.told().await?;
                 let seen = &mut seen[at];
                 seen.connections += told.connections;
@@ -84,8 +80,8 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
                 seen.verdicts += asked;
                 seen.cpu += destination.cpu() - cpu;
                 // The warm-up is a fifth more.
-                seen.seconds += run.seconds * 1.2;
-                measured[at].rounds.push(Round { run, cpu: after.cpu - before.cpu, memory: after.memory });
+                seen.seconds += round.run.seconds * 1.2;
+                measured[at].rounds.push(round);
             }
         }
         section.say(format!("Recipients that are {word}:"));
@@ -98,6 +94,7 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
             "RCPT a verdict",
             "destination busy",
             "CPU s per million verdicts",
+            "peak memory",
         ]);
         let per_verdict = |seen: &Seen, count: u64| real(count) / real(seen.verdicts.max(1));
         for (one, seen) in measured.iter().zip(&seen) {
@@ -110,6 +107,7 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
                 number(per_verdict(seen, seen.rcpt)),
                 format!("{:.0} %", seen.cpu / seen.seconds.max(1e-9) * 100.0),
                 number(Spread::of(&one.cpu_per_million()).median),
+                megabytes(one.peak_memory()),
             ]);
         }
         section.show(table);

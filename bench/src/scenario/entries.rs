@@ -69,8 +69,8 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
             half[measured].rounds.push(Round { run, cpu: 0.0, memory: 0.0 });
         }
     }
-    let anonymous = |daemon: &Callahead| process::anonymous(daemon.process()).unwrap_or_default();
-    let (small_memory, big_memory) = (anonymous(&small), anonymous(&big));
+    let anonymous = |daemon: &Callahead| process::anonymous(daemon.process()).context("the daemon has ended");
+    let (small_memory, big_memory) = (anonymous(&small)?, anonymous(&big)?);
     section.say(format!("At {} questions a second:", number(rate)));
     let mut table = Table::new(&["", "median", "99th percentile", "anonymous memory afterwards"]);
     for (one, memory) in half.iter().zip([small_memory, big_memory]) {

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::{Bench, interleaved};
 use crate::load::{Names, Protocol};
-use crate::process;
 use crate::report::{Section, Table, svg};
 use crate::size::Size;
 use crate::stats::{Spread, count, megabytes, number, real, time};
@@ -37,7 +36,7 @@ pub async fn connections(bench: &Bench) -> anyhow::Result<Section> {
         "ratio",
         "Callahead, 99th percentile",
         "bare",
-        "Callahead, resident",
+        "Callahead, peak memory",
     ]);
     let mut points: [Vec<(f64, f64)>; 2] = Default::default();
     for &connections in &bench.size.by_connections {
@@ -46,7 +45,6 @@ pub async fn connections(bench: &Bench) -> anyhow::Result<Section> {
         let [ours, theirs] = measured.as_slice() else { anyhow::bail!("two subjects were to be measured") };
         let rate = |one: &super::Measured| Spread::of(&one.rates()).median;
         let p99 = |one: &super::Measured| time(Spread::of(&one.quantiles(0.99)).median);
-        let (resident, _) = process::resident(daemon.process()).unwrap_or_default();
         table.row([
             count(connections as u64),
             number(rate(ours)),
@@ -54,7 +52,7 @@ pub async fn connections(bench: &Bench) -> anyhow::Result<Section> {
             ours.times(theirs).show(number),
             p99(ours),
             p99(theirs),
-            megabytes(resident),
+            megabytes(ours.peak_memory()),
         ]);
         points[0].push((real(connections as u64), rate(ours)));
         points[1].push((real(connections as u64), rate(theirs)));
@@ -81,7 +79,7 @@ pub async fn domains(bench: &Bench) -> anyhow::Result<Section> {
     let bench = Bench { size, folder: bench.folder.clone() };
     section
         .say("Cached answers by the policy protocol, with the recipients spread evenly over the configured domains:");
-    let mut table = Table::new(&["domains", "answers a second", "99th percentile", "resident", "start"]);
+    let mut table = Table::new(&["domains", "answers a second", "99th percentile", "peak memory", "start"]);
     let mut points = Vec::new();
     for &domains in &bench.size.by_domains {
         let setup = Setup::new(&bench.folder.join(format!("domains-{domains}")), ([127, 0, 0, 1], 9).into());
@@ -92,14 +90,13 @@ pub async fn domains(bench: &Bench) -> anyhow::Result<Section> {
         let subjects = [Subject::new("Callahead", daemon.address("policy")?, Protocol::Policy, daemon.process())];
         let names = Names::random(entries).domains(domains);
         let measured = interleaved(&bench, &subjects, &daemon, &names, bench.size.connections).await?;
-        let (resident, _) = process::resident(daemon.process()).unwrap_or_default();
         for one in &measured {
             let rate = Spread::of(&one.rates());
             table.row([
                 count(domains),
                 rate.show(number),
                 time(Spread::of(&one.quantiles(0.99)).median),
-                megabytes(resident),
+                megabytes(one.peak_memory()),
                 time(daemon.ready_after.as_secs_f64() * 1e9),
             ]);
             points.push((real(domains), rate.median));

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
+
 use super::Bench;
 use crate::load::{Protocol, Target, ask, connect, names};
 use crate::process;
@@ -22,7 +24,7 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
     let setup = Setup::new(&bench.folder.join("idle"), ([127, 0, 0, 1], 9).into());
     fill(&setup, bench.size.few).await?;
     let daemon = Callahead::start(&setup).await?;
-    let (before, _) = process::resident(daemon.process()).unwrap_or_default();
+    let (before, _) = process::resident(daemon.process()).context("the daemon has ended")?;
     let target = Target { address: daemon.address("policy")?, protocol: Protocol::Policy };
     let mut clients = connect(target, idle).await?;
     // A connection that has been used keeps what it used.
@@ -33,7 +35,7 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
         }
     }
     tokio::time::sleep(SETTLE).await;
-    let (after, _) = process::resident(daemon.process()).unwrap_or_default();
+    let (after, _) = process::resident(daemon.process()).context("the daemon has ended")?;
     drop(clients);
     daemon.kill().await?;
     section.say("Policy connections, each of which has asked once. Resident memory, with the pages of the cache that were read:");

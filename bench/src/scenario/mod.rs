@@ -11,12 +11,14 @@ pub mod pages;
 pub mod trips;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
 use crate::load::{Names, Run, closed_loop};
+use crate::process::Watch;
 use crate::size::Size;
-use crate::stats::{Spread, number, real, time};
+use crate::stats::{Spread, megabytes, number, real, time};
 use crate::subject::{Callahead, Helper, Subject};
 
 /// What all scenarios share.
@@ -52,11 +54,30 @@ pub struct Round {
     pub run: Run,
     /// CPU seconds of the subject, the warm-up's among them.
     pub cpu: f64,
-    /// Its memory at the end, in bytes.
+    /// The most memory that it was seen to have meanwhile, in bytes.
     pub memory: f64,
 }
 
+impl Round {
+    /// Asks a subject as fast as it answers.
+    ///
+    /// # Errors
+    /// When it fails or gives a wrong answer.
+    async fn measure(subject: &Subject, names: &Names, connections: usize, span: Duration) -> anyhow::Result<Self> {
+        let before = subject.cpu();
+        let watch = Watch::start(subject.process, span);
+        let run = closed_loop(subject.target, names, connections, span).await.context(subject.name)?;
+        let memory = watch.end();
+        Ok(Self { run, cpu: subject.cpu() - before, memory })
+    }
+}
+
 impl Measured {
+    /// The most memory that was seen in any round, in bytes.
+    pub fn peak_memory(&self) -> f64 {
+        Spread::of(&self.each(|round| round.memory)).max
+    }
+
     /// One number of each round.
     pub fn each(&self, of: impl Fn(&Round) -> f64) -> Vec<f64> {
         self.rounds.iter().map(of).collect()
@@ -85,7 +106,7 @@ impl Measured {
         })
     }
 
-    /// Name, rate, latency, CPU, memory: a row of a table.
+    /// Name, rate, latency, CPU, peak memory: a row of a table.
     pub fn row(&self) -> [String; 6] {
         [
             self.name.to_owned(),
@@ -93,14 +114,14 @@ impl Measured {
             time(Spread::of(&self.quantiles(0.5)).median),
             time(Spread::of(&self.quantiles(0.99)).median),
             number(Spread::of(&self.cpu_per_million()).median),
-            crate::stats::megabytes(Spread::of(&self.each(|round| round.memory)).max),
+            megabytes(self.peak_memory()),
         ]
     }
 }
 
 /// The heads of [`Measured::row`].
 pub const HEADS: [&str; 6] =
-    ["", "answers a second", "median", "99th percentile", "CPU s per million answers", "memory"];
+    ["", "answers a second", "median", "99th percentile", "CPU s per million answers", "peak memory"];
 
 /// Measures each subject once a round, in turn: A B C A B C ...
 ///
@@ -118,11 +139,8 @@ pub async fn interleaved(
     for _ in 0..bench.size.rounds {
         for (subject, measured) in subjects.iter().zip(&mut measured) {
             daemon.empty_log()?;
-            let before = subject.usage();
             let names = names.clone().any_answer(subject.any_answer);
-            let run = closed_loop(subject.target, &names, connections, bench.size.span).await.context(subject.name)?;
-            let after = subject.usage();
-            measured.rounds.push(Round { run, cpu: after.cpu - before.cpu, memory: after.memory });
+            measured.rounds.push(Round::measure(subject, &names, connections, bench.size.span).await?);
         }
     }
     Ok(measured)

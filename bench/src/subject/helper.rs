@@ -84,7 +84,7 @@ impl Destination {
 
     /// CPU seconds that it has used until now.
     pub fn cpu(&self) -> f64 {
-        process::usage(self.0.process()).cpu
+        process::cpu(self.0.process())
     }
 
     /// Waits so long before every reply: a round trip.

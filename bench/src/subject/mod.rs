@@ -13,7 +13,7 @@ pub use helper::{Destination, Helper, Told, serve_destination};
 pub use peers::{EXIM_SETTINGS, POSTFIX_SETTINGS, exim, postfix, versions};
 
 use crate::load::{Protocol, Target};
-use crate::process::{self, Usage};
+use crate::process;
 
 /// A server that is measured beside others.
 pub struct Subject {
@@ -40,8 +40,8 @@ impl Subject {
         self
     }
 
-    /// What it and all that it started have used until now.
-    pub fn usage(&self) -> Usage {
-        process::usage(self.process)
+    /// CPU seconds that it and all that it started have used until now.
+    pub fn cpu(&self) -> f64 {
+        process::cpu(self.process)
     }
 }
