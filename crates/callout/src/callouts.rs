@@ -160,10 +160,12 @@ impl fmt::Debug for Callouts {
 }
 
 impl Ask for Callouts {
-    fn retire_sessions(&self) {
+    fn ask_anew(&self) {
         let quit_timeout = self.inner.settings().quit_timeout;
         let hosts = self.inner.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         hosts.values().for_each(|pool| pool.retire(quit_timeout));
+        drop(hosts);
+        self.inner.resolve.forget();
     }
 
     fn ask(&self, request: Request) -> BoxFuture<'_, Report> {

@@ -128,4 +128,8 @@ impl<R: Resolve> Resolve for GuardedResolver<R> {
             Ok(addresses)
         })
     }
+
+    fn forget(&self) {
+        self.0.forget();
+    }
 }

@@ -20,9 +20,10 @@ pub trait Ask: Send + Sync + 'static {
     /// Asks. Always comes to an end, within the settings' timeout. A future that is dropped gives its session up.
     fn ask(&self, request: Request) -> BoxFuture<'_, Report>;
 
-    /// From now on asks in new sessions only. A server may look a recipient up once in a session and answer from memory
-    /// after that (Exim does), so a session from before a clear could bring back what was cleared.
-    fn retire_sessions(&self) {}
+    /// From now on asks anew: in new sessions only, and with names looked up again. A server may look a recipient up once in a session and
+    /// answer from memory after that (Exim does), and the DNS may have led to another server, or to none (RFC 7505): either could bring
+    /// back what a clear forgot.
+    fn ask_anew(&self) {}
 }
 
 /// One question to a destination.

@@ -2,12 +2,15 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use callahead_smtp::DomainName;
-use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig};
+use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::system_conf::read_system_conf;
 use hickory_resolver::{Resolver, TokioResolver};
 use rand::seq::SliceRandom as _;
 
@@ -71,11 +74,22 @@ pub trait Resolve: Send + Sync + 'static {
     fn mx<'a>(&'a self, domain: &'a DomainName) -> BoxFuture<'a, Result<MxAnswer, ResolveError>>;
     /// A host's addresses, IPv4 and IPv6; never none.
     fn addresses<'a>(&'a self, host: &'a DomainName) -> BoxFuture<'a, Result<Vec<IpAddr>, ResolveError>>;
+    /// Nothing that was found before is given from now on.
+    fn forget(&self) {}
 }
 
-/// Looks names up in the DNS, and keeps them for as long as their TTL says.
+/// How long an answer of the DNS is kept, however much longer its TTL is. A null MX is a reason to reject, and counts as said when it was
+/// looked up here: so it must not be much older than that.
+const KEPT_FOR: Duration = Duration::from_secs(300);
+/// How long it is kept that there is no such name or record: those who have just added one wait for so long.
+const NOTHING_KEPT_FOR: Duration = Duration::from_secs(60);
+
+/// Looks names up in the DNS. Answers are kept for as long as their TTL says, 5 min at most, and 1 min that there is none.
 pub struct DnsResolver {
-    resolver: TokioResolver,
+    config: ResolverConfig,
+    options: ResolverOpts,
+    /// Another one after each [`forget`](Resolve::forget): what is being looked up meanwhile comes into the memory of the one before.
+    resolver: RwLock<Arc<TokioResolver>>,
 }
 
 impl DnsResolver {
@@ -85,8 +99,8 @@ impl DnsResolver {
     /// When the system's configuration can't be read.
     pub fn new(servers: &[SocketAddr]) -> Result<Self, ResolveError> {
         let failed = |error: NetError| ResolveError::Failed("the resolver".into(), error.to_string());
-        let mut builder = if servers.is_empty() {
-            TokioResolver::builder_tokio().map_err(failed)?
+        let (config, mut options) = if servers.is_empty() {
+            read_system_conf().map_err(failed)?
         } else {
             let servers = servers.iter().map(|server| {
                 let with_port = |mut connection: ConnectionConfig| {
@@ -96,12 +110,22 @@ impl DnsResolver {
                 let connections = vec![with_port(ConnectionConfig::udp()), with_port(ConnectionConfig::tcp())];
                 NameServerConfig::new(server.ip(), true, connections)
             });
-            let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
-            Resolver::builder_with_config(config, TokioRuntimeProvider::default())
+            (ResolverConfig::from_parts(None, Vec::new(), servers.collect()), ResolverOpts::default())
         };
-        builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-        Ok(Self { resolver: builder.build().map_err(failed)? })
+        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        options.positive_max_ttl = Some(KEPT_FOR);
+        options.negative_max_ttl = Some(NOTHING_KEPT_FOR);
+        let resolver = build(&config, &options).map_err(failed)?;
+        Ok(Self { config, options, resolver: RwLock::new(Arc::new(resolver)) })
     }
+
+    fn resolver(&self) -> Arc<TokioResolver> {
+        Arc::clone(&self.resolver.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn build(config: &ResolverConfig, options: &ResolverOpts) -> Result<TokioResolver, NetError> {
+    Resolver::builder_with_config(config.clone(), TokioRuntimeProvider::default()).with_options(options.clone()).build()
 }
 
 impl fmt::Debug for DnsResolver {
@@ -114,7 +138,7 @@ impl Resolve for DnsResolver {
     fn mx<'a>(&'a self, domain: &'a DomainName) -> BoxFuture<'a, Result<MxAnswer, ResolveError>> {
         Box::pin(async move {
             // With a trailing dot, so that no search list is tried.
-            let found = self.resolver.lookup(format!("{domain}."), RecordType::MX).await;
+            let found = self.resolver().lookup(format!("{domain}."), RecordType::MX).await;
             let answer = match found {
                 Ok(answer) => answer,
                 Err(error) if error.is_nx_domain() => return Err(ResolveError::NoSuchDomain(domain.to_string())),
@@ -146,7 +170,7 @@ impl Resolve for DnsResolver {
 
     fn addresses<'a>(&'a self, host: &'a DomainName) -> BoxFuture<'a, Result<Vec<IpAddr>, ResolveError>> {
         Box::pin(async move {
-            match self.resolver.lookup_ip(format!("{host}.")).await {
+            match self.resolver().lookup_ip(format!("{host}.")).await {
                 Ok(found) => {
                     let addresses: Vec<IpAddr> = found.iter().collect();
                     if addresses.is_empty() { Err(ResolveError::NoAddress(host.to_string())) } else { Ok(addresses) }
@@ -157,6 +181,16 @@ impl Resolve for DnsResolver {
                 Err(error) => Err(ResolveError::failed(host, &error)),
             }
         })
+    }
+
+    fn forget(&self) {
+        match build(&self.config, &self.options) {
+            Ok(resolver) => *self.resolver.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(resolver),
+            Err(error) => {
+                tracing::debug!(%error, "the resolver can't be made anew; its memory is emptied");
+                self.resolver().clear_cache();
+            }
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callahead_callout::{
-    Ask as _, DnsResolver, Failure, MxAnswer, Outcome, Request, Resolve as _, ResolveError, Settings, TlsClient,
-    TlsPolicy,
+    Ask as _, DnsResolver, Failure, Guard, GuardedResolver, MxAnswer, Outcome, Request, Resolve as _, ResolveError,
+    Settings, TlsClient, TlsPolicy,
 };
 use callahead_smtp::{Domain, DomainName};
 use callahead_testbed::dns::{DnsServer, Zone};
@@ -108,7 +108,7 @@ async fn a_session_from_before_a_clear_ends_with_its_question_and_later_ones_are
     let (bench, destination) = Bench::one(Script { reply_delay: Duration::from_secs(1), ..Script::accept_all() });
     let asked = bench.asks(1, "anna", false);
     tokio::time::sleep(Duration::from_millis(2500)).await;
-    bench.callouts.retire_sessions();
+    bench.callouts.ask_anew();
     assert_eq!(kind(&asked.await.unwrap().outcome), "accepted");
     for n in 0..3 {
         bench.asks(1, &format!("user{n}"), false).await.unwrap();
@@ -592,11 +592,34 @@ async fn the_resolver_tells_null_mx_no_mx_no_domain_and_faults_apart() {
     resolver.mx(&name("one.example")).await.unwrap();
     assert_eq!(dns.queries(), asked, "within its TTL it is not asked again");
     assert_eq!(resolver.mx(&name("null.example")).await, Ok(MxAnswer::Null));
+    dns.set("null.example", mx(&[(10, "a.example")]));
+    assert_eq!(resolver.mx(&name("null.example")).await, Ok(MxAnswer::Null), "within its TTL");
+    resolver.forget();
+    assert!(matches!(resolver.mx(&name("null.example")).await, Ok(MxAnswer::Hosts(_))));
     assert_eq!(resolver.mx(&name("plain.example")).await, Ok(MxAnswer::None));
     assert!(matches!(resolver.mx(&name("missing.example")).await, Err(ResolveError::NoSuchDomain(_))));
     assert!(matches!(resolver.mx(&name("broken.example")).await, Err(ResolveError::Failed(..))));
     assert_eq!(resolver.addresses(&name("plain.example")).await.unwrap().len(), 2);
     assert!(matches!(resolver.addresses(&name("missing.example")).await, Err(ResolveError::NoAddress(_))));
+}
+
+#[tokio::test]
+async fn a_null_mx_that_is_gone_is_not_remembered_over_a_clear() {
+    let dns = DnsServer::start().await.unwrap();
+    dns.set("one.example", Zone { mx: vec![(0, ".".to_owned())], ..Zone::default() });
+    let guard = Guard::default();
+    let resolver = GuardedResolver(DnsResolver::new(&[dns.address()]).unwrap(), guard);
+    let tls = TlsClient::new(&[]).unwrap();
+    let callouts = callahead_callout::Callouts::new(settings(), callahead_callout::TcpDialer, resolver, tls);
+    let ask = async || {
+        let recipient = "anna@one.example".parse().unwrap();
+        let route = route(&["mx"], TlsPolicy::Opportunistic);
+        callouts.ask(Request { recipient, route, probe: false, background: false }).await.outcome
+    };
+    assert_eq!(ask().await, Outcome::NullMx);
+    dns.set("one.example", Zone { mx: vec![(10, "nowhere.example".to_owned())], ..Zone::default() });
+    callouts.ask_anew();
+    assert!(matches!(ask().await, Outcome::Unreachable(_)));
 }
 
 #[tokio::test]

@@ -56,8 +56,8 @@ impl Ask for Watched {
         })
     }
 
-    fn retire_sessions(&self) {
-        self.callouts.retire_sessions();
+    fn ask_anew(&self) {
+        self.callouts.ask_anew();
     }
 }
 
