@@ -147,7 +147,11 @@ impl Cache {
         while let Some((key, value)) =
             store.slots.get_greater_than_or_equal_to(&txn, &from).map_err(CacheError::Read)?
         {
-            let end = key::domain_len(key).unwrap_or(key.len());
+            let Some(end) = key::domain_len(key) else {
+                // Damaged; the next one is behind it.
+                from = [key, &[0]].concat();
+                continue;
+            };
             from = key[..end].to_vec();
             if let Some(last) = from.last_mut() {
                 *last = 1;

@@ -358,18 +358,18 @@ impl Cache {
 
     fn read(&self, recipient: &Recipient) -> Result<Lookup, CacheError> {
         let store = &self.inner.store;
-        // Before the snapshot: a clear in between makes them too small, and what is learned is then not written.
-        let all_cleared = Epoch(store.all_cleared.load(Ordering::Acquire));
+        // Before the snapshot: a clear in between makes them too small, and what is learned is then not written. The epoch first, since it is
+        // stored last: with a new one goes no floor from before.
         let last_epoch = Epoch(store.last_epoch.load(Ordering::Acquire));
+        let all_cleared = Epoch(store.all_cleared.load(Ordering::Acquire));
         let recipient_key = key::recipient(recipient);
         let domain_key = &recipient_key[..recipient_key.len() - recipient.local_part().len()];
 
         let txn = self.inner.env.read_txn().map_err(CacheError::Read)?;
         let read = |key| store.slots.get(&txn, key).map_err(CacheError::Read);
-        // A slot that can't be read may have held any clear: nothing older than the last one is trusted then.
         let unreadable = || {
             store.count_unreadable();
-            Ok(Lookup { epoch: last_epoch, floor: last_epoch, ..Lookup::default() })
+            Ok(self.unread())
         };
         let domain = match read(domain_key)?.map(|bytes| DomainSlot::decode(domain_key, bytes)) {
             Some(None) => return unreadable(),
@@ -390,6 +390,12 @@ impl Cache {
             recipient: slot.record,
             domain: domain.filter(|(learned, _)| *learned >= slot.epoch).map(|(_, record)| record),
         })
+    }
+
+    /// What is known of a recipient where nothing can be read: any clear may have been there, so nothing older than the last one is trusted.
+    pub fn unread(&self) -> Lookup {
+        let last_epoch = Epoch(self.inner.store.last_epoch.load(Ordering::Acquire));
+        Lookup { epoch: last_epoch, floor: last_epoch, ..Lookup::default() }
     }
 
     /// Keeps what was learned of a recipient under the epoch of the lookup before. Queued at once; the ticket tells when it is

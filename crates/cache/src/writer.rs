@@ -261,7 +261,7 @@ impl Writer {
         let floor = domain.floor(self.header.all_cleared);
         let old = self.recipient_slot(txn, key)?.filter(|slot| slot.epoch >= floor);
         let cleared = old.as_ref().map_or(floor, |slot| slot.epoch);
-        if epoch < cleared {
+        if epoch < cleared || self.is_too_old(epoch) {
             return Ok(Put::Superseded);
         }
         let old_record = old.and_then(|slot| slot.record);
@@ -293,6 +293,11 @@ impl Writer {
         Ok(())
     }
 
+    /// Whether the mark of a clear since then may be gone: no callout is under way for so long, unless it was held up.
+    fn is_too_old(&self, epoch: Epoch) -> bool {
+        epoch < self.clears.settled
+    }
+
     /// Whether what is kept was learned after what is to be kept.
     fn is_newer(&self, kept: Timestamp, learned: Timestamp) -> bool {
         kept > learned && learned >= self.caught_up_at
@@ -311,7 +316,7 @@ impl Writer {
         let floor = domain.floor(self.header.all_cleared);
         let old = domain.record.as_ref().filter(|(learned, _)| *learned >= floor);
         let newer = old.is_some_and(|(_, old)| self.is_newer(old.checked_at, record.checked_at));
-        if epoch < floor || newer {
+        if epoch < floor || newer || self.is_too_old(epoch) {
             return Ok(Put::Superseded);
         }
         self.header.domains += u64::from(old.is_none());

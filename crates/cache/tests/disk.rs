@@ -265,6 +265,17 @@ async fn octets_of_a_record_that_change_on_the_disk_are_a_miss_and_counted_wheth
 }
 
 #[tokio::test]
+async fn a_key_without_its_end_holds_up_no_list_of_domains() {
+    let dir = filled(100).await;
+    let open = || Cache::open(dir.path(), &options(), NOW).unwrap();
+    drop(open());
+    change(dir.path(), b"one.example\0user7", |found| found[11] = 8);
+    let cache = open();
+    let (counts, next) = cache.domain_counts(None, 10).unwrap();
+    assert!(next.is_none() && counts.len() == 1, "{counts:?}");
+}
+
+#[tokio::test]
 async fn routes_outlive_a_start_and_a_clear_and_one_that_changes_on_the_disk_is_another() {
     let dir = filled(1).await;
     let open = || Cache::open(dir.path(), &options(), NOW).unwrap();

@@ -2,8 +2,9 @@
 //!
 //! An answer holds for the destination that gave it. So when a domain leads somewhere else (by a record, by the configuration file, because a
 //! wildcard that covers it came or went), everything learned of it is cleared before the change is acknowledged. It is another destination where
-//! the hops are others, or in another order, since the first that answers speaks for the domain; policies, TLS and `relay` change nothing of what
-//! is so there. A domain that is removed is cleared too.
+//! the hops are others, or in another order, since the first that answers speaks for the domain; TLS, `relay` and most policies change nothing of
+//! what is so there. A domain that is removed is cleared too, and one whose `local_part_case` is another: what was kept under one spelling could
+//! not be cleared under the other, and would be served again when that is taken back.
 //!
 //! The routes under which the cache was filled are kept in the cache's own file and written when all that is changed is cleared. So it is found
 //! at the next start where the process was killed in between, and where the configuration file was changed, or `control.db` is another one
@@ -14,8 +15,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use callahead_cache::{CacheError, Scope};
-use callahead_callout::Route;
-use callahead_engine::{Directory, Engine};
+use callahead_engine::{Directory, DomainConfig, Engine};
 use callahead_smtp::Domain;
 
 use crate::audit::{Actor, AuditEntry};
@@ -53,22 +53,37 @@ pub(crate) struct Routes(HashMap<String, Kept>);
 #[derive(Debug)]
 struct Kept {
     text: String,
-    /// Where it is known to be this very one, nothing has to be compared.
-    route: Option<Arc<Route>>,
+    /// Where it is known to be of this very one, nothing has to be compared.
+    config: Option<Arc<DomainConfig>>,
 }
 
 /// What is to be written of a name: its route, or that it is gone.
 pub(crate) type Delta = Vec<(String, Option<String>)>;
 
-/// A route's hops, in the order in which they are tried.
-fn text(route: &Route) -> String {
-    let hops: Vec<String> = route.hops.iter().map(ToString::to_string).collect();
-    hops.join(" ")
+/// Stands behind the hops where local parts that differ by case only are one mailbox.
+const FOLDED: &str = "local_part_case=fold";
+
+/// A route's hops, in the order in which they are tried, and how recipients are told apart there.
+fn text(config: &DomainConfig) -> String {
+    let hops = config.route.hops.iter().map(ToString::to_string);
+    let words: Vec<String> = hops.chain(config.policy.fold_local_part.then(|| FOLDED.to_owned())).collect();
+    words.join(" ")
+}
+
+/// The same for the audit log.
+fn as_json(text: Option<&str>) -> Option<String> {
+    let words: Vec<&str> = text.into_iter().flat_map(|text| text.split(' ')).collect();
+    let hops: Vec<&str> = words.iter().copied().filter(|word| *word != FOLDED).collect();
+    let mut shown = serde_json::json!({"route": hops});
+    if hops.len() < words.len() {
+        shown["local_part_case"] = "fold".into();
+    }
+    Some(shown.to_string())
 }
 
 impl Routes {
     pub(crate) fn new(kept: HashMap<String, String>) -> Self {
-        Self(kept.into_iter().map(|(name, text)| (name, Kept { text, route: None })).collect())
+        Self(kept.into_iter().map(|(name, text)| (name, Kept { text, config: None })).collect())
     }
 
     /// By the longest match, as [`Directory::find`] has it.
@@ -95,9 +110,9 @@ impl Routes {
         for config in directory.iter() {
             there.insert(config.name.as_str());
             match self.0.get_mut(&config.name) {
-                Some(kept) if kept.route.as_ref().is_some_and(|route| Arc::ptr_eq(route, &config.route)) => {}
-                Some(kept) if kept.text == text(&config.route) => kept.route = Some(Arc::clone(&config.route)),
-                _ => delta.push((config.name.clone(), Some(text(&config.route)))),
+                Some(kept) if kept.config.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, config)) => {}
+                Some(kept) if kept.text == text(config) => kept.config = Some(Arc::clone(config)),
+                _ => delta.push((config.name.clone(), Some(text(config)))),
             }
         }
         let gone = self.0.keys().filter(|name| !there.contains(name.as_str()));
@@ -109,7 +124,7 @@ impl Routes {
     fn take(&mut self, delta: Delta) {
         for (name, text) in delta {
             match text {
-                Some(text) => drop(self.0.insert(name, Kept { text, route: None })),
+                Some(text) => drop(self.0.insert(name, Kept { text, config: None })),
                 None => drop(self.0.remove(&name)),
             }
         }
@@ -117,7 +132,7 @@ impl Routes {
 
     /// Whether what is known of it comes from elsewhere.
     fn leads_elsewhere(&self, engine: &Engine, directory: &Directory, domain: &Domain) -> Result<bool, CacheError> {
-        let route = directory.find(domain).map(|config| text(&config.route));
+        let route = directory.find(domain).map(|config| text(config));
         if let Some(before) = self.find(domain) {
             return Ok(route.as_deref() != Some(before));
         }
@@ -203,15 +218,11 @@ pub(crate) async fn settle(
     if !found.is_empty() {
         let entries = found.keys().map(|name| {
             let after = delta.iter().find(|(changed, _)| changed == name).and_then(|(_, text)| text.as_deref());
-            let route = |text: Option<&str>| {
-                let hops: Vec<&str> = text.into_iter().flat_map(|text| text.split(' ')).collect();
-                Some(serde_json::json!({"route": hops}).to_string())
-            };
             let before = routes.0.get(name).map(|kept| kept.text.as_str());
             let owner = control.local().domains().get(name).and_then(|record| record.value.owner.clone());
             AuditEntry::new(actor.clone(), "cache.clear", name)
                 .about(name, owner.as_deref())
-                .change(route(before), route(after))
+                .change(as_json(before), as_json(after))
         });
         let entries = entries.collect();
         control.apply(Vec::new(), entries, engine.now()).await?;
@@ -222,7 +233,12 @@ pub(crate) async fn settle(
         for domain in &domains {
             entries += engine.clear(Scope::Domain(domain.clone())).await?.entries;
         }
-        tracing::info!(domain = name, entries, by = actor.who, "the route is another one: what was known is forgotten");
+        tracing::info!(
+            domain = name,
+            entries,
+            by = actor.who,
+            "it leads elsewhere, or tells recipients apart in another way: what was known is forgotten"
+        );
         moved.push(Moved { name, domains, entries });
     }
     engine.cache().keep_routes(delta.clone()).await?;

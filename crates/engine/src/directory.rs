@@ -139,8 +139,10 @@ impl Default for Policy {
 impl DomainConfig {
     /// A domain with the default policy and no lists.
     pub fn new(name: &str, route: Route) -> Self {
+        // As `find` looks for it: of an address literal the tag is in capitals.
+        let name = Domain::parse(name).map_or_else(|_| name.to_ascii_lowercase(), |domain| domain.to_string());
         Self {
-            name: name.to_ascii_lowercase(),
+            name,
             route: Arc::new(route),
             relay: None,
             policy: Policy::default(),

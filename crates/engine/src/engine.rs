@@ -35,6 +35,8 @@ const MAX_ALERTS: usize = 10_000;
 const REFRESH_EVERY: Duration = Duration::from_secs(60);
 /// Refreshes that are remembered.
 const MAX_REFRESHES: usize = 10_000;
+/// What was known of a question so long ago is looked up again before its destination is asked.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How long a callout waits for another one's random local part in the same domain, before it asks one of its own.
 const PROBE_WAIT: Duration = Duration::from_secs(5);
 
@@ -87,7 +89,7 @@ impl Default for Settings {
 /// Counters for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Callouts that questions started.
+    /// Flights that questions started. One that finds another asking a random local part of the domain may be told by that.
     pub flights: u64,
     /// Questions that joined one.
     pub joined: u64,
@@ -95,7 +97,7 @@ pub struct Stats {
     pub refreshes: u64,
     /// Questions deferred because the client guesses.
     pub guesses: u64,
-    /// Answers not kept because of a clear in between.
+    /// Records not kept because of a clear in between, or because something newer was there.
     pub superseded: u64,
     /// Callouts under way now.
     pub under_way: usize,
@@ -228,8 +230,8 @@ impl Engine {
             Scope::Recipient(recipient) => Scope::Recipient(self.canonical(recipient)),
             other => other,
         };
-        // Before the clear: what is asked under the new epoch shall not find a session from before it.
-        self.inner.callouts.retire_sessions();
+        // Before the clear: what is asked under the new epoch shall find no session, and no answer of the DNS, from before it.
+        self.inner.callouts.ask_anew();
         let cleared = self.inner.cache.clear(scope.clone(), self.inner.clock.now()).await?;
         // Flights and hold-downs are under smaller epochs and so found no more.
         tracing::info!(%scope, entries = cleared.entries, epoch = cleared.epoch.0, "cleared");
@@ -264,7 +266,7 @@ impl Engine {
             guesses: counters.guesses.load(Ordering::Relaxed),
             superseded: counters.superseded.load(Ordering::Relaxed),
             under_way: self.inner.flights.under_way(),
-            held_down: self.inner.held.len(),
+            held_down: self.inner.held.held_down(self.now()),
         }
     }
 
@@ -286,6 +288,13 @@ impl Engine {
     /// A caller that goes away takes nothing with it: the callout goes on, and its answer is kept.
     pub async fn decide_by_callout(&self, question: &Question<'_>, unanswered: Unanswered) -> Decision {
         let mut case = unanswered.0;
+        // A gateway may have waited for its client in between.
+        if case.started.elapsed() >= LOOK_AGAIN_AFTER {
+            self.look_again(question, &mut case);
+            if let Some(decision) = self.decide_from_kept(question, &mut case) {
+                return self.told(question, &case, decision);
+            }
+        }
         let decision = loop {
             let over = match self.place(question, &case) {
                 Ok(place) => break self.ask(question, &case, place).await,
@@ -329,8 +338,8 @@ impl Engine {
     }
 
     /// For a question that has waited: what is kept may answer it by now. Its policy stays the one that it began with; its route is the one of
-    /// now, since the epoch is. Where the domain is gone, or its recipients are told apart in another way, it goes on as it began: what that
-    /// brings is under the old epoch, and not kept after a clear.
+    /// now, since the epoch is. Where the domain is gone, or its recipients are told apart in another way, it stays as it began, and nobody is asked
+    /// any more (`fly`).
     fn look_again(&self, question: &Question<'_>, case: &mut Case) {
         let mut again = self.case(question, case.started);
         let (Some(new), Some(old)) = (&again.domain, &case.domain) else { return };
@@ -363,14 +372,18 @@ impl Engine {
             }
         };
         let lookup = match (&recipient, &domain) {
-            (Some(recipient), Some(_)) => self.inner.cache.lookup(recipient).unwrap_or_else(|error| {
-                // Answers go on from callouts.
-                tracing::error!(%error, "a lookup failed");
-                Lookup::default()
-            }),
+            (Some(recipient), Some(_)) => self.lookup(recipient),
             _ => Lookup::default(),
         };
         Case { started, now: self.inner.clock.now(), shown, recipient, is_mailbox, domain, lookup }
+    }
+
+    /// What is kept of a recipient. Where that can't be read, answers go on from callouts.
+    fn lookup(&self, recipient: &Recipient) -> Lookup {
+        self.inner.cache.lookup(recipient).unwrap_or_else(|error| {
+            tracing::error!(%error, "a lookup failed");
+            self.inner.cache.unread()
+        })
     }
 
     /// Where this decides, it takes what it cites out of the case.

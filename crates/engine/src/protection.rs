@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -86,10 +87,20 @@ impl Clients {
         let seen = &mut self.book().seen;
         if seen.len() >= self.max && !seen.contains_key(&client) {
             seen.retain(|_, missed| missed.back().is_some_and(|(at, _)| now.since(*at) <= harvest.window));
-            if seen.len() >= self.max
-                && let Some(quiet) = seen.iter().min_by_key(|(_, missed)| missed.back().map(|m| m.0)).map(|(ip, _)| *ip)
-            {
-                seen.remove(&quiet);
+            if seen.len() >= self.max {
+                // A tenth at once, so that a full table does not cost a search with each new client.
+                let last = |missed: &VecDeque<(Timestamp, u64)>| missed.back().map(|(at, _)| *at);
+                let mut times: Vec<_> = seen.values().map(last).collect();
+                let tenth = times.len() / 10;
+                let (_, quiet, _) = times.select_nth_unstable(tenth);
+                let quiet = *quiet;
+                // Many may have been heard of in the same moment.
+                let mut too_many = tenth + 1;
+                seen.retain(|_, missed| {
+                    let goes = too_many > 0 && last(missed) <= quiet;
+                    too_many -= usize::from(goes);
+                    !goes
+                });
             }
         }
         let missed = seen.entry(client).or_default();
@@ -172,10 +183,15 @@ fn network(client: IpAddr) -> IpAddr {
     }
 }
 
+/// Hold-downs below which it is not worth while to look for those that are over.
+const SWEEP_FROM: usize = 1000;
+
 /// Recipients whose destination said "later" a moment ago. Bounded: when full, new ones are simply asked again.
 #[derive(Debug)]
 pub(crate) struct HoldDowns {
     held: Mutex<HashMap<Recipient, Held>>,
+    /// With so many, those that are over are looked for.
+    sweep_at: AtomicUsize,
     max: usize,
 }
 
@@ -188,7 +204,7 @@ pub(crate) struct Held {
 
 impl HoldDowns {
     pub(crate) fn new(max: usize) -> Self {
-        Self { held: Mutex::default(), max }
+        Self { held: Mutex::default(), sweep_at: AtomicUsize::new(SWEEP_FROM), max }
     }
 
     fn held(&self) -> MutexGuard<'_, HashMap<Recipient, Held>> {
@@ -201,8 +217,11 @@ impl HoldDowns {
 
     pub(crate) fn hold(&self, recipient: Recipient, held: Held, now: Timestamp) {
         let mut all = self.held();
-        if all.len() >= self.max {
+        // Those that are over go whenever there are twice as many as were left the last time.
+        let full = self.sweep_at.load(Ordering::Relaxed).min(self.max);
+        if all.len() >= full {
             all.retain(|_, held| now < held.until);
+            self.sweep_at.store(SWEEP_FROM.max(2 * all.len()), Ordering::Relaxed);
         }
         if all.len() < self.max {
             all.insert(recipient, held);
@@ -220,8 +239,9 @@ impl HoldDowns {
         None
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.held().len()
+    /// How many are held down now.
+    pub(crate) fn held_down(&self, now: Timestamp) -> usize {
+        self.held().values().filter(|held| now < held.until).count()
     }
 }
 

@@ -3,11 +3,15 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use callahead_cache::{DomainState, RecipientState, Record, Scope};
-use callahead_callout::Outcome;
-use callahead_engine::{AcceptOrDefer, Action, Callouts, Listener, Policy, Question, RejectOrDefer, Settings};
+use callahead_cache::{DomainState, Put, RecipientState, Record, Scope};
+use callahead_callout::{Outcome, Route, TlsPolicy};
+use callahead_engine::{
+    AcceptOrDefer, Action, Callouts, Directory, DomainConfig, Listener, Policy, Question, RejectOrDefer, Settings,
+};
+use callahead_smtp::Domain;
 use common::*;
 use proptest::prelude::*;
 
@@ -397,6 +401,81 @@ async fn a_shorter_ttl_counts_at_once_for_what_is_kept() {
     bench.engine.set_directory(callahead_engine::Directory::new([domain(policy)]).unwrap());
     bench.says(accepted());
     assert_eq!(short(&bench.ask(ANNA).await), "10 valid callout accept");
+}
+
+/// A question that found nothing kept, before its destination is asked.
+fn unanswered(bench: &Bench) -> (Question<'static>, callahead_engine::Unanswered) {
+    let question = Question::new(ANNA.as_bytes(), Listener::Policy);
+    let unanswered = bench.engine.decide_cached(&question).unwrap_err();
+    (question, unanswered)
+}
+
+fn elsewhere() -> DomainConfig {
+    let route = Route { hops: vec!["192.0.2.25".parse().unwrap()], tls: TlsPolicy::Off };
+    DomainConfig { route: Arc::new(route), ..domain(Policy::default()) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_that_changes_between_the_lookup_and_the_callout_is_the_one_that_is_asked() {
+    let bench = Bench::new();
+    bench.says(rejected());
+    let (question, unanswered) = unanswered(&bench);
+    // Nothing is known of the domain and nobody asks for it, so there is nothing to clear.
+    bench.engine.set_directory(Directory::new([elsewhere()]).unwrap());
+    assert!(bench.engine.domains_in_memory().is_empty());
+    bench.engine.decide_by_callout(&question, unanswered).await;
+    assert_eq!(bench.script.requests.lock().unwrap()[0].route, elsewhere().route);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_domain_that_is_gone_before_the_callout_is_asked_for_by_nobody() {
+    let bench = Bench::new();
+    bench.says(rejected());
+    let (question, unanswered) = unanswered(&bench);
+    bench.engine.set_directory(Directory::default());
+    let decision = bench.engine.decide_by_callout(&question, unanswered).await;
+    assert_eq!((decision.answer.action, bench.callouts()), (Action::Defer, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_that_was_held_up_before_its_callout_finds_what_became_known() {
+    let bench = Bench::new();
+    bench.says(rejected());
+    let (question, unanswered) = unanswered(&bench);
+    bench.ask(ANNA).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let decision = bench.engine.decide_by_callout(&question, unanswered).await;
+    assert_eq!((short(&decision).as_str(), bench.callouts()), ("8 invalid cache reject 550 5.1.1", 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_long_before_a_clear_is_not_kept_though_the_mark_of_that_clear_is_gone() {
+    let bench = Bench::new();
+    let old = bench.engine.cache().lookup(&ANNA.parse().unwrap()).unwrap().epoch;
+    bench.clear(Scope::Recipient(ANNA.parse().unwrap())).await;
+    tokio::time::sleep(24 * 60 * MINUTE).await;
+    bench.pass(24 * 60 * MINUTE);
+    for _ in 0..3 {
+        awake(bench.engine.cache().sweep(bench.engine.now())).await.unwrap();
+    }
+    let record = Record {
+        state: RecipientState::Invalid,
+        checked_at: bench.engine.now(),
+        expires_at: bench.engine.now().after(MINUTE),
+        reply: None,
+        destination: DESTINATION.into(),
+    };
+    let put = bench.engine.cache().put_recipient(&ANNA.parse().unwrap(), record, old);
+    assert_eq!(awake(put).await.unwrap(), Put::Superseded);
+}
+
+#[test]
+fn an_address_literal_is_found_by_whatever_its_name_is_written_as() {
+    let route = (*elsewhere().route).clone();
+    for name in ["[IPv6:2001:db8::1]", "[ipv6:2001:DB8:0::1]", "[192.0.2.1]"] {
+        let directory = Directory::new([DomainConfig::new(name, route.clone())]).unwrap();
+        assert!(directory.find(&Domain::parse(name).unwrap()).is_some(), "{name}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -43,6 +43,21 @@ async fn clears(bench: &Bench) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn local_parts_told_apart_in_another_way_are_forgotten_so_that_no_spelling_outlives_a_clear() {
+    let bench = bench().await;
+    assert_eq!(put(&bench, "new.example", &["a.example.net"]).await, 201);
+    bench.keep(&["Anna@new.example"]).await;
+    assert!(cached(&bench, "Anna@new.example").await.is_some());
+    for case in ["fold", "keep"] {
+        let patch = json!({"local_part_case": case});
+        bench.call("", "PATCH", "/api/v1/domains/new.example", Some(&patch)).await.ok();
+        assert!(cached(&bench, "Anna@new.example").await.is_none(), "{case}");
+    }
+    let entry = &clear_entries(&bench).await[0];
+    assert_eq!(entry["before"], json!({"route": ["a.example.net:25"], "local_part_case": "fold"}));
+}
+
+#[tokio::test]
 async fn another_route_forgets_what_the_old_destination_said_and_other_changes_do_not() {
     let bench = bench().await;
     assert_eq!(put(&bench, "new.example", &["a.example.net"]).await, 201);

@@ -1,11 +1,12 @@
 //! Callouts: started as tasks of their own, what they bring kept, and who is told of it.
 
 use std::hash::Hash;
+use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use callahead_cache::Put;
-use callahead_callout::{Failure, Outcome, Request};
+use callahead_cache::{Epoch, Put};
+use callahead_callout::{Failure, Outcome, Request, Route};
 use callahead_smtp::Recipient;
 use tokio::time::timeout;
 
@@ -34,13 +35,22 @@ impl Engine {
         let (recipient, domain) = (recipient.clone(), Arc::clone(domain));
         let (mut epoch, floor, probe) = (case.lookup.epoch, case.lookup.floor, case.wants_probe());
         let asked_at = case.now;
-        let case_epoch = epoch;
         tokio::spawn(async move {
             // Ends the flight on every way out, a panic's included, so that nobody joins one that will not arrive.
             let _ending = Ending { flights: &engine.inner.flights, whose: recipient.clone(), id };
             let background = why == Why::Refresh;
             let route = Arc::clone(&domain.route);
             let mut request = Request { recipient: recipient.clone(), route, probe, background };
+            // Whoever changes a route clears what is in the cache and what is under way. What came between the look at the directory and the
+            // place among the flights is neither: it looks again, now that it has its place.
+            let is_as_it_was =
+                engine.route_now(&recipient, &domain).is_some_and(|now| Arc::ptr_eq(&now, &domain.route));
+            if !is_as_it_was
+                && let ControlFlow::Break(told) = engine.begin_anew(id, &domain, &mut request, &mut epoch).await
+            {
+                told.into_iter().for_each(|flown| landing.land(flown));
+                return;
+            }
             // One random local part for a domain, however many of its recipients are asked for at the same time.
             let probes = &engine.inner.probes;
             let (mut probing, mut told) = (None, None);
@@ -52,23 +62,11 @@ impl Engine {
                     told = timeout(PROBE_WAIT, arrival.wait()).await.ok().flatten();
                     // What is asked from here on is newer than a clear that came while it waited.
                     let anew = told.as_deref().is_none_or(|flown| !speaks_of_domain(&flown.report.outcome));
-                    if anew && let Ok(lookup) = engine.inner.cache.lookup(&recipient) {
-                        epoch = lookup.epoch;
-                        // The route may have changed meanwhile, and only then been cleared: it is read after the epoch, as in `case`. Where
-                        // there is none any more, whoever waits is told what the old one says, and that is not kept.
-                        match engine.inner.directory.load().find(recipient.domain()) {
-                            Some(now) => request.route = Arc::clone(&now.route),
-                            None => epoch = case_epoch,
-                        }
-                        let newer = engine.inner.flights.renew(&recipient, id, epoch, engine.now());
-                        // Whoever asked after that clear has a flight of their own, which is as good for those who wait here.
-                        if let Some(newer) = newer
-                            && let Some(flown) = newer.wait().await
-                            && !flown.gave_way()
-                        {
-                            landing.land(flown);
-                            return;
-                        }
+                    if anew
+                        && let ControlFlow::Break(told) = engine.begin_anew(id, &domain, &mut request, &mut epoch).await
+                    {
+                        told.into_iter().for_each(|flown| landing.land(flown));
+                        return;
                     }
                 }
                 Some(Boarding::Full) | None => {}
@@ -97,6 +95,38 @@ impl Engine {
             engine.keep(&recipient, &domain.policy, &flown).await;
         });
         arrival
+    }
+
+    /// Where a recipient is asked for now; `None` where its domain is configured no more, or tells recipients apart in another way than it did.
+    fn route_now(&self, recipient: &Recipient, then: &DomainConfig) -> Option<Arc<Route>> {
+        let directory = self.inner.directory.load();
+        let now = directory.find(recipient.domain())?;
+        (now.policy.fold_local_part == then.policy.fold_local_part).then(|| Arc::clone(&now.route))
+    }
+
+    /// For a flight that is among the others and has asked nobody yet: under which epoch, and where. It ends with what a newer flight brought, or
+    /// with nothing where there is no such recipient any more: then nobody is asked, and those who wait are told to come again.
+    async fn begin_anew(
+        &self,
+        id: u64,
+        then: &DomainConfig,
+        request: &mut Request,
+        epoch: &mut Epoch,
+    ) -> ControlFlow<Option<Arc<Flown>>> {
+        // The route may have changed, and only then been cleared: it is read after the epoch, as in `case`.
+        *epoch = self.lookup(&request.recipient).epoch;
+        match self.route_now(&request.recipient, then) {
+            Some(route) => request.route = route,
+            None => return ControlFlow::Break(None),
+        }
+        // Whoever asked after that clear has a flight of their own, which is as good for those who wait for this one.
+        if let Some(newer) = self.inner.flights.renew(&request.recipient, id, *epoch, self.now())
+            && let Some(flown) = newer.wait().await
+            && !flown.gave_way()
+        {
+            return ControlFlow::Break(Some(flown));
+        }
+        ControlFlow::Continue(())
     }
 
     /// Keeps what was learned, and returns when that is on disk.
