@@ -177,6 +177,34 @@ impl DomainSpec {
         Ok(())
     }
 
+    /// Whether a domain's name is one that somebody can have below a registry: what those may add who are no administrators. No public suffix (`com`,
+    /// `co.uk`, also a private one such as `github.io`), no single label (`lan`), no wildcard below one of these, and no address literal: names
+    /// that others register below it, or that nobody can show to be theirs.
+    ///
+    /// # Errors
+    /// A sentence that names what it is.
+    pub fn check_tenant_name(name: &str) -> Result<(), String> {
+        if name.starts_with('[') {
+            return Err(format!("name: {name} is an address literal, which only an administrator may add"));
+        }
+        let (whole, covers) = match name.strip_prefix("*.") {
+            Some(parent) => (parent, true),
+            None => (name, false),
+        };
+        // Of some suffixes the list has only the names below (`*.kawasaki.jp`): the wildcard would take them all. A name that is in no line of the list
+        // has its last label as its suffix, by the list's own rule.
+        let below = format!("callahead.{whole}");
+        let is_suffix = |name: &str| psl::suffix(name.as_bytes()).is_none_or(|suffix| suffix == name.as_bytes());
+        if !is_suffix(whole) && !(covers && is_suffix(&below)) {
+            return Ok(());
+        }
+        let what = if covers { "covers the names below" } else { "is" };
+        Err(format!(
+            "name: {name:?} {what} a public suffix or a single label, below which names are others', so only an administrator may add it; \
+             add the domain below it that is yours"
+        ))
+    }
+
     /// The addresses that stand in a route as such.
     pub fn literal_addresses(route: &Route) -> impl Iterator<Item = (std::net::IpAddr, u16)> + '_ {
         route.hops.iter().filter_map(|hop| match hop {

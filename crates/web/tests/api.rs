@@ -185,7 +185,7 @@ async fn a_reseller_stays_within_its_own_names_ports_and_accounts() {
     assert_eq!(made["owner"], "one");
     add(&one, json!({"name": "*.one.example", "route": ["mx"]})).await.created();
     for (body, status, words) in [
-        (json!({"name": "*.com", "route": ["mx"]}), 409, "add com first"),
+        (json!({"name": "*.three.example", "route": ["mx"]}), 409, "add three.example first"),
         (json!({"name": "*.one.example", "route": ["mx"]}), 409, "add one.example first"),
         (json!({"name": "mail.one.example", "route": ["mx"]}), 409, "can't be added"),
         (json!({"name": "one.example", "route": ["mx"]}), 409, "can't be added"),
@@ -207,6 +207,39 @@ async fn a_reseller_stays_within_its_own_names_ports_and_accounts() {
     let given = bench.call(&root, "PATCH", "/api/v1/domains/one.example", Some(&json!({"owner": "two"}))).await.ok();
     assert_eq!(given["owner"], "two");
     bench.call(&one, "GET", "/api/v1/domains/one.example", None).await.problem(404);
+}
+
+#[tokio::test]
+async fn a_reseller_adds_no_name_below_which_names_are_others_and_an_administrator_does() {
+    let (bench, root) = bench().await;
+    let one = token(&bench, "one", "reseller").await;
+    let add = async |token: &str, name: &str| {
+        bench.call(token, "POST", "/api/v1/domains", Some(&json!({"name": name, "route": ["mx"]}))).await
+    };
+    let refused = async |name: &str, words: &str| {
+        let sentence = add(&one, name).await.problem(403);
+        assert!(sentence.contains(words) && sentence.contains("only an administrator"), "{name}: {sentence}");
+    };
+    for name in ["com", "COM.", "co.uk", "github.io", "localhost", "lan", "xn--55qx5d.cn", "foo.kawasaki.jp"] {
+        refused(name, "is a public suffix").await;
+    }
+    for name in ["*.com", "*.co.uk", "*.lan", "*.github.io", "*.xn--55qx5d.cn"] {
+        refused(name, "covers the names below a public suffix").await;
+    }
+    refused("[192.0.2.1]", "is an address literal").await;
+    // Nobody has names below a name by which only names below it are suffixes.
+    add(&one, "kawasaki.jp").await.created();
+    refused("*.kawasaki.jp", "covers the names below").await;
+    for name in ["one.co.uk", "*.one.co.uk", "pages.github.io", "one.lan", "a.b.foo.kawasaki.jp"] {
+        add(&one, name).await.created();
+    }
+    // What somebody else was given is no way around it either.
+    let com = json!({"name": "com", "route": ["mx"], "owner": "one"});
+    bench.call(&root, "POST", "/api/v1/domains", Some(&com)).await.created();
+    refused("*.com", "covers the names below").await;
+    for name in ["*.com", "lan", "github.io", "[192.0.2.1]"] {
+        add(&root, name).await.created();
+    }
 }
 
 #[tokio::test]

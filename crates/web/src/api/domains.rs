@@ -338,6 +338,7 @@ fn check_name(state: &State, asker: &Asker, spec: &DomainSpec) -> Answer<()> {
     if asker.principal.is_admin() {
         return Ok(());
     }
+    DomainSpec::check_tenant_name(&spec.name).map_err(Problem::forbidden)?;
     let is_own = |name: &str| asker.principal.owns_domain(name, administration.owner(name).as_deref());
     match spec.name.strip_prefix("*.") {
         // All names below one that is nobody's, or another's, are not to be had.
