@@ -13,7 +13,7 @@ const BOTTOM: f64 = 48.0;
 /// Axes and text: 4.5:1 on white and on black, nearly.
 const GREY: &str = "#777777";
 /// Told apart by those who see colours otherwise too (Okabe and Ito).
-const COLOURS: [&str; 5] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"];
+const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 
 /// A row of points with a name.
 #[derive(Clone, Debug, PartialEq)]

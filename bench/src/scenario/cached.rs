@@ -8,7 +8,7 @@ use super::{Bench, HEADS, Measured, Round, interleaved};
 use crate::load::{Answer, Client, Names, Pace, Protocol, Target, open_loop};
 use crate::report::{Section, Table, Verdict, svg};
 use crate::stats::{Spread, count, number, real, time};
-use crate::subject::{Callahead, Destination, Helper, Setup, Subject, exim, fill, postfix};
+use crate::subject::{Callahead, Callout, Destination, Helper, Setup, Subject, exim, fill, postfix};
 
 /// How long a peer may take to learn the recipients that it is then asked for.
 const LEARN_WITHIN: Duration = Duration::from_secs(120);
@@ -157,7 +157,7 @@ pub async fn smtp(bench: &Bench) -> anyhow::Result<Section> {
     let size = &bench.size;
     let mut section = Section::new("Cached answers by SMTP");
     let destination = Destination::start(size.warm * 2, 1).await?;
-    let exim = exim(destination.address())?;
+    let exim = exim(destination.address(), Callout::Null)?;
     let postfix = postfix(destination.address())?;
     let bare = Helper::start(&["serve-bare", "smtp"]).await?;
     let least = bench.least("smtp-least", size.warm, &["smtp"]).await?;

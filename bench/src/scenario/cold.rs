@@ -4,7 +4,7 @@ use super::{Bench, Measured, Round};
 use crate::load::{Names, Protocol};
 use crate::report::{Section, Table, Verdict, svg};
 use crate::stats::{Spread, megabytes, number, real, time};
-use crate::subject::{Callahead, Destination, Helper, Setup, Subject, exim, postfix};
+use crate::subject::{Callahead, Callout, Destination, Helper, Setup, Subject, exim, postfix};
 
 /// Clients that ask.
 const CLIENTS: usize = 20;
@@ -28,7 +28,8 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
     let mut section = Section::new("Cold callouts");
     section.say(format!(
         "{CLIENTS} clients ask, every recipient is new, and all servers ask the same destination, which answers at once. \
-         Callahead is asked by the policy protocol, Exim and Postfix by SMTP with 50 RCPT a session. Postfix looks at its verify \
+         Callahead is asked by the policy protocol, Exim and Postfix by SMTP with 50 RCPT a session. \"Exim, hold\" keeps a connection to the \
+         destination for a message's further recipients, and asks from the message's sender for that. Postfix looks at its verify \
          service again only after whole seconds, so what a client waits for there is mostly the poll. \"bare\" is the least that a \
          callout can be on this runtime: a policy request read, RSET, MAIL and RCPT written to an open session, the replies read and the \
          answer written, with nothing parsed, kept, logged or counted in between. \"least\" is that, and a line in a log file and a row in a log \
@@ -36,7 +37,7 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
     ));
     for (existing, word, bound) in [(true, "valid", 0.05), (false, "invalid", 0.13)] {
         let mut destination = Destination::start(size.mailboxes, 1).await?;
-        let exim = exim(destination.address())?;
+        let exims = [exim(destination.address(), Callout::Null)?, exim(destination.address(), Callout::Hold)?];
         let postfix = postfix(destination.address())?;
         let setup = Setup::new(&bench.folder.join(format!("cold-{word}")), destination.address());
         let daemon = Callahead::start(&setup).await?;
@@ -48,7 +49,8 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
             Subject::new("Callahead", daemon.address("policy")?, Protocol::Policy, daemon.process()),
             Subject::new("bare", bare.address, Protocol::Policy, bare.process()),
             Subject::new("least", least.address, Protocol::Policy, least.process()),
-            Subject::new("Exim", exim.address(), smtp, exim.process()),
+            Subject::new("Exim", exims[0].address(), smtp, exims[0].process()),
+            Subject::new("Exim, hold", exims[1].address(), smtp, exims[1].process()),
             Subject::new("Postfix", postfix.address(), smtp, postfix.process()),
         ];
         // Missing ones are never used up.
@@ -116,7 +118,7 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
         let labels = svg::Labels { title: &title, x: "verdicts a second, logarithmic", y: "" };
         section.plots.push((format!("benchmarks-cold-{word}.svg"), svg::bars(labels, &bars)));
 
-        let [ours, bare, least, theirs] = [0, 1, 2, 3].map(|at| &measured[at]);
+        let [ours, bare, least, theirs, held] = [0, 1, 2, 3, 4].map(|at| &measured[at]);
         section.say(format!(
             "The bare callout is {} × Exim, and Callahead {} of it: on this machine, with this generator and this destination on the same \
              cores, no server on this runtime can be more. The least is {} × Exim, and Callahead {} of it.",
@@ -125,18 +127,31 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
             least.times(theirs).show(number),
             ours.times(least).show(number)
         ));
-        let ratio = ours.times(theirs);
+        let (ratio, to_held) = (ours.times(theirs), ours.times(held));
+        section.say(format!(
+            "Exim that holds its connection is {} × Exim that asks from the null sender, with {} connections a verdict instead of {}; \
+             Callahead is {} × it, and asks from the null sender.",
+            held.times(theirs).show(number),
+            number(per_verdict(&seen[4], seen[4].connections)),
+            number(per_verdict(&seen[3], seen[3].connections)),
+            to_held.show(number)
+        ));
         section.verdicts.push(Verdict::new(
             &format!("cold callouts, {CLIENTS} clients, distinct {word} recipients"),
             "≥ 10 × Exim",
-            format!("{} × Exim", ratio.show(number)),
+            format!("{} × Exim ({} × with `hold`)", ratio.show(number), number(to_held.median)),
             ratio.median >= 10.0,
         ));
         let connections = per_verdict(&seen[0], seen[0].connections);
         section.verdicts.push(Verdict::new(
             &format!("connections to the destination per {word} verdict"),
             &format!("≤ {bound}"),
-            format!("{} (Exim {})", number(connections), number(per_verdict(&seen[3], seen[3].connections))),
+            format!(
+                "{} (Exim {}, with `hold` {})",
+                number(connections),
+                number(per_verdict(&seen[3], seen[3].connections)),
+                number(per_verdict(&seen[4], seen[4].connections))
+            ),
             connections <= bound,
         ));
         daemon.kill().await?;

@@ -102,7 +102,7 @@ impl Measured {
     pub fn cpu_per_million(&self) -> Vec<f64> {
         self.each(|round| {
             // The CPU is that of the warm-up too, which has a fifth more answers.
-            round.cpu / (real(round.run.answers) * 1.2).max(1.0) * 1e6
+            if round.run.answers == 0 { f64::NAN } else { round.cpu / (real(round.run.answers) * 1.2) * 1e6 }
         })
     }
 

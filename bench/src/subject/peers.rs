@@ -7,8 +7,26 @@ use callahead_testbed::mta::{Kind, Mta, postfix_base};
 
 use crate::load::names::DOMAIN;
 
+/// How Exim asks the destination (Exim specification, chapter 44, "Additional parameters for callouts").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Callout {
+    /// From the null sender, as Callahead and Postfix do; each over a connection of its own.
+    Null,
+    /// From the message's sender, over a connection that is held for its further recipients. Exim holds none for the null sender.
+    Hold,
+}
+
+impl Callout {
+    fn condition(self) -> &'static str {
+        match self {
+            Self::Null => "verify = recipient/callout=30s",
+            Self::Hold => "verify = recipient/callout=30s,use_sender,hold",
+        }
+    }
+}
+
 /// What is set for Exim and why: option, value, reason (Exim specification, chapters 14, 43 and 44).
-pub const EXIM_SETTINGS: [(&str, &str, &str); 9] = [
+pub const EXIM_SETTINGS: [(&str, &str, &str); 10] = [
     ("smtp_accept_max", "0", "no bound on connections at a time"),
     ("smtp_accept_queue_per_connection", "0", "nothing is deferred because a session is long"),
     ("smtp_connect_backlog", "1024", "no connection waits for its SYN to be sent again"),
@@ -18,6 +36,7 @@ pub const EXIM_SETTINGS: [(&str, &str, &str); 9] = [
     ("host_lookup", "", "no reverse DNS look-up"),
     ("tls_advertise_hosts", "", "no key is made for each session; the destination offers no TLS either"),
     ("message_logs", "false", "no files but those that a verdict needs"),
+    ("write_rejectlog", "false", "a refusal is logged once"),
 ];
 
 /// What is set for Postfix and why (postconf(5), ADDRESS_VERIFICATION_README, STRESS_README, TUNING_README).
@@ -43,11 +62,11 @@ pub const POSTFIX_SETTINGS: [(&str, &str, &str); 19] = [
     ("qmgr_message_active_limit", "20000", "its default"),
 ];
 
-/// An Exim with `verify = recipient/callout` before this destination.
+/// An Exim with `verify = recipient/callout`, asking so, before this destination.
 ///
 /// # Errors
 /// When the package is not there, or it does not greet.
-pub fn exim(destination: SocketAddr) -> anyhow::Result<Mta> {
+pub fn exim(destination: SocketAddr, callout: Callout) -> anyhow::Result<Mta> {
     let files = |port: u16| {
         let mut config = format!(
             "primary_hostname = exim.filter.example\ndaemon_smtp_ports = {port}\nlocal_interfaces = 127.0.0.1\n\
@@ -58,10 +77,11 @@ pub fn exim(destination: SocketAddr) -> anyhow::Result<Mta> {
         }
         let _ = write!(
             config,
-            "begin acl\nrcpt:\n  require\n    domains = {DOMAIN}\n    verify = recipient/callout=30s\n  accept\n\
+            "begin acl\nrcpt:\n  require\n    domains = {DOMAIN}\n    {}\n  accept\n\
              begin routers\nfiltered:\n  driver = manualroute\n  domains = {DOMAIN}\n  route_list = * 127.0.0.1\n  \
              self = send\n  transport = destination\nbegin transports\ndestination:\n  driver = smtp\n  port = {}\n  \
              allow_localhost\n",
+            callout.condition(),
             destination.port()
         );
         vec![("exim4.conf", config)]

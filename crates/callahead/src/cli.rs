@@ -289,13 +289,13 @@ pub struct ClearArgs {
 /// What `config` can do.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Say whether a configuration is good, and all that is wrong with it. Exit status 2 where something is.
+    /// Say whether a configuration is good, and all that is wrong with it. Exit status 2 where something is; a warning is no mistake.
     #[command(after_help = "Example:\n  callahead config check --config callahead.toml")]
     Check {
         /// The configuration.
         #[arg(long, value_name = "FILE", default_value = callahead_config::DEFAULT_PATH)]
         config: PathBuf,
-        /// Print JSON: whether it is good, and the mistakes.
+        /// Print JSON: whether it is good, the mistakes, and the warnings.
         #[arg(long)]
         json: bool,
     },

@@ -45,19 +45,21 @@ pub fn run(command: ConfigCommand) -> anyhow::Result<u8> {
 }
 
 fn check(path: &Path, as_json: bool) -> u8 {
-    let loaded = Config::load(path).map_err(|error| error.0).and_then(|good| {
+    let loaded = Config::load_with_remarks(path).map_err(|error| error.0).and_then(|(good, remarks)| {
         // What a start would fail for, beyond the file itself.
         let unusable = [good.gateway_tls().err(), good.http_tls(HTTP_PROTOCOLS).err()];
         let mistakes: Vec<String> = unusable.into_iter().flatten().flat_map(|error| error.0).collect();
-        if mistakes.is_empty() { Ok(good) } else { Err(mistakes) }
+        if mistakes.is_empty() { Ok((good, remarks)) } else { Err(mistakes) }
     });
     if as_json {
         let mistakes = loaded.as_ref().err().map_or(&[][..], |mistakes| mistakes);
-        output::print(&format!("{}\n", json!({"good": loaded.is_ok(), "mistakes": mistakes})));
+        let remarks = loaded.as_ref().map_or(&[][..], |(_, remarks)| remarks);
+        output::print(&format!("{}\n", json!({"good": loaded.is_ok(), "mistakes": mistakes, "warnings": remarks})));
     }
     match loaded {
         Ok(_) if as_json => DONE,
-        Ok(good) => {
+        Ok((good, remarks)) => {
+            remarks.iter().for_each(|remark| output::remark(&format!("warning: {remark}")));
             let listen = &good.listen;
             let listeners =
                 [&listen.policy, &listen.socketmap, &listen.milter, &listen.gateway, &listen.http, &listen.admin];

@@ -69,8 +69,8 @@ pub struct Server {
 /// # Errors
 /// When it can't start.
 pub async fn run(args: ServeArgs, decisions: DecisionLines) -> anyhow::Result<u8> {
-    let config = match Config::load(&args.config) {
-        Ok(config) => config,
+    let (config, remarks) = match Config::load_with_remarks(&args.config) {
+        Ok(loaded) => loaded,
         Err(error) => {
             output::remark(&error.to_string());
             return Ok(USAGE);
@@ -79,6 +79,7 @@ pub async fn run(args: ServeArgs, decisions: DecisionLines) -> anyhow::Result<u8
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut reload = signal(SignalKind::hangup())?;
+    remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
     open_as_many_files_as_allowed();
     let cache_folder = config.data_dir.join("cache");
     cache_file::before_it_is_opened(&cache_folder).await;
@@ -287,12 +288,13 @@ impl Server {
 
     /// Reads the configuration again: applies it whole, or says why not and changes nothing.
     pub async fn reload(&mut self, path: &Path) {
-        let loaded = Config::load(path).and_then(|config| {
+        let loaded = Config::load_with_remarks(path).and_then(|(config, remarks)| {
             let tls = (config.gateway_tls()?, config.http_tls(HTTP_PROTOCOLS)?);
-            Ok((config, tls))
+            Ok((config, remarks, tls))
         });
         match loaded {
-            Ok((config, (gateway_tls, http_tls))) => {
+            Ok((config, remarks, (gateway_tls, http_tls))) => {
+                remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
                 for (key, changed) in [
                     ("node", config.node != self.config.node),
                     ("data_dir", config.data_dir != self.config.data_dir),

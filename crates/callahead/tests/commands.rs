@@ -134,6 +134,8 @@ fn config_check_show_and_init() {
     assert_eq!(run(&["config", "init", "--output", file]).0, 0);
     let (code, out, _) = run(&["config", "check", "--config", file]);
     assert_eq!((code, out), (0, format!("{file} is good: 0 domains, 5 listeners\n")));
+    let written = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("node = \"filter.example\"\n{written}")).unwrap();
     let (code, out, _) = run(&["config", "show", "--config", file]);
     assert!(code == 0 && out.contains("valid_ttl = \"96h\""));
     let json = |args: &[&str]| -> (i32, serde_json::Value) {
@@ -142,7 +144,11 @@ fn config_check_show_and_init() {
         (code, serde_json::from_str(&out).unwrap())
     };
     assert_eq!(json(&["config", "show"]).1["defaults"]["valid_ttl"], "96h");
-    assert_eq!(json(&["config", "check"]), (0, serde_json::json!({"good": true, "mistakes": []})));
+    assert_eq!(json(&["config", "check"]), (0, serde_json::json!({"good": true, "mistakes": [], "warnings": []})));
+    std::fs::write(&path, format!("node = \"vm\"\n{written}")).unwrap();
+    let (code, _, error) = run(&["config", "check", "--config", file]);
+    assert!(code == 0 && error.starts_with(&format!("warning: {file}:1: node: \"vm\" has no dot")), "{error}");
+    assert_eq!(json(&["config", "check"]).1["warnings"].as_array().unwrap().len(), 1);
     assert_eq!(run(&["config", "init", "--output", file]).0, 2, "what is there is not overwritten");
     std::fs::write(&path, "lisen = 1\n").unwrap();
     let (code, _, error) = run(&["config", "check", "--config", file]);

@@ -4,9 +4,11 @@
 
 mod real;
 
+use std::os::unix::fs::MetadataExt as _;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use callahead_testbed::mta::{Kind, Mailboxes, Mta};
+use callahead_testbed::mta::{Files, Kind, Mailboxes, Mta, postfix_base};
 use real::Daemon;
 
 const DOMAIN: &str = "held.example";
@@ -128,4 +130,59 @@ fn real_opensmtpd_that_accepts_all_is_seen_as_such() {
 #[test]
 fn real_sendmail_that_accepts_all_is_seen_as_such() {
     sees_accept_all(Kind::Sendmail, SENDMAIL_QUIT);
+}
+
+/// Runs the program on a host that calls itself `vm`, with this `/etc/hosts`.
+fn on_a_host_called_vm(hosts: &str, words: &[&str]) -> Output {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), hosts).unwrap();
+    let script = "hostname vm && mount --bind \"$1\" /etc/hosts && shift && exec \"$@\"";
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    let mut command = Command::new(if is_root { "unshare" } else { "sudo" });
+    if !is_root {
+        command.args(["-n", "unshare"]);
+    }
+    command.args(["--uts", "--mount", "/bin/sh", "-euc", script, "sh"]).arg(file.path());
+    command.arg(env!("CARGO_BIN_EXE_callahead")).args(words).output().unwrap()
+}
+
+/// Debian's host name is the short one.
+#[test]
+fn real_postfix_that_wants_a_full_name_in_ehlo_is_told_the_full_name() {
+    let boxes = "virtual_mailbox_domains = held.example\nvirtual_mailbox_maps = texthash:/instance/mailboxes\n\
+                 smtpd_helo_restrictions = reject_non_fqdn_helo_hostname\n";
+    let files = |port| -> Files {
+        let (main, master) = postfix_base(port);
+        let main = format!("{main}myhostname = postfix.destination.example\n{boxes}");
+        vec![("main.cf", main), ("master.cf", master), ("mailboxes", "anna@held.example any\n".to_owned())]
+    };
+    let mta = Mta::front(Kind::Postfix, &files).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("callahead.toml");
+    let config = |more: &str| {
+        std::fs::write(&file, format!("{more}[[domain]]\nname = \"{DOMAIN}\"\nroute = [\"{}\"]\n", mta.address()))
+            .unwrap();
+    };
+    let file = file.to_str().unwrap();
+    let check = ["check", "--transcript", "--config", file, "anna@held.example"];
+    let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+
+    config("");
+    let debian = "127.0.0.1 localhost\n127.0.1.1 vm.filter.example vm\n";
+    let asked = on_a_host_called_vm(debian, &check);
+    let said = text(&asked.stdout);
+    assert!(asked.status.code() == Some(0) && said.contains("EHLO vm.filter.example"), "{said}{}", text(&asked.stderr));
+    let good = on_a_host_called_vm(debian, &["config", "check", "--config", file]);
+    assert!(good.status.success() && good.stderr.is_empty(), "{}", text(&good.stderr));
+
+    // Where it has none, that is said before mail is put off for it.
+    let asked = on_a_host_called_vm("127.0.0.1 localhost vm\n", &check);
+    assert!(text(&asked.stdout).contains("504 5.5.2"), "{}", text(&asked.stdout));
+    let told = on_a_host_called_vm("127.0.0.1 localhost vm\n", &["config", "check", "--config", file]);
+    let said = text(&told.stderr);
+    let sentence = format!("warning: {file}: there is no \"node\", and this host's own name \"vm\" has no dot");
+    assert!(told.status.success() && said.starts_with(&sentence), "{said}");
+    config("data_dir = \"/proc/nowhere\"\n");
+    let started = on_a_host_called_vm("127.0.0.1 vm\n", &["serve", "--config", file]);
+    assert!(text(&started.stderr).contains("has no dot"), "{}", text(&started.stderr));
 }

@@ -10,6 +10,8 @@ pub(super) struct Problems<'a> {
     file: &'a str,
     text: &'a str,
     found: RefCell<Vec<(usize, String)>>,
+    /// What is no mistake and worth a look; one about what is not there has no place.
+    remarks: RefCell<Vec<(Option<usize>, String)>>,
     /// Values that may stand only once, with the place of the first.
     once: RefCell<HashMap<String, usize>>,
 }
@@ -25,15 +27,26 @@ pub(super) struct Section<'a, 'p> {
 
 impl<'a> Problems<'a> {
     pub(super) fn new(file: &'a str, text: &'a str) -> Self {
-        Self { file, text, found: RefCell::default(), once: RefCell::default() }
+        Self { file, text, found: RefCell::default(), remarks: RefCell::default(), once: RefCell::default() }
     }
 
     pub(super) fn add(&self, at: usize, sentence: String) {
         self.found.borrow_mut().push((at, sentence));
     }
 
+    pub(super) fn remark(&self, at: Option<usize>, sentence: String) {
+        self.remarks.borrow_mut().push((at, sentence));
+    }
+
     fn line(&self, at: usize) -> usize {
         self.text[..self.text.floor_char_boundary(at)].matches('\n').count() + 1
+    }
+
+    /// `FILE:LINE: sentence`, in the order in which they were made.
+    pub(super) fn remarks(&self) -> Vec<String> {
+        let place = |at: &Option<usize>| at.map(|at| format!(":{}", self.line(at))).unwrap_or_default();
+        let remarks = self.remarks.borrow();
+        remarks.iter().map(|(at, sentence)| format!("{}{}: {sentence}", self.file, place(at))).collect()
     }
 
     /// `FILE:LINE: sentence`, in the order of lines.
@@ -55,6 +68,11 @@ impl<'a, 'p> Section<'a, 'p> {
 
     fn find(&self, key: &str) -> Option<(usize, &'a DeValue<'a>)> {
         self.table.get(key).map(|value| (value.span().start, value.get_ref()))
+    }
+
+    /// Where a key's value stands, where it is there.
+    pub(super) fn place_of(&self, key: &str) -> Option<usize> {
+        self.find(key).map(|(at, _)| at)
     }
 
     /// Reads a key into its place, where it is there.

@@ -5,6 +5,7 @@
 
 mod document;
 mod gateway;
+mod host;
 mod init;
 mod show;
 mod tls;
@@ -134,7 +135,7 @@ impl Default for CalloutConfig {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            node: host_name(),
+            node: host::name(),
             data_dir: PathBuf::from("/var/lib/callahead"),
             listen: ListenConfig::default(),
             resolver: Vec::new(),
@@ -150,18 +151,20 @@ impl Default for Config {
     }
 }
 
-/// The system's name for this host; `localhost` where it has none that is a domain name.
-fn host_name() -> Domain {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    Domain::parse(name.trim()).unwrap_or(Domain::Literal(callahead_smtp::AddressLiteral::V4([127, 0, 0, 1].into())))
-}
-
 impl Config {
     /// Reads a file.
     ///
     /// # Errors
     /// All that is wrong with it.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Ok(Self::load_with_remarks(path)?.0)
+    }
+
+    /// Reads a file, and says what is no mistake and worth a look: a sentence a remark.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn load_with_remarks(path: &Path) -> Result<(Self, Vec<String>), ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|error| {
             let hint = if error.kind() == std::io::ErrorKind::NotFound {
                 format!("; write one with \"callahead config init --output {}\"", path.display())
@@ -170,7 +173,7 @@ impl Config {
             };
             ConfigError(vec![format!("{}: the configuration can't be read: {error}{hint}", path.display())])
         })?;
-        Self::parse(&text, &path.display().to_string())
+        Self::parse_with_remarks(&text, &path.display().to_string())
     }
 
     /// Reads a document; `file` is what it is called in errors.
@@ -178,6 +181,14 @@ impl Config {
     /// # Errors
     /// All that is wrong with it.
     pub fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
+        Ok(Self::parse_with_remarks(text, file)?.0)
+    }
+
+    /// Like [`Config::parse`], with remarks as [`Config::load_with_remarks`] has them.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn parse_with_remarks(text: &str, file: &str) -> Result<(Self, Vec<String>), ConfigError> {
         let problems = Problems::new(file, text);
         let document = match DeTable::parse(text) {
             Ok(document) => document,
@@ -189,8 +200,9 @@ impl Config {
             }
         };
         let config = Self::read(&document, &problems);
+        let remarks = problems.remarks();
         let sentences = problems.into_sentences();
-        if sentences.is_empty() { Ok(config) } else { Err(ConfigError(sentences)) }
+        if sentences.is_empty() { Ok((config, remarks)) } else { Err(ConfigError(sentences)) }
     }
 
     fn read(document: &Spanned<DeTable<'_>>, problems: &Problems<'_>) -> Self {
@@ -199,6 +211,15 @@ impl Config {
         top.set("node", &mut config.node, |value| {
             Domain::parse(text(value)?).map_err(|error| format!("no name for a node: {error}"))
         });
+        if !host::is_full(&config.node) {
+            let why = "has no dot, and destinations that want a full name in EHLO refuse whatever they are asked; write node = \"...\" with \
+                       the name that the DNS has for this host's address, such as \"mx1.filter.example\"";
+            let (at, whose) = match top.place_of("node") {
+                Some(at) => (Some(at), "node:"),
+                None => (None, "there is no \"node\", and this host's own name"),
+            };
+            problems.remark(at, format!("{whose} \"{}\" {why}", config.node));
+        }
         top.set("data_dir", &mut config.data_dir, |value| {
             let path = PathBuf::from(text(value)?);
             if path.is_absolute() { Ok(path) } else { Err("must be an absolute path".into()) }

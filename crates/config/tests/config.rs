@@ -135,6 +135,20 @@ fn each_mistake_is_one_sentence_with_file_line_and_key() {
 }
 
 #[test]
+fn a_node_without_a_full_name_is_told_of_and_no_mistake() {
+    let remarks = |text: &str| Config::parse_with_remarks(text, "callahead.toml").unwrap().1;
+    assert_eq!(remarks("node = \"mx1.filter.example\""), [""; 0]);
+    assert_eq!(remarks("node = \"[192.0.2.1]\""), [""; 0]);
+    assert_eq!(
+        remarks("# the node\nnode = \"vm\""),
+        [
+            "callahead.toml:2: node: \"vm\" has no dot, and destinations that want a full name in EHLO refuse whatever they are asked; write \
+          node = \"...\" with the name that the DNS has for this host's address, such as \"mx1.filter.example\""
+        ]
+    );
+}
+
+#[test]
 fn all_mistakes_of_a_file_are_told_at_once_in_the_order_of_lines() {
     let text = "nod = 1\n[callout]\nuses = 0\ntimeout = \"5\"\n[defaults]\ntls = \"maybe\"\n";
     let lines: Vec<String> =
