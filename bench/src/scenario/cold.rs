@@ -129,8 +129,7 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
         ));
         let (ratio, to_held) = (ours.times(theirs), ours.times(held));
         section.say(format!(
-            "Exim that holds its connection is {} × Exim that asks from the null sender, with {} connections a verdict instead of {}; \
-             Callahead is {} × it, and asks from the null sender.",
+            "\"Exim, hold\" is {} × Exim, with {} connections a verdict instead of {}. Callahead is {} × \"Exim, hold\".",
             held.times(theirs).show(number),
             number(per_verdict(&seen[4], seen[4].connections)),
             number(per_verdict(&seen[3], seen[3].connections)),

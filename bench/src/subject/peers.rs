@@ -12,7 +12,7 @@ use crate::load::names::DOMAIN;
 pub enum Callout {
     /// From the null sender, as Callahead and Postfix do; each over a connection of its own.
     Null,
-    /// From the message's sender, over a connection that is held for its further recipients. Exim holds none for the null sender.
+    /// From the message's sender, over a connection that is held for its further recipients. Without `use_sender` Exim holds none.
     Hold,
 }
 
