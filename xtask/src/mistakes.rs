@@ -208,6 +208,8 @@ impl Garden {
 
     fn cargo(&self, args: &[&str]) -> Command {
         let mut cargo = command(args);
+        // The same crates again and again, with one line changed.
+        cargo.env_remove("CARGO_INCREMENTAL");
         cargo.args(["--locked", "--quiet"]).current_dir(&self.tree).env("CARGO_TARGET_DIR", &self.builds);
         cargo.env("CALLAHEAD_MTA_ROOTS", super::roots::folder());
         cargo

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 
 use super::roots::target;
-use super::steps::root;
 
 const VERSION: &str = "4.32.5";
 /// Requests that are made up for each operation, besides those that cover each rule of the document.
@@ -40,12 +39,7 @@ impl Drop for Daemon {
 
 pub(crate) fn run() -> anyhow::Result<()> {
     let tool = install()?;
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--locked", "--quiet", "--package", "callahead"])
-        .current_dir(root())
-        .status()?;
-    ensure!(built.success(), "callahead was not built");
-    let program = target().join("debug/callahead");
+    let program = super::steps::program()?;
     let folder = target().join("schemathesis-run");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder)?;
