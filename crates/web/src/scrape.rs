@@ -124,12 +124,20 @@ impl Scrape {
 
     fn engine(&self, page: &mut Page<'_>) -> fmt::Result {
         let stats = self.0.engine.stats();
-        page.counter("flights", "Callouts that questions started", stats.flights)?;
+        page.counter(
+            "flights",
+            "Flights that questions started; some are told by the random local part of another",
+            stats.flights,
+        )?;
         page.counter("flights_joined", "Questions that waited for a callout under way", stats.joined)?;
         page.gauge("flights_under_way", "Callouts under way or being kept", stats.under_way as u64)?;
         page.counter("refreshes", "Callouts in the background for what is past its soft age", stats.refreshes)?;
         page.counter("harvest_deferrals", "Questions deferred because their client guesses recipients", stats.guesses)?;
-        page.counter("puts_superseded", "Answers not kept because of a clear in between", stats.superseded)?;
+        page.counter(
+            "puts_superseded",
+            "Records not kept because of a clear in between or because something newer was there",
+            stats.superseded,
+        )?;
         page.gauge("hold_downs", "Recipients not asked for again yet after a 4xx", stats.held_down as u64)
     }
 
