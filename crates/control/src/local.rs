@@ -55,11 +55,15 @@ impl Local {
         &self.sessions
     }
 
-    /// The session with this digest, and its account; none where the account was changed since it began.
+    /// The session with this digest, and its account; none where the account was changed since it began, or that of whoever logged in as it.
     pub fn find_session(&self, digest: &Digest) -> Option<(&Session, &Account)> {
         let session = self.sessions.get(self.sessions_by_digest.get(digest)?)?;
-        let account = self.accounts.get(&session.value.account)?;
-        (account.revision < session.revision).then_some((&session.value, &account.value))
+        let as_it_was = |name: &str| self.accounts.get(name).filter(|account| account.revision < session.revision);
+        let account = as_it_was(&session.value.account)?;
+        if let Some(by) = &session.value.by {
+            as_it_was(by)?;
+        }
+        Some((&session.value, &account.value))
     }
 
     /// The revision of a record; `None` where there is none.

@@ -7,7 +7,8 @@ use crate::secret::{Digest, Secret, random_id};
 
 /// Somebody who logged in, or may by a link. Its secret is not in it.
 ///
-/// It belongs to the account as that was when it began: any later change of the account, a new password too, ends it.
+/// It belongs to the account as that was when it began, and so to that of whoever logged in as it: any later change of one of them, a new password too,
+/// ends it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     /// Its public name, 16 hexadecimal digits.

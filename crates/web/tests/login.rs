@@ -247,6 +247,42 @@ async fn whoever_logs_in_as_somebody_is_named_in_the_head_and_in_the_audit_log()
 }
 
 #[tokio::test]
+async fn a_new_password_ends_what_was_begun_as_somebody_else_and_there_is_no_way_back_from_it() {
+    let world = World::new(false).await;
+    let root = world.session("root").await;
+    let acting = world.send(&root, "POST", "/accounts/d/log-in", "").await.cookie();
+    let other = world.session("root").await;
+    let current = PASSWORD.replace(' ', "+");
+    let form = format!("current={current}&password=another+long+password&again=another+long+password");
+    assert_eq!(world.send(&other, "POST", "/password", &form).await.status, 303);
+    assert_eq!(world.send(&acting, "GET", "/", "").await.location(), "/login");
+    let back = world.send(&acting, "POST", "/back", "").await;
+    assert_eq!((back.location(), back.cookie()), ("/login".to_owned(), String::new()));
+}
+
+#[tokio::test]
+async fn whoever_logs_in_as_somebody_and_goes_back_does_not_begin_the_twelve_hours_anew() {
+    let world = World::new(false).await;
+    let mut cookie = world.session("root").await;
+    let step = IDLE / 2;
+    let mut age = Duration::ZERO;
+    for turn in 0.. {
+        world.bench.clock.advance(step);
+        age += step;
+        let target = if turn % 2 == 0 { "/accounts/d/log-in" } else { "/back" };
+        let answer = world.send(&cookie, "POST", target, "").await;
+        if age >= ABSOLUTE {
+            assert_eq!((answer.location(), answer.cookie()), ("/login".to_owned(), String::new()), "after {age:?}");
+            break;
+        }
+        assert_eq!(answer.status, 303);
+        let lasts = format!("Max-Age={}", (ABSOLUTE - age).as_secs());
+        assert!(answer.header("set-cookie").unwrap().ends_with(&lasts), "{}", answer.head);
+        cookie = answer.cookie();
+    }
+}
+
+#[tokio::test]
 async fn a_form_of_another_site_changes_nothing() {
     let world = World::new(false).await;
     let cookie = world.session("root").await;

@@ -291,15 +291,13 @@ pub(super) async fn log_in_as(
     if !may_stand_in(&visitor, &account) {
         return Err(Refusal::says(StatusCode::FORBIDDEN, "You can't log in as this account."));
     }
-    let (by, old) = (visitor.name().to_owned(), Some(visitor.session.as_str()));
-    let cookie = session::begin(&visitor.ui, &name, Some(&by), &client, old, "session.log_in_as").await?;
+    let cookie = session::go_on_as(&visitor, &name, Some(visitor.name()), &client, "session.log_in_as").await?;
     Ok(with_cookie(go("/"), cookie))
 }
 
 /// Back to one's own account.
 pub(super) async fn back(visitor: Visitor, Extension(client): Extension<Client>) -> Answer {
-    let Some(by) = visitor.principal.by().map(str::to_owned) else { return Ok(go("/")) };
-    let old = Some(visitor.session.as_str());
-    let cookie = session::begin(&visitor.ui, &by, None, &client, old, "session.back").await?;
+    let Some(by) = visitor.principal.by() else { return Ok(go("/")) };
+    let cookie = session::go_on_as(&visitor, by, None, &client, "session.back").await?;
     Ok(with_cookie(go("/accounts"), cookie))
 }

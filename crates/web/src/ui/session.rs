@@ -1,6 +1,7 @@
 //! Sessions: a random secret in a cookie, its digest in the control database.
 //!
-//! A session ends by logging out, after [`IDLE`] without a request, after [`ABSOLUTE`] in any case, and with every change of its account. When
+//! A session ends by logging out, after [`IDLE`] without a request, after [`ABSOLUTE`] in any case, and with every change of its account. Who
+//! logs in as somebody goes on with the same session under other rights: it ends when it would have, and with every change of either account. When
 //! it was used last is kept in memory: after a restart the idle time begins again, the absolute one goes on.
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,11 +14,12 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use callahead_cache::Timestamp;
 use callahead_control::{
-    Account, Actor, AuditEntry, Change, ControlError, Digest, Expected, Kind, Permission, Principal, Secret, Session,
+    Account, Actor, AuditEntry, Change, ControlError, Digest, Expected, Kind, Local, Permission, Principal, Secret,
+    Session,
 };
 
 use super::Ui;
-use super::frame::Visitor;
+use super::frame::{Refusal, Visitor};
 use crate::State;
 use crate::forwarded::Https;
 use crate::serve::Peer;
@@ -62,20 +64,11 @@ impl Client {
 pub(super) fn find(ui: &Ui, headers: &HeaderMap, client: &Client) -> Option<Visitor> {
     let secret = cookie(headers, client.https)?;
     let now = ui.now();
-    let (session, account, may_stand_in) = {
+    let (session, account) = {
         let local = ui.state.administration.control.local();
-        let (session, account) = local.find_session(&Digest::of(secret))?;
-        let may_stand_in = session.by.as_deref().is_none_or(|by| {
-            local.accounts().get(by).is_some_and(|by| {
-                let by = &by.value;
-                stands_above(by, account)
-            })
-        });
-        (session.clone(), account.clone(), may_stand_in)
+        let (session, account) = standing(&local, &Digest::of(secret), now)?;
+        (session.clone(), account.clone())
     };
-    if session.link || !session.is_good_at(now) || !may_stand_in {
-        return None;
-    }
     let mut seen = ui.web.inner.seen.lock().unwrap_or_else(PoisonError::into_inner);
     let last = seen.entry(session.id.clone()).or_insert(now);
     if now.since(*last) >= IDLE {
@@ -97,7 +90,20 @@ pub(super) fn still_stands(visitor: &Visitor) -> bool {
     let now = visitor.ui.now();
     let local = visitor.ui.state.administration.control.local();
     let digest = local.sessions().get(&visitor.session).map(|record| record.value.digest.clone());
-    digest.is_some_and(|digest| local.find_session(&digest).is_some_and(|(session, _)| session.is_good_at(now)))
+    digest.is_some_and(|digest| standing(&local, &digest, now).is_some())
+}
+
+/// A session that is not over, and its account: for each request, and for what goes on behind one.
+fn standing<'a>(local: &'a Local, digest: &Digest, now: Timestamp) -> Option<(&'a Session, &'a Account)> {
+    let (session, account) = local.find_session(digest)?;
+    let may_stand_in = session
+        .by
+        .as_deref()
+        .is_none_or(|by| local.accounts().get(by).is_some_and(|by| stands_above(&by.value, account)));
+    if session.link || !session.is_good_at(now) || !may_stand_in {
+        return None;
+    }
+    Some((session, account))
 }
 
 /// Whether somebody may log in as an account: those above it in the hierarchy, unless they may only look.
@@ -117,18 +123,59 @@ pub(super) async fn begin(
 ) -> Result<HeaderValue, ControlError> {
     let now = ui.now();
     let (session, secret) = Session::create(account, by, false, now, now.after(ABSOLUTE));
+    put(ui, session, &secret, instead_of.map(forget), client, action).await
+}
+
+/// Goes on with a visitor's session as another account: when somebody logs in as it, and on the way back. It ends when the visitor's own would
+/// have: nobody has shown a password since.
+pub(super) async fn go_on_as(
+    visitor: &Visitor,
+    account: &str,
+    by: Option<&str>,
+    client: &Client,
+    action: &str,
+) -> Result<HeaderValue, Refusal> {
+    let over = || Refusal::Elsewhere("/login".into());
+    let ui = &visitor.ui;
+    let found = ui.state.administration.control.local().sessions().get(&visitor.session).cloned();
+    let own = found.ok_or_else(over)?;
+    let (began, ends) = (Timestamp(own.value.created_at), Timestamp(own.value.expires_at));
+    let (session, secret) = Session::create(account, by, false, began, ends);
+    let taken = Change { expected: Expected::Revision(own.revision), ..forget(&visitor.session) };
+    match put(ui, session, &secret, Some(taken), client, action).await {
+        Ok(cookie) => Ok(cookie),
+        // It was ended meanwhile.
+        Err(ControlError::Changed { .. }) => Err(over()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Keeps a session in the place of the one that this change ends, and gives the cookie to set.
+async fn put(
+    ui: &Ui,
+    session: Session,
+    secret: &Secret,
+    ends: Option<Change>,
+    client: &Client,
+    action: &str,
+) -> Result<HeaderValue, ControlError> {
+    let (now, account) = (ui.now(), session.account.as_str());
+    let is_ended = |id: &str| ends.as_ref().is_some_and(|change| change.key == id);
     let mut changes = ended(ui, now);
     changes.extend(too_many(&ui.state, account, false));
-    changes.extend(instead_of.map(forget));
+    // This one's change says more: that it has to be there.
+    changes.retain(|change| !is_ended(&change.key));
+    changes.extend(ends);
     changes.push(write(&session));
-    let who = match by {
+    let who = match &session.by {
         Some(by) => format!("{by} as {account}"),
         None => account.to_owned(),
     };
     let owner = ui.state.administration.control.local().accounts().get(account).and_then(|a| a.value.owner.clone());
     let audit = AuditEntry::new(Actor { who, from: client.shown.clone() }, action, account).owned_by(owner.as_deref());
     ui.state.administration.control.apply(changes, vec![audit], now).await?;
-    Ok(set_cookie(secret.reveal(), client.https, Some(ABSOLUTE)))
+    let lasts = Duration::from_millis(session.expires_at.saturating_sub(now.0));
+    Ok(set_cookie(secret.reveal(), client.https, Some(lasts)))
 }
 
 /// Ends a session.
