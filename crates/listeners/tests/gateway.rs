@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use callahead_listeners::gateway::Settings;
-use callahead_testbed::{Fault, Script, Step};
+use callahead_testbed::{Ended, Fault, Script, Step};
 use tokio::time::Instant;
 use world::{MAIL, World, settings, settle, taking, without_trace};
 
@@ -199,7 +199,7 @@ async fn several_messages_of_a_client_go_in_one_session_and_it_ends_in_quit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_destination_lacks_is_said_and_nothing_is_converted() {
+async fn an_address_that_the_destination_cannot_take_is_refused_and_nothing_is_converted() {
     let (world, destination) = World::one();
     let mut client = world.client_with("anna@one.example").await;
     client.expect("RSET", "250").await;
@@ -212,9 +212,9 @@ async fn what_the_destination_lacks_is_said_and_nothing_is_converted() {
     client.quit().await;
     let mut client = world.client().await;
     for (mail, rcpt, reply) in [
-        ("<s@e.example> BODY=8BITMIME", "anna@one.example", "554 5.6.3"),
+        ("<s@e.example> BODY=8BITMIME", "anna@one.example", "250"),
         ("<s@e.example> BODY=7BIT", "anna@one.example", "250"),
-        ("<s@e.example> SMTPUTF8", "anna@one.example", "550 5.6.9"),
+        ("<s@e.example> SMTPUTF8", "anna@one.example", "250"),
         ("<\u{e4}@e.example> SMTPUTF8", "anna@one.example", "553 5.6.7"),
         ("<s@e.example>", "d\u{f6}ner@one.example", "553 5.6.7"),
     ] {
@@ -235,6 +235,107 @@ async fn what_the_destination_lacks_is_said_and_nothing_is_converted() {
     assert_eq!(record.messages[0].mail, "<\u{e4}@e.example> SMTPUTF8");
     assert_eq!(record.messages[0].recipients, ["<d\u{f6}ner@one.example>"]);
     assert!(String::from_utf8_lossy(&record.messages[0].content).contains(" with UTF8SMTP id "));
+    // A recipient that is known from before, behind one that needs nothing.
+    client.quit().await;
+    settle().await;
+    begin(&destination, "SMTPUTF8");
+    let mut client = world.client().await;
+    client.expect("MAIL FROM:<s@e.example> SMTPUTF8", "250").await;
+    client.expect("RCPT TO:<anna@one.example>", "250").await;
+    client.expect("RCPT TO:<d\u{f6}ner@one.example>", "553 5.6.7").await;
+    assert!(client.data("x\r\n.\r\n").await.starts_with("250"));
+    assert_eq!(destination.record().messages[1].recipients, ["<anna@one.example>"]);
+}
+
+/// Go's net/smtp declares both wherever they are offered, and so all its mail bounced.
+#[tokio::test(start_paused = true)]
+async fn what_mail_declares_and_the_message_does_not_need_is_left_out_where_the_destination_lacks_it() {
+    const MAIL: &str = "MAIL FROM:<s@e.example> BODY=8BITMIME SMTPUTF8";
+    let header_beyond_ascii = "Subject: \u{e4}\r\n\r\nx\r\n";
+    let body_beyond_ascii = "Subject: x\r\n\r\n\u{e4}\r\n";
+    for (lacks, said, header) in [
+        (&[][..], "<s@e.example> BODY=8BITMIME SMTPUTF8", "250 2.0.0"),
+        (&["8BITMIME"], "<s@e.example> SMTPUTF8", "250 2.0.0"),
+        (&["SMTPUTF8"], "<s@e.example> BODY=8BITMIME", "550 5.6.9"),
+        (&["8BITMIME", "SMTPUTF8"], "<s@e.example>", "550 5.6.9"),
+    ] {
+        for chunked in [false, true] {
+            let world = World::new(settings());
+            let script = lacks.iter().fold(taking(), |script, keyword| script.without(keyword));
+            let destination = world.server(1, script);
+            let mut client = world.client().await;
+            for (content, told) in
+                [("x\r\n", "250 2.0.0"), (body_beyond_ascii, "250 2.0.0"), (header_beyond_ascii, header)]
+            {
+                client.expect(MAIL, "250").await;
+                client.expect("RCPT TO:<anna@one.example>", "250").await;
+                let reply = if chunked {
+                    client.send(format!("BDAT {} LAST\r\n{content}", content.len())).await;
+                    client.reply().await
+                } else {
+                    client.data(format!("{content}.\r\n")).await
+                };
+                assert!(reply.starts_with(told), "without {lacks:?}: {content:?} got {reply}");
+                settle().await;
+                let record = destination.record();
+                let arrived = record.messages.last().unwrap();
+                if told.starts_with('2') {
+                    assert_eq!((arrived.mail.as_str(), without_trace(arrived)), (said, content.as_bytes().to_vec()));
+                } else {
+                    assert_eq!(record.messages.len(), 2, "{}", record.dialogue());
+                    assert_eq!(record.sessions.last().unwrap().ended, Ended::WithinMessage);
+                }
+            }
+            client.quit().await;
+        }
+    }
+    // A header beyond ASCII that nobody declares goes on as it is.
+    let world = World::new(settings());
+    let destination = world.server(1, taking().without("SMTPUTF8"));
+    let mut client = world.client_with("anna@one.example").await;
+    assert!(client.data(format!("{header_beyond_ascii}.\r\n")).await.starts_with("250"));
+    assert_eq!(without_trace(&destination.record().messages[0]), header_beyond_ascii.as_bytes());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ehlo_that_is_refused_once_refuses_no_message_for_good() {
+    let (world, destination) = World::one();
+    for recipient in ["anna@one.example", "d\u{f6}ner@one.example"] {
+        let mut client = world.client().await;
+        client.expect("MAIL FROM:<s@e.example> SMTPUTF8", "250").await;
+        client.expect(&format!("RCPT TO:<{recipient}>"), "250").await;
+        client.quit().await;
+        settle().await;
+    }
+    for (mail, recipient, told, content, then) in [
+        ("<s@e.example> BODY=8BITMIME SMTPUTF8", "anna@one.example", "250", "Subject: x\r\n\r\n\u{e4}\r\n", "250"),
+        (
+            "<s@e.example> BODY=8BITMIME SMTPUTF8",
+            "anna@one.example",
+            "250",
+            "Subject: \u{e4}\r\n\r\nx\r\n",
+            "451 4.6.9",
+        ),
+        ("<\u{e4}@e.example> SMTPUTF8", "anna@one.example", "451 4.6.7", "", ""),
+        ("<s@e.example> SMTPUTF8", "d\u{f6}ner@one.example", "451 4.6.7", "", ""),
+    ] {
+        destination.script().faults.insert(Step::Ehlo, (Fault::Reply("502 5.5.1 busy".into()), Some(1)));
+        let mut client = world.client().await;
+        client.expect(&format!("MAIL FROM:{mail}"), "250").await;
+        client.expect(&format!("RCPT TO:<{recipient}>"), told).await;
+        if told == "250" {
+            assert!(client.data(format!("{content}.\r\n")).await.starts_with(then), "{content:?}");
+        }
+        client.quit().await;
+        settle().await;
+        // Next time it answers.
+        let mut client = world.client().await;
+        client.expect(&format!("MAIL FROM:{mail}"), "250").await;
+        client.expect(&format!("RCPT TO:<{recipient}>"), "250").await;
+        assert!(client.data(format!("{content}.\r\n")).await.starts_with("250"));
+        client.quit().await;
+        settle().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

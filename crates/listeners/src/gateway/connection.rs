@@ -423,10 +423,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         let smtputf8 = self.session.mail().is_some_and(|mail| mail.smtputf8);
         let node = &self.in_force.terms.node;
         let trace = trace::received(self.session.client(), node, smtputf8, &message.id, self.inner.engine.now().0);
-        match &mut self.relay {
-            Some(relay) => relay.begin_message(chunked, &trace).await,
-            None => Err(lost()),
+        let Some(relay) = &mut self.relay else { return Err(lost()) };
+        relay.begin_message(chunked, &trace).await?;
+        if let Some(refusal) = self.session.mail().and_then(|mail| relay.refusal_of_header(mail)) {
+            self.session.want_ascii_header(refusal);
         }
+        Ok(())
     }
 
     fn abandon(&mut self) {

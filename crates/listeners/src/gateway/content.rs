@@ -5,7 +5,8 @@
 //! - [`DotReader`] takes what a client sends behind DATA and gives the content. Only CR LF `.` CR LF ends it (RFC 5321 4.1.1.4); whatever
 //!   else looks like an end to some server (`LF . LF`, `LF . CR LF`, `CR . CR LF`, ...) is content here.
 //! - [`Guard`] looks at content, from DATA or BDAT, and refuses it for a bare CR or LF, for a line that is a lone dot to a server that
-//!   drops NULs, and for a loop. So no such content ever goes out, and nobody behind this node can find another end in it.
+//!   drops NULs, for a loop, and for a header beyond ASCII where that can't be had. So no such content ever goes out, and nobody behind
+//!   this node can find another end in it.
 //! - [`DotWriter`] writes content for DATA, and the end.
 
 /// Received lines that are a loop (RFC 5321 6.3 says at least 100).
@@ -81,6 +82,8 @@ pub enum Unfit {
     DotAmongNuls,
     /// As many Received lines as [`MAX_RECEIVED`].
     Loop,
+    /// A header beyond ASCII, where [`Guard::want_ascii_header`] was said.
+    HeaderBeyondAscii,
     /// Larger than is taken.
     TooLarge,
 }
@@ -94,11 +97,26 @@ pub struct Guard {
     /// Octets of the line so far that are `received:`; `None` when it is another.
     matched: Option<usize>,
     received: u32,
+    /// Fields have to be ASCII, and this is where in one of them; `None` where they need not, or are over.
+    field: Option<Field>,
     /// The line's octets that are no NULs: how many, up to 2.
     seen: u8,
     first_is_dot: bool,
     has_nul: bool,
     empty: bool,
+}
+
+/// Where in a field of the header (RFC 5322 2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    /// At the start of the first line, which continues nothing.
+    First,
+    /// At the start of another line.
+    Start,
+    /// Within what may become a name.
+    Name,
+    /// Behind the colon, or in a line that continues a field.
+    Value,
 }
 
 impl Default for Guard {
@@ -108,6 +126,7 @@ impl Default for Guard {
             in_header: true,
             matched: Some(0),
             received: 0,
+            field: None,
             seen: 0,
             first_is_dot: false,
             has_nul: false,
@@ -117,6 +136,11 @@ impl Default for Guard {
 }
 
 impl Guard {
+    /// Refuses a header beyond ASCII. To be said before the first octets.
+    pub fn want_ascii_header(&mut self) {
+        self.field = Some(Field::First);
+    }
+
     /// Looks at the next octets.
     ///
     /// # Errors
@@ -185,7 +209,27 @@ impl Guard {
                 }
             }
         }
-        Ok(())
+        match self.field.filter(|_| self.in_header) {
+            Some(field) => self.field(field, part),
+            None => Ok(()),
+        }
+    }
+
+    /// A line that is no field ends the header, as it does for every MTA: content without an empty line is a body, and a body may be
+    /// beyond ASCII.
+    fn field(&mut self, field: Field, part: &[u8]) -> Result<(), Unfit> {
+        let (field, value) = match (field, part[0]) {
+            (Field::Value, _) | (Field::Start, b' ' | b'\t') => (Some(Field::Value), part),
+            _ => match part.iter().position(|octet| !matches!(octet, b'!'..=b'9' | b';'..=b'~')) {
+                None => (Some(Field::Name), &[][..]),
+                Some(at) if part[at] == b':' && (at > 0 || field == Field::Name) => {
+                    (Some(Field::Value), &part[at + 1..])
+                }
+                Some(_) => (None, &[][..]),
+            },
+        };
+        self.field = field;
+        if value.is_ascii() { Ok(()) } else { Err(Unfit::HeaderBeyondAscii) }
     }
 
     fn end_line(&mut self) -> Result<(), Unfit> {
@@ -194,6 +238,7 @@ impl Guard {
         }
         self.in_header &= !self.empty;
         self.matched = Some(0);
+        self.field = self.field.filter(|field| *field != Field::Name).map(|_| Field::Start);
         (self.seen, self.first_is_dot, self.has_nul, self.empty) = (0, false, false, true);
         Ok(())
     }
@@ -296,6 +341,33 @@ mod tests {
         for piece in [1, 7, usize::MAX] {
             assert_eq!(read(message(99, 200).as_bytes(), piece).3, Ok(()));
             assert_eq!(read(message(100, 0).as_bytes(), piece).3, Err(Unfit::Loop));
+        }
+    }
+
+    #[test]
+    fn a_header_beyond_ascii_is_refused_where_it_has_to_be_ascii_and_a_body_is_not() {
+        const BEYOND: Result<(), Unfit> = Err(Unfit::HeaderBeyondAscii);
+        for (content, fit) in [
+            ("Subject: x\r\nTo: y\r\n\r\n\u{e4}\r\n", Ok(())),
+            ("Subject: \u{e4}\r\n\r\nx\r\n", BEYOND),
+            ("Subject: x\r\n \u{e4}\r\n\r\nx\r\n", BEYOND),
+            ("Subject: x\r\n\tx\r\nX:\u{e4}", BEYOND),
+            ("Subject:\r\n\r\n\u{e4}:\r\n", Ok(())),
+            // No header, so it is a body.
+            ("\u{e4}", Ok(())),
+            (" \u{e4}: x\r\n", Ok(())),
+            (":\u{e4}\r\n", Ok(())),
+            ("Dear all\r\nNote: \u{e4}\r\n", Ok(())),
+            ("Dear\r\nNote: \u{e4}\r\n", Ok(())),
+            ("Subject: x\r\nDear \u{e4}: x\r\n\u{e4}: x\r\n", Ok(())),
+        ] {
+            for piece in [1, 3, usize::MAX] {
+                let mut guard = Guard::default();
+                guard.want_ascii_header();
+                let mut pieces = content.as_bytes().chunks(piece);
+                assert_eq!(pieces.try_for_each(|piece| guard.check(piece)), fit, "{content:?} by {piece}");
+            }
+            assert_eq!(Guard::default().check(content.as_bytes()), Ok(()), "{content:?} where it need not be");
         }
     }
 

@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use super::command::{Mail, Rcpt, say};
 use super::content::DotWriter;
-use super::wording::{About, lacking, lost, mail_from, passed, rcpt_to, unreachable};
+use super::wording::{About, lacking, lacking_for_header, lost, mail_from, passed, rcpt_to, unreachable};
 
 /// For a session with a server to be opened: connection, greeting, EHLO and TLS, over all hosts of a route. As long as a callout, since
 /// the client waits for its reply to RCPT, and everybody for a host that is tried again after failures.
@@ -131,7 +131,7 @@ impl Relay {
         let hop = NextHop::of(domain, recipient);
         if let Some(transaction) = &self.transaction {
             if transaction.hop == hop {
-                return self.further_recipient(rcpt, recipient, domain).await;
+                return self.further_recipient(mail, rcpt, recipient, domain).await;
             }
             if transaction.accepted > 0 {
                 return say(452, (4, 5, 3), "This recipient is on another server; send to it by itself");
@@ -274,10 +274,19 @@ impl Relay {
         Err(Failure::UnexpectedReply(Step::Rcpt).into())
     }
 
-    async fn further_recipient(&mut self, rcpt: &Rcpt, recipient: &Recipient, domain: &DomainConfig) -> Reply {
+    async fn further_recipient(
+        &mut self,
+        mail: &Mail,
+        rcpt: &Rcpt,
+        recipient: &Recipient,
+        domain: &DomainConfig,
+    ) -> Reply {
         let (Some(transaction), Some(link)) = (&mut self.transaction, &mut self.link) else { return lost() };
         if let Some(refused) = &transaction.refused {
             return refused.clone();
+        }
+        if let Some(reply) = lacking(link.session.offers(), mail, recipient) {
+            return reply;
         }
         let deadline = Instant::now() + self.patience.step;
         let command = rcpt_to(rcpt, recipient, link.session.offers());
@@ -297,6 +306,11 @@ impl Relay {
                 lost()
             }
         }
+    }
+
+    /// What a message gets whose header is beyond ASCII, where the server takes none.
+    pub(crate) fn refusal_of_header(&self, mail: &Mail) -> Option<Reply> {
+        self.link.as_ref().and_then(|link| lacking_for_header(link.session.offers(), mail))
     }
 
     /// Begins a message: DATA, or nothing yet where it comes and goes in chunks; then the Received line.

@@ -111,6 +111,8 @@ struct Transaction {
     /// A chunk failed: nothing but RSET helps.
     spoiled: bool,
     guard: Guard,
+    /// What a header beyond ASCII gets, where it can't be had.
+    ascii_header: Option<Reply>,
     octets: u64,
 }
 
@@ -283,6 +285,15 @@ impl Session {
         }
     }
 
+    /// The server behind takes no header beyond ASCII: a message with one is refused by this reply, at its end. To be said before
+    /// [`data_goes`](Self::data_goes) and the first [`chunk_goes`](Self::chunk_goes).
+    pub fn want_ascii_header(&mut self, refusal: Reply) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.guard.want_ascii_header();
+            transaction.ascii_header = Some(refusal);
+        }
+    }
+
     /// The message can't be had any more: the rest is swallowed, and this is the reply at its end. Answers [`Event::Chunk`] and
     /// [`Event::Content`].
     pub fn fail(&mut self, reply: Reply) {
@@ -407,7 +418,8 @@ impl Session {
             Ok(()) if content.is_empty() => None,
             Ok(()) => Some(Event::Content(content)),
             Err(unfit) => {
-                self.fail(unfit_reply(unfit));
+                let header = transaction.ascii_header.take().filter(|_| unfit == Unfit::HeaderBeyondAscii);
+                self.fail(header.unwrap_or_else(|| unfit_reply(unfit)));
                 Some(Event::Unfit(unfit))
             }
         }
@@ -506,6 +518,7 @@ fn unfit_reply(unfit: Unfit) -> Reply {
     match unfit {
         Unfit::BareLineEnd => say(550, (5, 6, 0), "The message has a bare CR or a bare LF in it (RFC 5321 2.3.8)"),
         Unfit::DotAmongNuls => say(550, (5, 6, 0), "The message has a line of a dot and NULs"),
+        Unfit::HeaderBeyondAscii => say(550, (5, 6, 9), "The message has a header beyond ASCII"),
         Unfit::Loop => say(554, (5, 4, 6), "The message goes round: it has too many Received lines"),
         Unfit::TooLarge => say(552, (5, 3, 4), "The message is too large"),
     }

@@ -18,32 +18,46 @@ pub(super) enum About {
 
 // === what is said to the server ===
 
-/// What the message needs and the server lacks. Nothing is converted here, so it can't be had (RFC 6152 3, RFC 6531 3.2).
+/// What is said where an address needs SMTPUTF8 and the server lacks it. An address can't be converted (RFC 6531 3.2).
+///
+/// That MAIL declares SMTPUTF8 or 8BITMIME is no such need: clients declare what they are offered whether they make use of it or not (Go's
+/// net/smtp both, always), and it is this gateway that offers it. Whether the header does is seen in the header.
 pub(super) fn lacking(offers: Offers, mail: &Mail, recipient: &Recipient) -> Option<Reply> {
-    if mail.smtputf8 && !offers.smtputf8 {
-        let address = mail.sender.needs_smtputf8() || recipient.needs_smtputf8();
-        return Some(match address {
-            true => say(553, (5, 6, 7), "The recipient's server takes no addresses beyond ASCII (SMTPUTF8)"),
-            false => say(550, (5, 6, 9), "The recipient's server takes no headers in UTF-8 (SMTPUTF8)"),
-        });
-    }
-    let eight_bit = mail.eight_bit && !offers.eight_bit_mime;
-    eight_bit.then(|| {
-        say(554, (5, 6, 3), "The recipient's server takes no 8-bit content (8BITMIME), and none is converted here")
+    let needed = mail.sender.needs_smtputf8() || recipient.needs_smtputf8();
+    (needed && !offers.smtputf8).then(|| match offers_nothing(offers) {
+        true => {
+            say(451, (4, 6, 7), "The recipient's server does not say now which addresses it takes; try again later")
+        }
+        false => say(553, (5, 6, 7), "The recipient's server takes no addresses beyond ASCII (SMTPUTF8)"),
     })
 }
 
-/// MAIL with what the server offers of the client's parameters.
+/// What a message with a header beyond ASCII gets, where MAIL declared one and the server lacks SMTPUTF8. One that MAIL did not declare
+/// is passed on, as every MTA does.
+pub(super) fn lacking_for_header(offers: Offers, mail: &Mail) -> Option<Reply> {
+    (mail.smtputf8 && !offers.smtputf8).then(|| match offers_nothing(offers) {
+        true => say(451, (4, 6, 9), "The recipient's server does not say now which headers it takes; try again later"),
+        false => say(550, (5, 6, 9), "The recipient's server takes no headers beyond ASCII (SMTPUTF8)"),
+    })
+}
+
+/// EHLO was refused, if only this once, and HELO was not. What the server would have offered is not known, so it refuses nobody for good.
+fn offers_nothing(offers: Offers) -> bool {
+    offers == Offers::default()
+}
+
+/// MAIL with what the server offers of the client's parameters. 8-bit content goes out without BODY where 8BITMIME is lacking: RFC 6152 3
+/// would have it bounced, which costs the mail, and servers that do not say so pass all octets on.
 pub(super) fn mail_from(mail: &Mail, offers: Offers) -> Vec<u8> {
     let sender: &ReversePath = &mail.sender;
     let mut line = format!("MAIL FROM:<{sender}>");
     if let Some(size) = mail.size.filter(|_| offers.size) {
         line.push_str(&format!(" SIZE={size}"));
     }
-    if mail.eight_bit {
+    if mail.eight_bit && offers.eight_bit_mime {
         line.push_str(" BODY=8BITMIME");
     }
-    if mail.smtputf8 {
+    if mail.smtputf8 && offers.smtputf8 {
         line.push_str(" SMTPUTF8");
     }
     if offers.dsn {

@@ -112,6 +112,7 @@ impl Session {
             chunked: false,
             spoiled: false,
             guard: Guard::default(),
+            ascii_header: None,
             octets: 0,
         }));
         None
