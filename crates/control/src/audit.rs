@@ -2,13 +2,17 @@
 
 use callahead_cache::Timestamp;
 use rusqlite::{Connection, params};
+use serde_json::Value;
 
 use crate::access::Principal;
+use crate::difference::difference;
 
 /// Entries that are kept; the oldest go first.
 pub(crate) const MAX_ENTRIES: i64 = 1_000_000;
 /// Entries that are looked at for one page; a page may so be short and still have a next one.
 const EXAMINED: usize = 50_000;
+/// Octets of what was there before and afterwards on a page: the entry that goes beyond is its last one. Older versions wrote whole records of megabytes.
+const MAX_PAGE: usize = 1 << 20;
 
 /// Who did something.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,9 +40,9 @@ pub struct AuditEntry {
     pub domain: Option<String>,
     /// Whose it was at that time.
     pub owner: Option<String>,
-    /// What was there before, as JSON, without secrets.
+    /// What was there before and is not now, as JSON, without secrets. Older versions wrote the whole record.
     pub before: Option<String>,
-    /// What was there afterwards, likewise.
+    /// What is there now and was not, likewise.
     pub after: Option<String>,
 }
 
@@ -94,7 +98,15 @@ impl AuditEntry {
         self
     }
 
-    /// With what was there before and is there now.
+    /// With what differs between a record as it was and as it is: of keys those that changed, of long lists what was added and removed, and
+    /// altogether 16 KiB at most; what is left out is counted.
+    #[must_use]
+    pub fn record(mut self, before: Option<&Value>, after: Option<&Value>) -> Self {
+        (self.before, self.after) = difference(before, after);
+        self
+    }
+
+    /// With what was there before and is there now, as it is: for what is small.
     #[must_use]
     pub fn change(mut self, before: Option<String>, after: Option<String>) -> Self {
         (self.before, self.after) = (before, after);
@@ -146,9 +158,9 @@ pub(crate) fn list(
     )?;
     let mut rows = statement.query([cursor.unwrap_or(i64::MAX)])?;
     let mut page = AuditPage::default();
-    let mut examined = 0;
+    let (mut examined, mut octets) = (0, 0);
     while let Some(row) = rows.next()? {
-        let entry = AuditEntry {
+        let mut entry = AuditEntry {
             id: row.get(0)?,
             at: Timestamp(u64::try_from(row.get::<_, i64>(1)?).unwrap_or_default()),
             actor: Actor { who: row.get(2)?, from: row.get(3)? },
@@ -156,15 +168,17 @@ pub(crate) fn list(
             object: row.get(5)?,
             domain: row.get(6)?,
             owner: row.get(7)?,
-            before: row.get(8)?,
-            after: row.get(9)?,
+            before: None,
+            after: None,
         };
         let id = entry.id;
         if entry.is_seen_by(principal) {
+            (entry.before, entry.after) = (row.get(8)?, row.get(9)?);
+            octets += [&entry.before, &entry.after].into_iter().flatten().map(String::len).sum::<usize>();
             page.entries.push(entry);
         }
         examined += 1;
-        if page.entries.len() == limit || examined == EXAMINED {
+        if page.entries.len() == limit || examined == EXAMINED || octets >= MAX_PAGE {
             page.next = Some(id);
             break;
         }

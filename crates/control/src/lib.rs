@@ -23,6 +23,7 @@ mod audit;
 mod blocks;
 mod control;
 mod database;
+mod difference;
 mod domain;
 mod domains;
 mod local;

@@ -243,6 +243,46 @@ async fn a_reseller_adds_no_name_below_which_names_are_others_and_an_administrat
 }
 
 #[tokio::test]
+async fn of_a_change_the_audit_log_has_what_differs_and_no_page_of_it_is_large() {
+    let (bench, root) = bench().await;
+    let names = |from: usize, to: usize| (from..to).map(|n| format!("{}{n:05}", "x".repeat(50))).collect::<Vec<_>>();
+    let body =
+        json!({"name": "new.example", "route": ["mx"], "valid": names(0, 10_000), "invalid": names(10_000, 20_000)});
+    bench.call(&root, "POST", "/api/v1/domains", Some(&body)).await.created();
+    let patch = json!({"valid": names(3, 10_000)});
+    bench.call(&root, "PATCH", "/api/v1/domains/new.example", Some(&patch)).await.ok();
+    let entries = async |query: &str| bench.call(&root, "GET", &format!("/api/v1/audit{query}"), None).await;
+    let page = entries("").await;
+    assert!(page.body.len() < 40_000, "{}", page.body.len());
+    let page = page.ok();
+    let (change, made) = (&page["entries"][0], &page["entries"][1]);
+    assert_eq!(change["before"], json!({"valid": {"entries": 10_000, "removed": names(0, 3)}}));
+    assert_eq!(change["after"], json!({"valid": {"entries": 9_997, "added": []}}));
+    assert_eq!((&made["after"]["route"], &made["after"]["valid"]["entries"]), (&json!(["mx"]), &json!(10_000)));
+    let told = made["after"]["invalid"]["added"].as_array().unwrap().len();
+    assert_eq!((told > 20, &made["after"]["invalid"]["left_out"]), (true, &json!(10_000 - told)));
+
+    // What an older version wrote is there whole, a few entries at a time.
+    let database = rusqlite::Connection::open(bench.folder.path().join("control.db")).unwrap();
+    let whole = json!({"name": "new.example", "valid": names(0, 10_000)}).to_string();
+    for _ in 0..5 {
+        let insert = "INSERT INTO audit (at, who, origin, action, object, before, after) VALUES (1, 'o', 'x', 'domain.change', 'old', ?1, ?1)";
+        database.execute(insert, [&whole]).unwrap();
+    }
+    let (mut seen, mut query) = (0, String::new());
+    loop {
+        let page = entries(&query).await;
+        assert!(page.body.len() < 4 << 20, "{}", page.body.len());
+        let page = page.ok();
+        let olds = page["entries"].as_array().unwrap().iter().filter(|entry| entry["object"] == "old");
+        seen += olds.inspect(|old| assert_eq!(old["before"]["valid"].as_array().unwrap().len(), 10_000)).count();
+        let Some(next) = page["next"].as_str() else { break };
+        query = format!("?cursor={next}");
+    }
+    assert_eq!(seen, 5);
+}
+
+#[tokio::test]
 async fn an_account_that_is_deleted_owns_nothing_and_its_tokens_are_not_those_of_the_next_by_its_name() {
     let (bench, root) = bench().await;
     let one = token(&bench, "one", "reseller").await;

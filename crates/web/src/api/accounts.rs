@@ -332,10 +332,15 @@ async fn write(
     mut more: Vec<Change>,
 ) -> Answer<()> {
     let Some(subject) = new.or(old) else { return Ok(()) };
-    let as_json = |account: Option<&Account>| account.map(|account| visible(account).to_string());
+    let (before, mut after) = (old.map(visible), new.map(visible));
+    if let (Some(old), Some(new), Some(after)) = (old, new, &mut after)
+        && old.password != new.password
+    {
+        after["password"] = json!("another one");
+    }
     let entry = AuditEntry::new(asker.actor(), action, &subject.name)
         .owned_by(subject.owner.as_deref())
-        .change(as_json(old), as_json(new));
+        .record(before.as_ref(), after.as_ref());
     let body = new.and_then(|account| serde_json::to_string(account).ok());
     let mut changes = vec![Change { kind: Kind::Account, key: subject.name.clone(), expected, body }];
     changes.append(&mut more);

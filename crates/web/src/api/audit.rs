@@ -13,7 +13,8 @@ use crate::query::Parameters;
 
 /// Who did what
 ///
-/// Newest first: the account's own doings, and what was done to what is theirs.
+/// Newest first: the account's own doings, and what was done to what is theirs. Of a change an entry has what differs, 16 KiB at most. A page
+/// may be short where entries are large.
 #[utoipa::path(
     get, path = "/api/v1/audit", tag = "access", operation_id = "audit",
     params(

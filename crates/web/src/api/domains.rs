@@ -365,11 +365,13 @@ async fn write(
     expected: Expected,
 ) -> Answer<()> {
     let Some(subject) = new.or(old) else { return Ok(()) };
-    let as_json = |spec: Option<&DomainSpec>| spec.and_then(|spec| serde_json::to_string(spec).ok());
+    let as_json = |spec: Option<&DomainSpec>| spec.and_then(|spec| serde_json::to_value(spec).ok());
+    let (before, after) = (as_json(old), as_json(new));
     let entry = AuditEntry::new(asker.actor(), action, &subject.name)
         .about(&subject.name, subject.owner.as_deref())
-        .change(as_json(old), as_json(new));
-    let change = Change { kind: Kind::Domain, key: subject.name.clone(), expected, body: as_json(new) };
+        .record(before.as_ref(), after.as_ref());
+    let body = after.map(|after| after.to_string());
+    let change = Change { kind: Kind::Domain, key: subject.name.clone(), expected, body };
     state.administration.control.apply(vec![change], vec![entry], state.engine.now()).await?;
     tracing::info!(
         domain = subject.name,

@@ -605,10 +605,11 @@ pub(crate) struct AuditEntry {
     object: String,
     #[schema(required = false, nullable = false)]
     domain: Option<String>,
-    /// What was there before.
+    /// What was there before and is not now: the keys that changed. Of lists with more than 20 entries an object with the number of `entries`,
+    /// those that were `removed`, and how many of these were `left_out`, where they do not fit into an entry.
     #[schema(required = false, nullable = false, value_type = Option<Object>)]
     before: Option<serde_json::Value>,
-    /// What was there afterwards.
+    /// What was there afterwards and not before, likewise, with `added`.
     #[schema(required = false, nullable = false, value_type = Option<Object>)]
     after: Option<serde_json::Value>,
 }

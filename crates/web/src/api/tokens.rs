@@ -131,7 +131,7 @@ pub(crate) async fn remove(state: &State, asker: &Asker, id: &str, action: &str)
     };
     let entry = AuditEntry::new(asker.actor(), action, id)
         .owned_by(account.as_ref().and_then(seen_by))
-        .change(Some(visible(&token).to_string()), None);
+        .record(Some(&visible(&token)), None);
     let change = Change { kind: Kind::Token, key: id.to_owned(), expected: Expected::Anything, body: None };
     state.administration.control.apply(vec![change], vec![entry], state.engine.now()).await?;
     Ok(())
@@ -141,7 +141,7 @@ pub(crate) async fn remove(state: &State, asker: &Asker, id: &str, action: &str)
 pub(crate) async fn keep(state: &State, asker: &Asker, action: &str, token: &Token, account: &Account) -> Answer<()> {
     let entry = AuditEntry::new(asker.actor(), action, &token.id)
         .owned_by(seen_by(account))
-        .change(None, Some(visible(token).to_string()));
+        .record(None, Some(&visible(token)));
     let body = serde_json::to_string(token).ok();
     let change = Change { kind: Kind::Token, key: token.id.clone(), expected: Expected::Nothing, body };
     state.administration.control.apply(vec![change], vec![entry], state.engine.now()).await?;

@@ -67,7 +67,7 @@ fn changed(before: Option<&Value>, after: Option<&Value>) -> String {
             keys.sort_unstable();
             keys.dedup();
             keys.retain(|key| before.get(*key) != after.get(*key));
-            keys.join(", ")
+            if keys.is_empty() { "nothing".to_owned() } else { keys.join(", ") }
         }
         _ => "changed".to_owned(),
     }
