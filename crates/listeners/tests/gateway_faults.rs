@@ -57,6 +57,16 @@ async fn a_destination_that_fails_before_the_message_puts_the_recipient_off() {
         (Step::Mail, Fault::ReplyAndClose("550 5.7.1 not you".into()), "550 5.7.1", 1),
         (Step::Mail, Fault::Reply("250 yes\n550 5.1.1 and no".into()), "451 4.4.1", 2),
         (Step::Mail, Fault::Reply("503 5.5.1 bad sequence".into()), "451 4.4.1", 2),
+        // Words on the session.
+        (Step::Mail, Fault::Reply("500 5.5.1 what?".into()), "451 4.4.1", 2),
+        (Step::Mail, Fault::Reply("502 5.5.1 not here".into()), "451 4.4.1", 2),
+        (Step::Mail, Fault::Reply("504 5.5.4 SIZE?".into()), "451 4.4.1", 1),
+        (Step::Mail, Fault::Reply("530 5.7.0 Must issue a STARTTLS command first".into()), "451 4.4.1", 1),
+        (Step::Mail, Fault::ReplyAndClose("530 5.7.0 Must issue a STARTTLS command first".into()), "451 4.4.1", 1),
+        (Step::Mail, Fault::Reply("538 5.7.11 Encryption required".into()), "451 4.4.1", 1),
+        (Step::Rcpt, Fault::Reply("500 5.5.1 what?".into()), "451 4.4.1", 2),
+        (Step::Rcpt, Fault::Reply("530 5.7.0 Must issue a STARTTLS command first".into()), "451 4.4.1", 1),
+        (Step::Rcpt, Fault::Reply("504 5.5.2 need fully-qualified address".into()), "504 5.5.2", 1),
         (Step::Rcpt, close(0), "451 4.4.1", 1),
         (Step::Rcpt, Fault::Reply("354 go on".into()), "451 4.4.1", 2),
         (Step::Rcpt, Fault::Reply("450 4.2.1 later".into()), "450 4.2.1", 1),
@@ -201,16 +211,18 @@ async fn a_destination_that_loses_pipelined_commands_is_asked_again_without_and_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_503_to_a_further_recipient_is_no_word_on_it() {
-    let (_world, destination, mut client) = warm().await;
-    client.envelope("anna@one.example").await;
-    client.expect("RCPT TO:<ben@one.example>", "250").await;
-    client.expect("RSET", "250").await;
-    client.envelope("anna@one.example").await;
-    destination.script().faults.insert(Step::Rcpt, (Fault::Reply("503 5.5.1 bad sequence".into()), Some(1)));
-    client.expect("RCPT TO:<ben@one.example>", "451 4.4.2").await;
-    settle().await;
-    destination.assert_polite();
+async fn a_word_on_the_session_to_a_further_recipient_is_no_word_on_it() {
+    for reply in ["503 5.5.1 bad sequence", "500 5.5.1 what?", "530 5.7.0 Must issue a STARTTLS command first"] {
+        let (_world, destination, mut client) = warm().await;
+        client.envelope("anna@one.example").await;
+        client.expect("RCPT TO:<ben@one.example>", "250").await;
+        client.expect("RSET", "250").await;
+        client.envelope("anna@one.example").await;
+        destination.script().faults.insert(Step::Rcpt, (Fault::Reply(reply.into()), Some(1)));
+        client.expect("RCPT TO:<ben@one.example>", "451 4.4.2").await;
+        settle().await;
+        destination.assert_polite();
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -270,6 +282,8 @@ async fn a_destination_that_fails_at_data_is_not_given_the_message() {
         (Fault::Reply("250 2.0.0 what?".into()), "451 4.4.2"),
         (Fault::Reply("421 4.3.2 stopping".into()), "451 4.4.2"),
         (Fault::Reply("503 5.5.1 bad sequence".into()), "451 4.4.2"),
+        (Fault::Reply("502 5.5.1 not here".into()), "451 4.4.2"),
+        (Fault::Reply("530 5.7.0 Must issue a STARTTLS command first".into()), "451 4.4.2"),
         (Fault::Reply("451 4.3.0 mx7 not now".into()), "451 4.3.0"),
         (Fault::Reply("554 5.7.1 mx7 never".into()), "554 5.7.1"),
     ] {

@@ -255,20 +255,26 @@ impl Relay {
             answered = true;
             match (step, reply.code()) {
                 (Step::Rset, 200..=299) | (Step::Mail, 200..=299) => {}
-                (Step::Mail, _) if is_refusal(&reply) && pipelined => refused = Some(reply),
-                (Step::Mail, _) if is_refusal(&reply) => {
+                (Step::Mail, _) if is_refusal(step, &reply) && pipelined => refused = Some(reply),
+                (Step::Mail, _) if is_refusal(step, &reply) => {
                     link.needs_reset = true;
                     return Ok((Some(reply.clone()), reply));
                 }
                 // What RCPT gets behind a MAIL that was refused says nothing, whatever it is.
-                (Step::Rcpt, _) if refused.is_some() || reply.is_positive() || is_refusal(&reply) => {
+                (Step::Rcpt, _) if refused.is_some() || reply.is_positive() || is_refusal(step, &reply) => {
                     if pipelined && link.session.said_too_much().await {
                         return Err(suspect(Failure::Unsolicited(step)));
                     }
                     link.needs_reset = refused.is_some();
                     return Ok((refused, reply));
                 }
-                _ => return Err(suspect(Failure::UnexpectedReply(step))),
+                (_, code) => {
+                    let destination = link.session.destination();
+                    tracing::info!(target: "callahead::message", destination, %step, said = %reply, "a server refuses the session");
+                    let failure = Failure::UnexpectedReply(step);
+                    // What it wants for the session it wants whether commands come together or not.
+                    return Err(if matches!(code, 504 | 530 | 538) { failure.into() } else { suspect(failure) });
+                }
             }
         }
         Err(Failure::UnexpectedReply(Step::Rcpt).into())
@@ -295,7 +301,7 @@ impl Relay {
             Err(failure) => Err(failure),
         };
         match reply {
-            Ok(reply) if reply.is_positive() || is_refusal(&reply) => {
+            Ok(reply) if reply.is_positive() || is_refusal(Step::Rcpt, &reply) => {
                 transaction.accepted += usize::from(reply.is_positive());
                 transaction.words &= domain.policy.pass_reply_text;
                 passed(&reply, About::Recipient, domain.policy.pass_reply_text)
@@ -332,7 +338,7 @@ impl Relay {
         };
         match begun {
             Ok((true, _)) => {}
-            Ok((false, reply)) if is_refusal(&reply) => {
+            Ok((false, reply)) if is_refusal(Step::Data, &reply) => {
                 let reply = passed(&reply, About::Message, words);
                 self.reset();
                 return Err(reply);
@@ -392,7 +398,7 @@ impl Relay {
         let words = transaction.words;
         match link.session.reply(Step::Message, Instant::now() + self.patience.step).await {
             Ok(reply) if reply.is_positive() => say(250, (2, 0, 0), "Ok"),
-            Ok(reply) if is_refusal(&reply) => {
+            Ok(reply) if is_refusal(Step::Message, &reply) => {
                 let reply = passed(&reply, About::Message, words);
                 self.cut();
                 reply
@@ -428,7 +434,7 @@ impl Relay {
         let words = self.transaction.take().is_some_and(|transaction| transaction.words);
         let Some(link) = &mut self.link else { return unsaid(lost()) };
         let said = match link.session.reply(Step::Message, Instant::now() + self.patience.end).await {
-            Ok(reply) if reply.is_positive() || is_refusal(&reply) => reply,
+            Ok(reply) if reply.is_positive() || is_refusal(Step::Message, &reply) => reply,
             _ => {
                 // Nobody can tell whether it was delivered (RFC 1047): the client sends again, and the recipient may have it twice.
                 self.end_link();
@@ -512,10 +518,16 @@ impl Drop for Relay {
     }
 }
 
-/// Whether a reply says no. A 503 does not: "bad sequence of commands" tells that the server has lost track, which is no word on a
-/// sender, a recipient or a message.
-fn is_refusal(reply: &Reply) -> bool {
-    (reply.is_transient() || reply.is_permanent()) && reply.code() != 503
+/// Whether a reply says no to the sender, the recipient or the message.
+fn is_refusal(step: Step, reply: &Reply) -> bool {
+    (reply.is_transient() || reply.is_permanent()) && !is_of_the_session(step, reply)
+}
+
+/// Whether it says what is wrong with the session instead, which is no word on anybody: that the server does not know a command (500,
+/// 502), has lost track of them (503), or wants TLS or a login first (530, 538: RFC 3207 4, RFC 4954 6). To MAIL also that it does not know
+/// a parameter (504); to RCPT that is said of an address (Postfix: `non_fqdn_reject_code`).
+fn is_of_the_session(step: Step, reply: &Reply) -> bool {
+    matches!((step, reply.code()), (_, 500 | 502 | 503 | 530 | 538) | (Step::Mail, 504))
 }
 
 async fn exchange(session: &mut ClientSession, octets: &[u8], deadline: Instant) -> Result<Reply, Failure> {
