@@ -6,16 +6,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use callahead_smtp::Recipient;
+use callahead_smtp::{Recipient, Reply};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::dial::Dial;
 use crate::dialogue::{self, Broken, Found};
 use crate::exchangers::Exchangers;
-use crate::outcome::{Ask, BoxFuture, HostFailure, Outcome, Report, Request};
-use crate::pool::{DestinationStatus, HostPool, NoSession, Pooled, Slot};
+use crate::outcome::{Ask, BoxFuture, Failure, HostFailure, Outcome, Report, Request, Step};
+use crate::pool::{DestinationStatus, HostPool, NoSession, Pooled, Slot, Wants};
 use crate::probe::{PersonProbe, Probe};
+use crate::refusal::Refusal;
 use crate::resolve::Resolve;
 use crate::route::{Host, HostPort, TlsPolicy};
 use crate::session::Trouble;
@@ -254,8 +255,11 @@ impl Errand<'_> {
         let mut pipeline = pool.pipelines();
         // The random local part, and whether it was refused in a session that broke.
         let (mut probe, mut refused) = (self.probe.clone(), false);
+        // A refusal that may have been for what was asked before in its session, and for how many recipients.
+        let mut doubted: Option<(Refusal, u32)> = None;
         loop {
-            let slot = match pool.acquire(self.settings, fresh, deadline).await {
+            let wants = Wants { fresh, recipients: 1 + u32::from(probe.is_some()) };
+            let slot = match pool.acquire(self.settings, wants, deadline).await {
                 Ok(slot) => slot,
                 Err(NoSession) => return Ok(None),
             };
@@ -284,6 +288,35 @@ impl Errand<'_> {
             match asked {
                 Ok(mut found) => {
                     found.not_accept_all |= refused;
+                    let refusal = match &found.outcome {
+                        Outcome::Rejected(reply) => Some(Refusal::of(reply, recipient)),
+                        _ => None,
+                    };
+                    if let Some(first) = found.first_refusal {
+                        pool.learn_refusal(first);
+                    }
+                    if let Some(refusal) = refusal.filter(|refusal| found.asked_before > 0 && !pool.knows(refusal)) {
+                        pooled.end(self.settings.quit_timeout);
+                        if Instant::now() >= deadline {
+                            let reply = found.outcome.reply().cloned();
+                            admission.succeeded();
+                            return Err(failed(Trouble { failure: Failure::Timeout(Step::Rcpt), reply }));
+                        }
+                        self.transcript.note(
+                            "a session's first recipient is not known to be refused so; asking again as the first of a new session",
+                        );
+                        refused = found.not_accept_all;
+                        doubted = Some((refusal, found.asked_before));
+                        (probe, fresh) = (None, true);
+                        continue;
+                    }
+                    if let Some((doubted, asked_before)) = doubted
+                        && (found.outcome.reply().is_some_and(Reply::is_positive)
+                            || refusal.is_some_and(|refusal| !refusal.is_like(&doubted)))
+                    {
+                        // It was the session.
+                        pool.learn_uses(asked_before);
+                    }
                     pool.count_question(matches!(found.outcome, Outcome::Rejected(_)));
                     if found.reusable {
                         pool.release(pooled, self.settings);

@@ -7,6 +7,7 @@ use callahead_smtp::{Command, Recipient, Reply};
 use tokio::time::Instant;
 
 use crate::outcome::{Failure, Outcome, Step};
+use crate::refusal::Refusal;
 use crate::session::{Session, Surplus, Trouble};
 use crate::transcript::Transcript;
 
@@ -18,6 +19,10 @@ pub(crate) struct Found {
     pub(crate) not_accept_all: bool,
     /// The session may be used again.
     pub(crate) reusable: bool,
+    /// Recipients that the session had been asked for before this one, the random one too.
+    pub(crate) asked_before: u32,
+    /// How the session's first recipient was refused, where it is of this question.
+    pub(crate) first_refusal: Option<Refusal>,
 }
 
 /// What went wrong, and how far it had come.
@@ -53,7 +58,8 @@ pub(crate) async fn ask(
 ) -> Result<Found, Broken> {
     let smtputf8 = recipient.needs_smtputf8();
     if smtputf8 && !session.offers.smtputf8 {
-        return Ok(Found { outcome: Outcome::NeedsSmtpUtf8, not_accept_all: false, reusable: true });
+        let outcome = Outcome::NeedsSmtpUtf8;
+        return Ok(Found { outcome, not_accept_all: false, reusable: true, asked_before: 0, first_refusal: None });
     }
     let mut commands: Vec<(Of, Step, Command<'_>)> = Vec::with_capacity(6);
     if session.uses > 0 {
@@ -68,7 +74,10 @@ pub(crate) async fn ask(
     commands.push((Of::Recipient, Step::Rcpt, Command::RcptTo(recipient)));
 
     let pipelined = pipeline && session.offers.pipelining;
-    session.uses += 1;
+    let asked_before = session.uses + u32::from(probe.is_some());
+    let begins = session.uses == 0;
+    let first = if probe.is_some() { Of::Probe } else { Of::Recipient };
+    session.uses = asked_before + 1;
     let probe_at = commands.iter().position(|(of, step, _)| *of == Of::Probe && *step == Step::Rcpt);
     let at_probe = |answered: usize| probe_at.is_some_and(|at| answered >= at);
     let broken = |trouble: Trouble, answered: usize, not_accept_all: bool| {
@@ -86,6 +95,7 @@ pub(crate) async fn ask(
     }
     // What is known once it is known; the rest of a pipelined group is only read then.
     let mut outcome = None;
+    let mut first_refusal = None;
     let mut not_accept_all = false;
     let mut mail_accepted = false;
     for (answered, (of, step, command)) in commands.iter().enumerate() {
@@ -115,6 +125,9 @@ pub(crate) async fn ask(
         }
         if outcome.is_some() {
             continue;
+        }
+        if begins && mail_accepted && *of == first && *step == Step::Rcpt && reply.is_permanent() {
+            first_refusal = Some(Refusal::of(&reply, probe.unwrap_or(recipient)));
         }
         let senseless = |reply| {
             let trouble = Trouble { failure: Failure::UnexpectedReply(*step), reply: Some(reply) };
@@ -146,7 +159,10 @@ pub(crate) async fn ask(
         return Err(Broken { pipelining_suspect: true, ..broken(trouble, 0, false) });
     }
     match outcome {
-        Some(outcome) => Ok(Found { outcome, not_accept_all, reusable: owes == Surplus::Nothing }),
+        Some(outcome) => {
+            let reusable = owes == Surplus::Nothing;
+            Ok(Found { outcome, not_accept_all, reusable, asked_before, first_refusal })
+        }
         // The last command is RCPT for the recipient, and it was answered behind a MAIL that was not accepted by a 2xx.
         None => {
             let trouble = Failure::UnexpectedReply(Step::Rcpt).into();

@@ -27,6 +27,7 @@ mod guard;
 mod outcome;
 mod pool;
 mod probe;
+mod refusal;
 mod resolve;
 mod route;
 mod route_test;

@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::breaker::Breaker;
 use crate::outcome::{Failure, HostFailure};
+use crate::refusal::{Refusal, Refusals};
 use crate::session::Session;
 use crate::settings::Settings;
 
@@ -32,7 +33,7 @@ pub(crate) struct HostPool {
 #[derive(Default)]
 struct State {
     idle: Vec<Pooled>,
-    waiting: VecDeque<oneshot::Sender<Slot>>,
+    waiting: VecDeque<Waiter>,
     /// Sessions that exist or are being made, those that are ending included.
     open: usize,
     background: usize,
@@ -52,8 +53,9 @@ struct State {
 /// What a host taught.
 #[derive(Default)]
 struct Learned {
-    /// Questions after which it ends sessions, less one.
+    /// Recipients after which it ends sessions, less one.
     uses: Option<u32>,
+    refusals: Refusals,
     peaceful_ends: u32,
     no_pipelining: bool,
     no_tls_until: Option<Instant>,
@@ -72,6 +74,30 @@ pub(crate) enum Slot {
     Reuse(Pooled),
     /// The right to open a session.
     Open(Ticket),
+}
+
+/// What somebody wants of a session.
+#[derive(Clone, Copy)]
+pub(crate) struct Wants {
+    /// A new one, in which nobody has asked before.
+    pub(crate) fresh: bool,
+    /// Recipients that they ask for, with the random one.
+    pub(crate) recipients: u32,
+}
+
+/// One who waits for a session.
+struct Waiter {
+    hand: oneshot::Sender<Slot>,
+    wants: Wants,
+    /// A session that is of no use to them is ending, so that they may open theirs.
+    promised: bool,
+}
+
+/// What becomes of a session that came back.
+enum Back {
+    Taken,
+    Idle(Pooled),
+    End(Pooled),
 }
 
 /// The right to one session of a host; given back when dropped.
@@ -95,7 +121,8 @@ pub(crate) struct Background(Arc<HostPool>);
 enum Turn {
     Idle(Pooled),
     Open(Counted),
-    Wait(oneshot::Receiver<Slot>),
+    /// With an idle session that is of no use and to be ended, where there is one: its place is the next to be free.
+    Wait(oneshot::Receiver<Slot>, Option<Pooled>),
 }
 
 /// A relay's place at a host; given back when dropped.
@@ -123,7 +150,7 @@ pub struct DestinationStatus {
     pub waiting: usize,
     /// The circuit breaker is open: the host is left alone for so long yet.
     pub open_for: Option<Duration>,
-    /// The learned limit on questions in a session, where one was learned.
+    /// The learned limit on recipients in a session, where one was learned.
     pub learned_uses: Option<u32>,
     /// Connections made.
     pub connections: u64,
@@ -137,17 +164,48 @@ pub struct DestinationStatus {
     pub last_failure: Option<String>,
 }
 
+impl Wants {
+    /// Whether a session that was used before will do.
+    fn are_met_by(self, session: &Session, limit: u32) -> bool {
+        !self.fresh && session.uses.saturating_add(self.recipients) <= limit
+    }
+}
+
 impl State {
-    /// To the first who waits; back where nobody does.
-    fn hand_on(&mut self, mut slot: Slot) -> Option<Slot> {
+    /// Recipients that a session may be asked for.
+    fn limit(&self, session: &Session, settings: &Settings) -> u32 {
+        self.learned.uses.unwrap_or(u32::MAX).min(settings.uses).min(session.most_uses)
+    }
+
+    /// The right to open a session, to the first who waits; back where nobody does.
+    fn hand_on(&mut self, ticket: Ticket) -> Option<Slot> {
+        let mut slot = Slot::Open(ticket);
         while let Some(waiter) = self.waiting.pop_front() {
-            match waiter.send(slot) {
+            match waiter.hand.send(slot) {
                 Ok(()) => return None,
                 // That one waits no more.
                 Err(unwanted) => slot = unwanted,
             }
         }
         Some(slot)
+    }
+
+    /// A session, to the first who waits. Where it is of no use to them it is to be ended, and those behind them get the next one.
+    fn hand_back(&mut self, mut pooled: Pooled, limit: u32) -> Back {
+        self.waiting.retain(|waiter| !waiter.hand.is_closed());
+        while let Some(nth) = self.waiting.iter().position(|waiter| !waiter.promised) {
+            if !self.waiting[nth].wants.are_met_by(&pooled.session, limit) {
+                self.waiting[nth].promised = true;
+                return Back::End(pooled);
+            }
+            let Some(waiter) = self.waiting.remove(nth) else { break };
+            match waiter.hand.send(Slot::Reuse(pooled)) {
+                // That one waits no more.
+                Err(Slot::Reuse(unwanted)) => pooled = unwanted,
+                Ok(()) | Err(Slot::Open(_)) => return Back::Taken,
+            }
+        }
+        Back::Idle(pooled)
     }
 }
 
@@ -172,12 +230,12 @@ impl HostPool {
     pub(crate) async fn acquire(
         self: &Arc<Self>,
         settings: &Settings,
-        fresh: bool,
+        wants: Wants,
         deadline: Instant,
     ) -> Result<Slot, NoSession> {
         loop {
             // Decided under the lock, done without it.
-            match self.turn(settings, fresh)? {
+            match self.turn(settings, wants)? {
                 Turn::Idle(pooled) => {
                     if let Some(pooled) = self.check(pooled, settings).await {
                         return Ok(Slot::Reuse(pooled));
@@ -185,34 +243,42 @@ impl HostPool {
                 }
                 Turn::Open(counted) => return counted.ticket(deadline).await.map(Slot::Open),
                 // An error is the pool's closing, or the end of the time.
-                Turn::Wait(waiter) => {
+                Turn::Wait(waiter, useless) => {
+                    if let Some(useless) = useless {
+                        useless.end(settings.quit_timeout);
+                    }
                     return timeout_at(deadline, waiter).await.ok().and_then(Result::ok).ok_or(NoSession);
                 }
             }
         }
     }
 
-    fn turn(self: &Arc<Self>, settings: &Settings, fresh: bool) -> Result<Turn, NoSession> {
+    fn turn(self: &Arc<Self>, settings: &Settings, wants: Wants) -> Result<Turn, NoSession> {
         let mut state = self.state();
         if state.closing {
             return Err(NoSession);
         }
-        if let Some(pooled) = (!fresh).then(|| state.idle.pop()).flatten() {
-            return Ok(Turn::Idle(pooled));
+        let of_use = state.idle.iter().rposition(|pooled| {
+            let limit = state.limit(&pooled.session, settings);
+            wants.are_met_by(&pooled.session, limit)
+        });
+        if let Some(nth) = of_use {
+            return Ok(Turn::Idle(state.idle.remove(nth)));
         }
         if state.open < settings.sessions_per_destination {
             state.open += 1;
             return Ok(Turn::Open(Counted(Arc::clone(self))));
         }
         if state.waiting.len() >= settings.queue_per_destination {
-            state.waiting.retain(|waiter| !waiter.is_closed());
+            state.waiting.retain(|waiter| !waiter.hand.is_closed());
             if state.waiting.len() >= settings.queue_per_destination {
                 return Err(NoSession);
             }
         }
+        let useless = (!state.idle.is_empty()).then(|| state.idle.remove(0));
         let (hand, waiter) = oneshot::channel();
-        state.waiting.push_back(hand);
-        Ok(Turn::Wait(waiter))
+        state.waiting.push_back(Waiter { hand, wants, promised: useless.is_some() });
+        Ok(Turn::Wait(waiter, useless))
     }
 
     /// An idle session as it was left; one that was closed or told something meanwhile is ended.
@@ -259,8 +325,7 @@ impl HostPool {
     /// Takes a session back after a question: hands it on, keeps it, or ends it.
     pub(crate) fn release(self: &Arc<Self>, pooled: Pooled, settings: &Settings) {
         let mut state = self.state();
-        let limit = state.learned.uses.map_or(settings.uses, |learned| learned.min(settings.uses));
-        let limit = limit.min(pooled.session.most_uses);
+        let limit = state.limit(&pooled.session, settings);
         let old = state.retired.is_some_and(|retired| pooled.session.opened <= retired);
         let spent = old || pooled.session.uses >= limit || pooled.session.rejected >= settings.rejected_per_session;
         if spent || state.closing {
@@ -275,7 +340,15 @@ impl HostPool {
             pooled.end(settings.quit_timeout);
             return;
         }
-        let Some(Slot::Reuse(mut pooled)) = state.hand_on(Slot::Reuse(pooled)) else { return };
+        let mut pooled = match state.hand_back(pooled, limit) {
+            Back::Idle(pooled) => pooled,
+            Back::Taken => return,
+            Back::End(pooled) => {
+                drop(state);
+                pooled.end(settings.quit_timeout);
+                return;
+            }
+        };
         pooled.session.idle_since = Instant::now();
         state.idle.push(pooled);
         if !state.reaping {
@@ -284,12 +357,22 @@ impl HostPool {
         }
     }
 
-    /// The host ended a session after so many questions: others end before that.
+    /// The host ended a session after so many recipients, or answered by them: others end before that.
     pub(crate) fn learn_uses(&self, uses: u32) {
         let mut state = self.state();
         let below = uses.saturating_sub(1).max(1);
         state.learned.uses = Some(state.learned.uses.map_or(below, |known| known.min(below)));
         state.learned.peaceful_ends = 0;
+    }
+
+    /// The first recipient of a session was refused so.
+    pub(crate) fn learn_refusal(&self, refusal: Refusal) {
+        self.state().learned.refusals.learn(refusal);
+    }
+
+    /// Whether first recipients of sessions are refused so.
+    pub(crate) fn knows(&self, refusal: &Refusal) -> bool {
+        self.state().learned.refusals.know(refusal)
     }
 
     pub(crate) fn learn_no_pipelining(&self) {
@@ -324,7 +407,7 @@ impl HostPool {
             host: self.name.clone(),
             sessions: state.open,
             idle: state.idle.len(),
-            waiting: state.waiting.iter().filter(|waiter| !waiter.is_closed()).count(),
+            waiting: state.waiting.iter().filter(|waiter| !waiter.hand.is_closed()).count(),
             open_for: state.breaker.open_for(Instant::now()),
             learned_uses: state.learned.uses,
             connections: state.counters.connections,
@@ -418,7 +501,7 @@ impl Ticket {
     /// To the first who waits for a session of the host; given back where nobody does.
     fn hand_on(self) {
         let pool = Arc::clone(&self.counted.0);
-        let unwanted = pool.state().hand_on(Slot::Open(self));
+        let unwanted = pool.state().hand_on(self);
         // Not under the lock, which it takes itself.
         drop(unwanted);
     }
@@ -435,7 +518,7 @@ fn count_out(pool: &Arc<HostPool>) {
     {
         let mut state = pool.state();
         state.open -= 1;
-        while state.waiting.pop_front_if(|waiter| waiter.is_closed()).is_some() {}
+        while state.waiting.pop_front_if(|waiter| waiter.hand.is_closed()).is_some() {}
         if state.waiting.is_empty() {
             return;
         }

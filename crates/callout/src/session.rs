@@ -74,8 +74,8 @@ pub(crate) enum Surplus {
 /// Octets read at once.
 const CHUNK: usize = 4096;
 
-/// Questions in a session with Exim. It drops a session after 10 commands that carry no mail
-/// (`smtp_accept_max_nonmail`), and the RSET before each question is one, for the random local part too.
+/// Recipients in a session with Exim. It drops a session after 10 commands that carry no mail
+/// (`smtp_accept_max_nonmail`), and the RSET before each recipient is one, the random ones too.
 const EXIM_USES: u32 = 8;
 
 /// An open session.
@@ -86,12 +86,13 @@ pub(crate) struct Session {
     chunk: Box<[u8]>,
     /// What EHLO offered.
     pub(crate) offers: Offers,
-    /// Questions answered, and recipients refused.
+    /// Recipients asked for, the random ones too: servers count them over the whole session.
     pub(crate) uses: u32,
-    /// Questions at most, as far as the host's greeting tells.
+    /// Recipients at most, as far as the host's greeting tells.
     pub(crate) most_uses: u32,
     /// When it was opened.
     pub(crate) opened: Instant,
+    /// Of the recipients, those that were refused.
     pub(crate) rejected: u32,
     /// Since when nobody has asked here.
     pub(crate) idle_since: Instant,

@@ -17,7 +17,7 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// How long a session is kept without a question. Default 5 s.
     pub idle: Duration,
-    /// Questions in one session. Default 50.
+    /// Recipients asked for in one session, the random ones too. Default 50.
     pub uses: u32,
     /// Refused recipients in one session: Postfix slows down after 10 and drops after 20. Default 8.
     pub rejected_per_session: u32,

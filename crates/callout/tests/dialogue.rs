@@ -290,6 +290,109 @@ async fn a_destination_that_ends_the_session_with_the_random_local_part_is_asked
     }
 }
 
+const POLICY: &str = "571 sorry, you are violating our security policies (#5.7.1 - chkuser)";
+
+/// As qmail with chkuser refuses.
+fn chkuser() -> Script {
+    let unknown = |n: u32| {
+        let who = format!("user{n}@one.example");
+        (who.clone(), format!("511 sorry, no mailbox here by that name <{who}> (#5.1.1 - chkuser)"))
+    };
+    Script { rcpt_replies: (0..100).map(unknown).collect(), ..normal() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_11_a_refusal_for_what_was_asked_before_in_the_session_is_not_believed() {
+    // With a bare code, as a server has it that answers all the same.
+    for policy in [POLICY, "550 5.7.1 too many wrong recipients", "550 too many wrong recipients", "550"] {
+        for extensions in [vec!["PIPELINING".to_owned()], vec![]] {
+            let limit = Some((3, policy.to_owned()));
+            let (bench, destination) = Bench::one(Script { wrong_rcpt_limit: limit, extensions, ..chkuser() });
+            for n in 0..3 {
+                let report = bench.ask(&format!("user{n}@one.example")).await;
+                assert_eq!(kind(&report.outcome), "rejected", "{}", dialogue(&report));
+            }
+            assert_eq!(destination.record().connections, 1);
+            let report = bench.ask("anna@one.example").await;
+            assert_eq!(kind(&report.outcome), "accepted", "{policy}\n{}", dialogue(&report));
+            assert_eq!(report.destination.as_deref(), Some("10.0.0.1:25"));
+            assert_eq!(destination.record().connections, 2);
+            let status = bench.callouts.destinations().remove(0);
+            assert_eq!((status.learned_uses, status.failures), (Some(2), 0), "others end before that");
+            bench.end().await;
+            destination.assert_polite();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_11_a_recipient_that_the_session_made_be_refused_is_refused_in_its_own_words() {
+    let limit = Some((3, POLICY.to_owned()));
+    let (bench, destination) = Bench::one(Script { wrong_rcpt_limit: limit, ..chkuser() });
+    for n in 0..40 {
+        let report = bench.ask(&format!("user{n}@one.example")).await;
+        assert!(matches!(&report.outcome, Outcome::Rejected(reply) if reply.code() == 511), "{}", dialogue(&report));
+    }
+    let connections = destination.record().connections;
+    assert!(connections <= 22, "two recipients a session, once it is known: {connections}");
+    // With the random local part in front, and a limit below which no session of this kind comes.
+    let limit = Some((1, POLICY.to_owned()));
+    let (bench, destination) = Bench::one(Script { wrong_rcpt_limit: limit, ..chkuser() });
+    let report = bench.probe("anna@one.example").await;
+    assert_eq!((kind(&report.outcome), report.not_accept_all), ("accepted", true), "{}", dialogue(&report));
+    bench.end().await;
+    destination.assert_polite();
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_11_recipients_are_counted_as_servers_do_and_the_random_ones_too() {
+    let reached = "571 sorry, reached maximum number of recipients for one session (#5.7.1 - chkuser)";
+    let (bench, destination) = Bench::one(Script { rcpt_limit: Some((50, reached.to_owned())), ..normal() });
+    // A random local part and 98 recipients.
+    assert_eq!(kind(&bench.probe("anna@one.example").await.outcome), "accepted");
+    for _ in 0..97 {
+        assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "accepted");
+    }
+    let record = destination.record();
+    assert_eq!((record.connections, record.rcpt), (2, 99), "the limit is never met");
+    // There is room for one more in that session, and none for two.
+    assert_eq!(kind(&bench.probe("anna@one.example").await.outcome), "accepted");
+    assert_eq!((destination.record().connections, destination.record().rcpt), (3, 101));
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_11_ordinary_refusals_cost_one_connection_more_for_each_kind_and_host() {
+    let unknown = |n: u32| {
+        let text = match n % 2 {
+            0 => format!("550 no such user: user{n} (ref 4f{n}ac9d, see https://help.example/?r=xYz{n})"),
+            _ => format!(
+                "550 5.7.1 <user{n}@one.example> Recipient address rejected: Access denied [HOST{n}.example 08DC{n}]"
+            ),
+        };
+        (format!("user{n}@one.example"), text)
+    };
+    let (bench, destination) = Bench::one(Script { rcpt_replies: (0..800).map(unknown).collect(), ..normal() });
+    assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "accepted");
+    for n in 0..800 {
+        let report = bench.ask(&format!("user{n}@one.example")).await;
+        assert_eq!(kind(&report.outcome), "rejected", "{}", dialogue(&report));
+    }
+    let connections = destination.record().connections;
+    assert!(connections <= 102, "8 refused recipients in a session, and two to learn the kinds: {connections}");
+    assert_eq!(bench.callouts.destinations()[0].learned_uses, None, "it says the same to the first of a session");
+    bench.end().await;
+    destination.assert_polite();
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_11_a_refusal_that_is_not_believed_and_can_not_be_asked_again_says_nothing() {
+    let (bench, destination) = Bench::one(normal());
+    assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "accepted");
+    destination.script().max_connections = Some(0);
+    let report = bench.ask("carol@one.example").await;
+    assert_eq!(kind(&report.outcome), "unreachable", "{}", dialogue(&report));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_503_to_rcpt_is_no_word_on_the_recipient() {
     // RFC 5321 4.2.3: bad sequence of commands.

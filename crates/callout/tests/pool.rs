@@ -161,6 +161,45 @@ async fn at_most_twenty_sessions_and_the_rest_waits_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_needs_a_new_session_waits_for_one_and_is_handed_no_used_one() {
+    let bench = Bench::new(Settings { sessions_per_destination: 2, ..settings() });
+    let script = Script { reply_delay: Duration::from_millis(100), ..normal() }.fault(Step::Quit, Fault::Hang);
+    let destination = bench.server(1, script);
+    destination.add_mailbox("ben@one.example");
+    for asked in [bench.asks(1, "ben", false), bench.asks(1, "ben", false)] {
+        asked.await.unwrap();
+    }
+    destination.script().rcpt_replies.insert("anna@one.example".into(), "571 you ask too much".into());
+    let anna = bench.asks(1, "anna", false);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    destination.script().rcpt_replies.clear();
+    // This one comes back while the session is ending in which anna was refused.
+    let others: Vec<_> = (0..3).map(|_| bench.asks(1, "ben", false)).collect();
+    let report = anna.await.unwrap();
+    assert_eq!(kind(&report.outcome), "accepted", "{}", dialogue(&report));
+    assert!(report.elapsed < Duration::from_secs(3), "{}", dialogue(&report));
+    let asked: Vec<_> = destination.record().sessions[2].commands.clone();
+    assert_eq!(asked[1..3], ["MAIL FROM:<>", "RCPT TO:<anna@one.example>"]);
+    for other in others {
+        assert_eq!(kind(&other.await.unwrap().outcome), "accepted");
+    }
+    assert_eq!((destination.record().connections, destination.record().most_at_once), (3, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_session_makes_room_for_who_can_not_use_it() {
+    let bench = Bench::new(Settings { sessions_per_destination: 1, uses: 2, ..settings() });
+    let destination = bench.server(1, normal());
+    let route = route(&["10.0.0.1"], TlsPolicy::Off);
+    assert_eq!(kind(&bench.ask_route("anna@one.example", &route, false).await.outcome), "accepted");
+    // Two recipients with the random one, and the session has room for one.
+    let report = bench.ask_route("anna@one.example", &route, true).await;
+    assert_eq!(kind(&report.outcome), "accepted");
+    assert!(report.elapsed < Duration::from_secs(1), "{}", dialogue(&report));
+    assert_eq!(destination.record().connections, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn row_16_when_too_many_wait_the_rest_is_told_so() {
     let bench = Bench::new(Settings { sessions_per_destination: 2, queue_per_destination: 3, ..settings() });
     bench.server(1, Script::accept_all().fault(Step::Rcpt, Fault::Hang));
@@ -369,7 +408,8 @@ async fn what_was_done_is_counted_by_host_and_in_all() {
     assert_eq!(kinds, ["accepted", "rejected", "busy"]);
     let status = bench.callouts.destinations().remove(0);
     assert_eq!((status.sessions, status.idle, status.waiting), (1, 1, 0));
-    assert_eq!((status.connections, status.questions, status.rejected, status.failures), (1, 2, 1, 0));
+    // The first refusal that is known of a host is that of a session's first recipient.
+    assert_eq!((status.connections, status.questions, status.rejected, status.failures), (2, 2, 1, 0));
     assert_eq!(status.last_failure, None);
     let totals = bench.callouts.totals();
     assert_eq!((totals.questions, totals.busy, totals.sessions), (3, 1, 1));

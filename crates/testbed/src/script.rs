@@ -99,6 +99,11 @@ pub struct Script {
     pub drop_after_errors: Option<u32>,
     /// A session ends with a 421 instead of its so-manieth MAIL plus one.
     pub drop_after_uses: Option<u32>,
+    /// Once a session has heard so many RCPTs each further one gets this reply: a mailbox's that exists too, and neither RSET nor MAIL starts
+    /// the count anew.
+    pub rcpt_limit: Option<(u32, String)>,
+    /// Likewise once it has refused so many.
+    pub wrong_rcpt_limit: Option<(u32, String)>,
     /// A session that hears nothing for so long ends with a 421 (RFC 5321 4.5.3.2.7).
     pub idle: Option<Duration>,
     /// A recipient is looked up once in a session and answered from memory after that, as Exim does.
@@ -135,6 +140,8 @@ impl Default for Script {
             broken_pipelining: false,
             drop_after_errors: None,
             drop_after_uses: None,
+            rcpt_limit: None,
+            wrong_rcpt_limit: None,
             idle: None,
             remembers: false,
             max_connections: None,

@@ -74,6 +74,7 @@ pub(crate) struct Session {
     output: Vec<u8>,
     pub(crate) mail: bool,
     mails: u32,
+    rcpts: u32,
     /// A MAIL with another sender than the null one: fit only to ask whether others' mail is relayed.
     foreign_sender: Option<String>,
     refused: u32,
@@ -211,6 +212,7 @@ impl Destination {
             output: Vec::new(),
             mail: false,
             mails: 0,
+            rcpts: 0,
             foreign_sender: None,
             refused: 0,
             greeted: false,
@@ -477,6 +479,18 @@ impl Session {
         let is_others = address.ends_with(".invalid");
         if let Some(line) = self.foreign_sender.take().filter(|_| !is_others) {
             self.offence(format!("{line:?} is no null sender"));
+        }
+        let over = {
+            let script = self.destination.script();
+            let over = |limit: &Option<(u32, String)>, count: u32| limit.clone().filter(|(limit, _)| count >= *limit);
+            over(&script.rcpt_limit, self.rcpts).or_else(|| over(&script.wrong_rcpt_limit, self.refused))
+        };
+        self.rcpts += 1;
+        if let Some((_, reply)) = over {
+            if let Some(watcher) = self.destination.watcher() {
+                self.unsent.push(watcher.decided(address, &reply));
+            }
+            return self.say(&reply);
         }
         if let Some((reply, mark)) = self.remembered.get(address).cloned() {
             self.unsent.extend(mark);
