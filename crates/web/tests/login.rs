@@ -9,9 +9,10 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use callahead_control::Kind;
-use callahead_web::{ABSOLUTE, HttpLimits, IDLE, LINK_FOR, Web, web_router};
+use callahead_web::{ABSOLUTE, HttpLimits, IDLE, LINK_FOR, Web, http_router, web_router};
 use common::Bench;
 use realm::{account, record};
+use serde_json::json;
 use visitor::{PASSWORD, World, login_form, web};
 
 #[tokio::test]
@@ -121,6 +122,11 @@ async fn a_twenty_first_session_ends_the_oldest() {
 async fn a_new_password_needs_the_old_one_and_ends_the_other_sessions() {
     let world = World::new(false).await;
     let (here, elsewhere) = (world.session("d").await, world.session("d").await);
+    let api = world.bench.beside(http_router).await;
+    let login = json!({"account": "d", "password": PASSWORD});
+    let given = api.call("", "POST", "/api/v1/session", Some(&login)).await.created();
+    let by_password = given["token"].as_str().unwrap();
+    api.call(by_password, "GET", "/api/v1/domains", None).await.ok();
     let wrong = world
         .send(&here, "POST", "/password", "current=wrong&password=another+long+password&again=another+long+password")
         .await;
@@ -133,6 +139,7 @@ async fn a_new_password_needs_the_old_one_and_ends_the_other_sessions() {
     assert_eq!(changed.status, 303, "{}", changed.body);
     assert_eq!(world.send(&elsewhere, "GET", "/domains", "").await.status, 303);
     assert_eq!(world.send(&changed.cookie(), "GET", "/domains", "").await.status, 200);
+    api.call(by_password, "GET", "/api/v1/domains", None).await.problem(401);
     assert_eq!(world.log_in("d", PASSWORD).await.status, 422);
     assert_eq!(world.log_in("d", "another long password").await.status, 303);
 }

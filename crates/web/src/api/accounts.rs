@@ -3,7 +3,9 @@
 use axum::extract::State as Given;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Json, Response};
-use callahead_control::{Account, AuditEntry, Change, DomainSpec, Expected, Kind, Permission, Record, Role};
+use callahead_control::{
+    Account, AuditEntry, Change, DomainSpec, Expected, Kind, PasswordError, Permission, Record, Role,
+};
 use callahead_engine::rfc3339;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -156,10 +158,10 @@ pub(crate) async fn change(
         account.domains = domains(&state, account.role, account.owner.as_deref(), new)?;
     }
     let mut ended = Vec::new();
-    if patch.password.is_some() {
-        account.password = hashed(&state, patch.password).await?;
+    if let Some(password) = &patch.password {
+        let set = set_password(&state, &mut account, password).await;
+        ended = set.map_err(|error| Problem::invalid(format!("password: {error}")))?;
         no_more_than(asker, &account)?;
-        ended = tokens_of(&state, name, true);
     }
     write(&state, asker, "account.change", Some(&old.value), Some(&account), expected, ended).await?;
     let record = record(&state, name)?;
@@ -305,6 +307,17 @@ async fn hashed(state: &State, password: Option<String>) -> Answer<Option<String
             Err(error) => Err(Problem::invalid(format!("password: {error}"))),
         },
     }
+}
+
+/// Gives an account a new password. The changes that come back go with it: they end the API's sessions, which the old one has let in. Those of pages
+/// end with any change of their account.
+pub(crate) async fn set_password(
+    state: &State,
+    account: &mut Account,
+    password: &str,
+) -> Result<Vec<Change>, PasswordError> {
+    account.password = Some(state.administration.passwords.hash(password).await?);
+    Ok(tokens_of(state, &account.name, true))
 }
 
 /// Changes that delete an account's tokens, or only its sessions.

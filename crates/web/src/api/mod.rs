@@ -5,7 +5,7 @@
 //! `/` and `%` in a local part come as `%2F` and `%25`.
 
 pub(crate) mod access;
-mod accounts;
+pub(crate) mod accounts;
 mod audit;
 mod cache;
 mod document;

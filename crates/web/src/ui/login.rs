@@ -15,6 +15,7 @@ use serde::Deserialize;
 use super::Ui;
 use super::frame::{Answer, Page, Refusal, Visitor, go, sentence, show, show_as};
 use super::session::{self, Client, with_cookie};
+use crate::api::accounts;
 use crate::throttle::Key;
 
 /// The longest account name that is looked at.
@@ -285,22 +286,23 @@ pub(super) async fn change_password(
     if new.password != new.again {
         return no(unprocessable, "the two new passwords are not the same");
     }
-    if !is_right(ui, visitor.name(), &new.current).await {
+    let found = administration.control.local().accounts().get(visitor.name()).cloned();
+    let Some(record) = found else { return Err(Refusal::Elsewhere("/login".into())) };
+    let mut account = record.value;
+    if !administration.passwords.is_right(&new.current, account.password.as_deref()).await {
         keys.into_iter().for_each(|key| administration.throttle.failed(key));
         return no(unprocessable, "the present password is another one");
     }
-    let password = match administration.passwords.hash(&new.password).await {
-        Ok(password) => password,
+    let ended = match accounts::set_password(&ui.state, &mut account, &new.password).await {
+        Ok(ended) => ended,
         Err(error) => return no(unprocessable, &error.to_string()),
     };
-    let found = administration.control.local().accounts().get(visitor.name()).cloned();
-    let Some(record) = found else { return Err(Refusal::Elsewhere("/login".into())) };
-    let account = Account { password: Some(password), ..record.value };
     let body = serde_json::to_string(&account).map_err(|error| Refusal::failed(&error))?;
     let expected = Expected::Revision(record.revision);
-    let change = Change { kind: Kind::Account, key: account.name.clone(), expected, body: Some(body) };
+    let mut changes = vec![Change { kind: Kind::Account, key: account.name.clone(), expected, body: Some(body) }];
+    changes.extend(ended);
     let audit = AuditEntry::new(visitor.actor(), "account.password", &account.name).owned_by(account.owner.as_deref());
-    administration.control.apply(vec![change], vec![audit], ui.now()).await?;
+    administration.control.apply(changes, vec![audit], ui.now()).await?;
     // The change ended this session too.
     let cookie = session::begin(ui, visitor.name(), None, &client, Some(&visitor.session), "session.begin").await?;
     Ok(with_cookie(go("/"), cookie))
