@@ -6,13 +6,15 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 
-use super::{Bench, HEADS, Measured, Round, interleaved};
+use super::{Bench, HEADS, Measured, Round};
 use crate::load::{Answer, Client, Names, Pace, Protocol, Target, ask, names, open_loop};
 use crate::process;
 use crate::report::{Section, Table, Verdict};
 use crate::stats::{Spread, count, megabytes, number, real, time};
 use crate::subject::{Callahead, Setup, Subject, fill};
 
+/// Rounds of the greatest rate, from which the fixed one is made.
+const CLOSED_ROUNDS: u64 = 3;
 /// Clears, each of a copy of the cache.
 const CLEARS: usize = 3;
 
@@ -48,21 +50,24 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Section> {
     let (small_subject, big_subject) = (subject("few", &small)?, subject("many", &big)?);
     let (few, many) = (Names::random(size.few), Names::random(size.many));
 
-    let one = |subject: &Subject| Subject {
-        target: subject.target,
-        ..Subject::new(subject.name, subject.target.address, Protocol::Policy, subject.process)
-    };
-    let shorter = Bench { size: crate::size::Size { rounds: 1, ..size.clone() }, folder: bench.folder.clone() };
-    let mut closed = interleaved(&shorter, &[one(&small_subject)], &small, &few, size.connections).await?;
-    closed.extend(interleaved(&shorter, &[one(&big_subject)], &big, &many, size.connections).await?);
+    let both = [(0, &small_subject, &small, &few), (1, &big_subject, &big, &many)];
+    let nothing = || [small_subject.name, big_subject.name].map(|name| Measured { name, rounds: Vec::new() });
+
+    let mut closed = nothing();
+    for _ in 0..size.rounds.min(CLOSED_ROUNDS) {
+        for (measured, subject, daemon, names) in both {
+            daemon.empty_log()?;
+            closed[measured].rounds.push(Round::measure(subject, names, size.connections, size.span).await?);
+        }
+    }
     let mut table = Table::new(&HEADS);
     closed.iter().for_each(|one| table.row(one.row()));
     section.show(table);
 
     let rate = closed.iter().map(|one| Spread::of(&one.rates()).median).fold(f64::MAX, f64::min) / 2.0;
-    let mut half = [Measured { name: "few", rounds: Vec::new() }, Measured { name: "many", rounds: Vec::new() }];
+    let mut half = nothing();
     for _ in 0..size.rounds {
-        for (measured, subject, daemon, names) in [(0, &small_subject, &small, &few), (1, &big_subject, &big, &many)] {
+        for (measured, subject, daemon, names) in both {
             daemon.empty_log()?;
             let pace = Pace::new(rate, size.span);
             let run = open_loop(subject.target, names, size.connections, pace).await.context(subject.name)?;
