@@ -185,7 +185,13 @@ fn the_report_says_what_was_met_and_missed_and_writes_its_plots() {
         "| callahead | 1.2.3 |",
         "![One](one.svg)",
         "| `smtp_accept_max` | `0` |",
+        "| `write_rejectlog` | `false` |",
+        "    verify = recipient/callout=30s\n",
         "| `smtpd_error_sleep_time` | `0` |",
+        // What every Postfix of the testbed has, and where it relays to.
+        "| `smtp_dns_support_level` | `disabled` |",
+        "| `mydestination` | (empty) |",
+        "| `relay_transport` | `relay:[127.0.0.1]:2525` |",
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }

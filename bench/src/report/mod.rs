@@ -8,6 +8,8 @@ use std::path::Path;
 
 pub use machine::Machine;
 
+use crate::subject::{Callout, Setting, exim_rest, exim_settings, postfix_settings};
+
 /// A row of the design's table of numbers, and what became of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
@@ -186,23 +188,31 @@ impl Report {
     }
 }
 
-/// The document's end: the given text, then the peers' settings, then where Callahead loses.
+/// The document's end: the given text, then all that is set for the peers, then where Callahead loses.
 pub fn notes(text: &str) -> String {
-    let mut out = text.to_owned();
-    for (peer, settings) in
-        [("Exim", crate::subject::EXIM_SETTINGS.as_slice()), ("Postfix", crate::subject::POSTFIX_SETTINGS.as_slice())]
-    {
-        let mut table = Table::new(&[peer, "value", "why"]);
-        for (name, value, why) in settings {
-            let value = if value.is_empty() { "(empty)".to_owned() } else { format!("`{value}`") };
-            table.row([format!("`{name}`"), value, (*why).to_owned()]);
-        }
-        out.push_str(&table.markdown());
-        out.push('\n');
-    }
-    out.push_str(LOSES);
-    out
+    let destination = ([127, 0, 0, 1], DESTINATION).into();
+    format!(
+        "{text}{}\n```\n{}```\n\nOf *Exim, hold* only this differs: `{}`.\n\n{}\nIts `master.cf` has Debian's services, without chroot. \
+         Ports are others in each run.\n\n{LOSES}",
+        settings("Exim", exim_settings(FRONT)),
+        exim_rest(destination, Callout::Null),
+        Callout::Hold.condition(),
+        settings("Postfix", postfix_settings(destination))
+    )
 }
+
+fn settings(peer: &str, settings: Vec<Setting>) -> String {
+    let mut table = Table::new(&[peer, "value", "why"]);
+    for (name, value, why) in settings {
+        let value = if value.is_empty() { "(empty)".to_owned() } else { format!("`{value}`") };
+        table.row([format!("`{name}`"), value, why.to_owned()]);
+    }
+    table.markdown()
+}
+
+/// Ports that stand in the document for those of a run.
+const FRONT: u16 = 25;
+const DESTINATION: u16 = 2525;
 
 /// What no ratio above shows.
 const LOSES: &str = "\

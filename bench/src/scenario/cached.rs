@@ -190,6 +190,9 @@ pub async fn smtp(bench: &Bench) -> anyhow::Result<Section> {
         let mut table = Table::new(&HEADS);
         measured.iter().for_each(|one| table.row(one.row()));
         section.show(table);
+        if let Some(bare) = measured.iter().find(|one| one.name == "bare") {
+            ceiling(&mut section, bare);
+        }
         let bars: Vec<_> = measured.iter().map(|one| (one.name.to_owned(), Spread::of(&one.rates()).median)).collect();
         let title = format!("Cached answers by SMTP, {per_session} RCPT a session");
         let labels = svg::Labels { title: &title, x: "answers a second, logarithmic", y: "" };

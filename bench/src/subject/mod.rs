@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 pub use callahead::{Callahead, Setup, fill};
 pub use decisions::{RARE, RARE_CLIENT, RARE_RECIPIENT, RARE_SENDER, SIZE, SPAN, fill_log};
 pub use helper::{Destination, Helper, Told, serve_destination};
-pub use peers::{Callout, EXIM_SETTINGS, POSTFIX_SETTINGS, exim, postfix, versions};
+pub use peers::{Callout, Setting, exim, exim_rest, exim_settings, postfix, postfix_settings, versions};
 
 use crate::load::{Protocol, Target};
 use crate::process;

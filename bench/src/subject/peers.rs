@@ -1,6 +1,5 @@
 //! Exim and Postfix as Debian ships them, as filtering servers that verify recipients themselves, tuned as their documents advise.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use callahead_testbed::mta::{Kind, Mta, postfix_base};
@@ -17,7 +16,8 @@ pub enum Callout {
 }
 
 impl Callout {
-    fn condition(self) -> &'static str {
+    /// The condition in the ACL.
+    pub fn condition(self) -> &'static str {
         match self {
             Self::Null => "verify = recipient/callout=30s",
             Self::Hold => "verify = recipient/callout=30s,use_sender,hold",
@@ -25,8 +25,15 @@ impl Callout {
     }
 }
 
-/// What is set for Exim and why: option, value, reason (Exim specification, chapters 14, 43 and 44).
-pub const EXIM_SETTINGS: [(&str, &str, &str); 10] = [
+/// What is set, to which value, and why.
+pub type Setting = (String, String, &'static str);
+
+/// What is set for Exim and why (Exim specification, chapters 14, 43 and 44).
+const EXIM: [(&str, &str, &str); 14] = [
+    ("primary_hostname", "exim.filter.example", "its name"),
+    ("local_interfaces", "127.0.0.1", "where it listens"),
+    ("log_file_path", "/instance/%slog", "a folder that the run can read"),
+    ("acl_smtp_rcpt", "rcpt", "what is measured, as below"),
     ("smtp_accept_max", "0", "no bound on connections at a time"),
     ("smtp_accept_queue_per_connection", "0", "nothing is deferred because a session is long"),
     ("smtp_connect_backlog", "1024", "no connection waits for its SYN to be sent again"),
@@ -39,8 +46,12 @@ pub const EXIM_SETTINGS: [(&str, &str, &str); 10] = [
     ("write_rejectlog", "false", "a refusal is logged once"),
 ];
 
-/// What is set for Postfix and why (postconf(5), ADDRESS_VERIFICATION_README, STRESS_README, TUNING_README).
-pub const POSTFIX_SETTINGS: [(&str, &str, &str); 19] = [
+/// What is set for Postfix and why (postconf(5), ADDRESS_VERIFICATION_README, STRESS_README, TUNING_README), beside what every Postfix of
+/// the testbed has.
+const POSTFIX: [(&str, &str, &str); 22] = [
+    ("myhostname", "postfix.filter.example", "its name"),
+    ("mynetworks", "127.0.0.0/8", "the clients are on this machine"),
+    ("relay_domains", DOMAIN, "what it filters for"),
     ("smtpd_recipient_restrictions", "reject_unverified_recipient", "what is measured"),
     ("unverified_recipient_reject_code", "550", "a missing recipient is refused for good, as by the others"),
     ("address_verify_sender", "<>", "the null sender, as the others use it"),
@@ -62,30 +73,63 @@ pub const POSTFIX_SETTINGS: [(&str, &str, &str); 19] = [
     ("qmgr_message_active_limit", "20000", "its default"),
 ];
 
+/// Why the testbed sets what it sets for every Postfix.
+fn why(name: &str) -> &'static str {
+    match name {
+        "maillog_file" | "maillog_file_prefixes" => "a folder that the run can read",
+        "smtp_dns_support_level" => "no DNS look-up: the destination is an address",
+        "smtpd_peername_lookup" => "no reverse DNS look-up",
+        "alias_maps" | "alias_database" | "mydestination" => "no mailboxes of its own",
+        _ => "as in the tests",
+    }
+}
+
+/// The main part of an Exim's configuration that listens on this port.
+pub fn exim_settings(port: u16) -> Vec<Setting> {
+    let listens = ("daemon_smtp_ports".to_owned(), port.to_string(), "where it listens");
+    std::iter::once(listens).chain(EXIM.map(owned)).collect()
+}
+
+/// What is behind that: how it asks this destination.
+pub fn exim_rest(destination: SocketAddr, callout: Callout) -> String {
+    format!(
+        "begin acl\nrcpt:\n  require\n    domains = {DOMAIN}\n    {}\n  accept\n\
+         begin routers\nfiltered:\n  driver = manualroute\n  domains = {DOMAIN}\n  route_list = * {}\n  \
+         self = send\n  transport = destination\nbegin transports\ndestination:\n  driver = smtp\n  port = {}\n  \
+         allow_localhost\n",
+        callout.condition(),
+        destination.ip(),
+        destination.port()
+    )
+}
+
+/// All of a Postfix's `main.cf` before this destination.
+pub fn postfix_settings(destination: SocketAddr) -> Vec<Setting> {
+    let relay = format!("relay:[{}]:{}", destination.ip(), destination.port());
+    let (testbed, _) = postfix_base(0);
+    let testbed = testbed.lines().filter_map(|line| line.split_once('=')).map(|(name, value)| {
+        let name = name.trim();
+        (name.to_owned(), value.trim().to_owned(), why(name))
+    });
+    let relay = ("relay_transport".to_owned(), relay, "the destination");
+    testbed.chain(POSTFIX.map(owned)).chain([relay]).collect()
+}
+
+fn owned((name, value, why): (&str, &str, &'static str)) -> Setting {
+    (name.to_owned(), value.to_owned(), why)
+}
+
+/// As the servers read them.
+fn lines(settings: &[Setting]) -> String {
+    settings.iter().map(|(name, value, _)| format!("{name} = {value}\n")).collect()
+}
+
 /// An Exim with `verify = recipient/callout`, asking so, before this destination.
 ///
 /// # Errors
 /// When the package is not there, or it does not greet.
 pub fn exim(destination: SocketAddr, callout: Callout) -> anyhow::Result<Mta> {
-    let files = |port: u16| {
-        let mut config = format!(
-            "primary_hostname = exim.filter.example\ndaemon_smtp_ports = {port}\nlocal_interfaces = 127.0.0.1\n\
-             log_file_path = /instance/%slog\nacl_smtp_rcpt = rcpt\n"
-        );
-        for (name, value, _) in EXIM_SETTINGS {
-            let _ = writeln!(config, "{name} = {value}");
-        }
-        let _ = write!(
-            config,
-            "begin acl\nrcpt:\n  require\n    domains = {DOMAIN}\n    {}\n  accept\n\
-             begin routers\nfiltered:\n  driver = manualroute\n  domains = {DOMAIN}\n  route_list = * 127.0.0.1\n  \
-             self = send\n  transport = destination\nbegin transports\ndestination:\n  driver = smtp\n  port = {}\n  \
-             allow_localhost\n",
-            callout.condition(),
-            destination.port()
-        );
-        vec![("exim4.conf", config)]
-    };
+    let files = |port| vec![("exim4.conf", lines(&exim_settings(port)) + &exim_rest(destination, callout))];
     Ok(Mta::front(Kind::Exim, &files)?)
 }
 
@@ -94,18 +138,7 @@ pub fn exim(destination: SocketAddr, callout: Callout) -> anyhow::Result<Mta> {
 /// # Errors
 /// When the package is not there, or it does not greet.
 pub fn postfix(destination: SocketAddr) -> anyhow::Result<Mta> {
-    let files = |port: u16| {
-        let (main, master) = postfix_base(port);
-        let mut main = format!(
-            "{main}myhostname = postfix.filter.example\nmynetworks = 127.0.0.0/8\nrelay_domains = {DOMAIN}\n\
-             relay_transport = relay:[127.0.0.1]:{}\n",
-            destination.port()
-        );
-        for (name, value, _) in POSTFIX_SETTINGS {
-            let _ = writeln!(main, "{name} = {value}");
-        }
-        vec![("main.cf", main), ("master.cf", master)]
-    };
+    let files = |port| vec![("main.cf", lines(&postfix_settings(destination))), ("master.cf", postfix_base(port).1)];
     Ok(Mta::front(Kind::Postfix, &files)?)
 }
 
