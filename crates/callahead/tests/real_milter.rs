@@ -126,6 +126,14 @@ fn keeps_out_who_does_not_exist(which: Front) {
     let expected = if which == Front::Postfix { "454 4.7.1 " } else { "250 " };
     assert!(relay.rcpt_reply().starts_with(expected), "{}", relay.transcript);
 
+    // Nor is what stands below one of them; asked from another address, for which nobody relays.
+    for recipient in ["x@elsewhere.example", "x@sub.example.com"] {
+        let options = ["--local-interface", "127.0.0.2"];
+        let below = swaks_with(mta.address(), "someone@sender.example", recipient, &options).unwrap();
+        let denied = below.rcpt_reply().to_lowercase();
+        assert!(denied.contains("relay") && denied.contains(" denied"), "{}", below.transcript);
+    }
+
     mta.reload().unwrap();
     accepted(&send(&mta, "anna"));
     answered(&send(&mta, "emil"), "550 5.1.1 ");
@@ -382,7 +390,7 @@ fn the_readmes_of_the_milter_examples_set_what_their_files_say() {
         .filter_map(|line| line.trim().strip_prefix("postconf -e '")?.strip_suffix('\''))
         .map(words)
         .collect();
-    assert_eq!(commands.len(), 3, "{commands:?}");
+    assert_eq!(commands.len(), 4, "{commands:?}");
     for command in commands {
         assert!(written.contains(&command), "{command:?} is in the README, but not in the file: {written:?}");
     }
