@@ -108,8 +108,10 @@ local function check(task)
         rspamd_logger.errx(task, "callahead: %s can't be verified: %s", recipient, problem)
         table.insert(seen.away, recipient)
       elseif answer.action == "reject" or answer.action == "defer" then
-        table.insert(seen[answer.action], recipient)
-        seen.text[answer.action] = string.format("%s %s", answer.enhanced or "", answer.text or "")
+        -- The code says what the reply is, where a domain's reject_code is 450 too: rspamd's "reject" is for good.
+        local action = (tonumber(answer.code) or 0) >= 500 and answer.action or "defer"
+        table.insert(seen[action], recipient)
+        seen.text[action] = string.format("%s %s", answer.enhanced or "", answer.text or "")
       else
         seen.passed = true
       end

@@ -17,7 +17,8 @@ use callahead_testbed::Script;
 use callahead_testbed::mta::free_port;
 use common::{Daemon, configure, domain};
 
-/// A daemon with one domain, `example.com`, whose destination is simulated; and `down.example`, whose destination is not there.
+/// A daemon with one domain, `example.com`, whose destination is simulated; `trial.example`, which has the same and says 450 for 550; and
+/// `down.example`, whose destination is not there.
 pub struct World {
     behind: common::world::World,
     config: PathBuf,
@@ -29,8 +30,9 @@ impl World {
     pub fn start() -> Self {
         let behind = common::world::World::new(Script::taking_messages(["anna@example.com", "ben@example.com"]));
         let nobody = format!("127.0.0.1:{}", free_port().unwrap()).parse().unwrap();
-        let domains =
-            format!("{}{}", domain("example.com", behind.listening.address()), domain("down.example", nobody));
+        let there = behind.listening.address();
+        let trial = format!("{}reject_code = 450\n", domain("trial.example", there));
+        let domains = format!("{}{trial}{}", domain("example.com", there), domain("down.example", nobody));
         let config = configure(&behind.dir, &domains);
         let server = format!("127.0.0.1:{}", free_port().unwrap());
         let text = std::fs::read_to_string(&config).unwrap();

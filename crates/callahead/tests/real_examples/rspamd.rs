@@ -127,6 +127,10 @@ fn real_rspamd_rejects_a_message_only_where_none_of_its_recipients_exists() {
     let put_off = rspamd.check(&["anna@down.example", "dora@example.com"]);
     assert_eq!((put_off.action(), &put_off.text()[..6]), ("soft reject", "4.4.1 "), "{}", put_off.0);
     assert_eq!(rspamd.check(&["dora@elsewhere.example"]).action(), "no action");
+    // A domain on trial: its senders try again.
+    let trial = rspamd.check(&["dora@trial.example"]);
+    assert_eq!(trial.action(), "soft reject", "{}", trial.0);
+    assert!(trial.text().contains("the mailbox does not exist"), "{}", trial.0);
     let own = rspamd.check_as(&["dora@example.com"], "User: anna@example.com\r\n");
     assert_eq!(own.action(), "no action", "{}", own.0);
 
