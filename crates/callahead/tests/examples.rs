@@ -27,6 +27,14 @@ fn hook(server: &str, token: &std::path::Path, input: &str) -> (i32, String, Str
     finished(child.wait_with_output().unwrap())
 }
 
+/// cPanel runs hooks as the user whose mailbox it is, who must not be able to read the token.
+#[test]
+fn the_cpanel_hook_asks_to_be_run_as_root() {
+    let described = Command::new("perl").args([HOOK, "--describe"]).output().unwrap();
+    let hooks: serde_json::Value = serde_json::from_slice(&described.stdout).unwrap();
+    assert_eq!((&hooks[0]["escalateprivs"], &hooks[0]["event"]), (&1.into(), &"UAPI::Email::add_pop".into()), "{hooks}");
+}
+
 #[test]
 fn the_cpanel_hook_clears_the_mailbox_that_was_created_and_never_stands_in_the_way() {
     let world = World::new(Script::with_mailboxes(["anna@new.example"]));
