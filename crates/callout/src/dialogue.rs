@@ -138,9 +138,15 @@ pub(crate) async fn ask(
             (Step::Mail, 200..=299) => mail_accepted = true,
             (Step::Mail, 400..=499) => outcome = Some(Outcome::Deferred(reply)),
             (Step::Mail, 503) if pipelined => return Err(senseless(reply)),
+            // Authentication or encryption first (RFC 4954 6, RFC 3207 4): it wants that of everybody, whoever the sender and the recipient are.
+            (Step::Mail | Step::Rcpt, 530 | 538) => {
+                return Err(Broken { pipelining_suspect: false, ..senseless(reply) });
+            }
             (Step::Mail, 500..=599) => outcome = Some(Outcome::NullSenderRefused(reply)),
             // "Bad sequence of commands" although MAIL was accepted: the host has lost track. That is no word on the recipient.
             (Step::Rcpt, 503) => return Err(senseless(reply)),
+            // Nor is that it does not know the command.
+            (Step::Rcpt, 500 | 502) => return Err(senseless(reply)),
             (Step::Rcpt, code) if mail_accepted => match (of, code / 100) {
                 (Of::Probe, 2) => outcome = Some(Outcome::AcceptsAll(reply)),
                 (Of::Probe, 5) => not_accept_all = true,

@@ -55,6 +55,11 @@ async fn the_replies_to_rcpt_and_mail_mean_what_the_table_says() {
         ("554 5.7.1 Blocked", "rejected"),
         ("550 5.7.509 Access denied", "rejected"),
         ("599", "rejected"),
+        ("501 5.1.3 Bad address syntax", "rejected"),
+        ("500 5.5.2 What?", "unreachable"),
+        ("502 Command not implemented", "unreachable"),
+        ("530 5.7.0 Must issue a STARTTLS command first", "unreachable"),
+        ("538 5.7.11 Encryption required", "unreachable"),
         ("450 4.2.0 Greylisted", "deferred"),
         ("452 4.2.2 Full", "deferred"),
         ("354 Go ahead", "unreachable"),
@@ -68,7 +73,8 @@ async fn the_replies_to_rcpt_and_mail_mean_what_the_table_says() {
     }
     for (reply, expected) in [
         ("550 5.7.1 No bounces", "null sender refused"),
-        ("530 5.7.0 Must issue STARTTLS", "null sender refused"),
+        ("530 5.7.0 Must issue STARTTLS", "unreachable"),
+        ("538 5.7.11 Encryption required", "unreachable"),
         ("451 4.3.0 Later", "deferred"),
         ("354 What", "unreachable"),
     ] {

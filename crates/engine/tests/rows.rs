@@ -299,6 +299,25 @@ async fn row_12_a_4xx_defers_and_holds_the_recipient_down_for_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn row_12_a_refusal_of_what_this_node_said_is_no_word_on_the_mailbox() {
+    for (code, detail) in [(504, Some((5, 2))), (504, None), (550, Some((5, 3))), (501, Some((5, 4)))] {
+        let bench = Bench::new();
+        let enhanced = detail.and_then(|(subject, detail)| EnhancedCode::new(5, subject, detail));
+        bench.says(Outcome::Rejected(Reply::new(code, enhanced, "<filter>: Helo command rejected")));
+        let decision = bench.ask(ANNA).await;
+        assert_eq!(short(&decision), "12 unknown callout defer 451 4.4.0", "{code} {detail:?}");
+        assert_eq!((decision.expires_at, decision.reply.unwrap().code), (None, code));
+        assert_eq!(short(&bench.ask(ANNA).await), "12 unknown cache defer 451 4.4.0", "{code} {detail:?}");
+        assert_eq!((bench.callouts(), bench.engine.cache().stats(None).unwrap().invalid), (1, 0));
+        let told = bench.alerts.0.lock().unwrap().iter().any(|alert| alert.kind == AlertKind::TalksOfFilter);
+        assert_eq!(told, detail.is_some(), "{code} {detail:?}");
+    }
+    let bench = Bench::new();
+    bench.says(Outcome::Rejected(reply(501, (5, 1, 3), "Bad recipient address syntax")));
+    assert_eq!(short(&bench.ask(ANNA).await), "11 invalid callout reject 550 5.1.1");
+}
+
+#[tokio::test(start_paused = true)]
 async fn row_12_so_many_recipients_are_held_down_and_those_that_are_over_make_room() {
     let bench = Bench::with(domain(Policy::default()), Settings { hold_downs: 2, ..Settings::default() });
     bench.says(deferred());

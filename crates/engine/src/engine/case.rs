@@ -249,6 +249,7 @@ pub(super) fn learned(outcome: &Outcome) -> Learned {
     match outcome {
         Outcome::AcceptsAll(_) => Learned::AcceptsAll,
         Outcome::Accepted(_) => Learned::Accepted,
+        Outcome::Rejected(reply) if talks_of_protocol(reply) => Learned::Deferred,
         Outcome::Rejected(reply) => Learned::Rejected { of_the_filter: talks_of_filter(reply.enhanced()) },
         Outcome::Deferred(_) | Outcome::NeedsSmtpUtf8 => Learned::Deferred,
         Outcome::NullSenderRefused(_) => Learned::NullSenderRefused,
@@ -263,7 +264,15 @@ pub(super) fn talks_of_filter(enhanced: Option<EnhancedCode>) -> bool {
     enhanced.is_some_and(|enhanced| matches!(enhanced.subject(), 3 | 4 | 5 | 7))
 }
 
+/// Whether it refuses what this node said and not the mailbox: subject 5 (protocol) of RFC 3463, and 504, with which Postfix refuses the name in EHLO
+/// where it refuses at RCPT only (`smtpd_delay_reject`). Whatever `policy_rejects` says: nobody can mean that for a word on the mailbox.
+fn talks_of_protocol(reply: &Reply) -> bool {
+    reply.code() == 504 || reply.enhanced().is_some_and(|enhanced| enhanced.subject() == 5)
+}
+
+/// Whether a refusal is no word on the recipient.
 pub(super) fn is_deferred_reject(policy: &Policy, outcome: &Outcome) -> bool {
-    let of_the_filter = matches!(outcome, Outcome::Rejected(reply) if talks_of_filter(reply.enhanced()));
-    of_the_filter && policy.policy_rejects == RejectOrDefer::Defer
+    let Outcome::Rejected(reply) = outcome else { return false };
+    let deferred = talks_of_filter(reply.enhanced()) && policy.policy_rejects == RejectOrDefer::Defer;
+    deferred || talks_of_protocol(reply)
 }
