@@ -14,7 +14,8 @@ const REFILL: Duration = Duration::from_secs(6);
 /// Addresses and accounts that are remembered; beyond, the half that failed least lately is forgotten.
 const MAX_KEYS: usize = 10_000;
 
-/// Counts failures. Clones share the counts.
+/// Counts failures. An attempt counts as one from its beginning until it has succeeded: what is looked at for a while can't be tried a thousand times
+/// meanwhile. Clones share the counts.
 #[derive(Clone, Debug, Default)]
 pub struct Throttle {
     failed: Arc<Mutex<HashMap<Key, Bucket>>>,
@@ -29,6 +30,34 @@ pub(crate) enum Key {
     Other(String),
     /// An account that somebody tried passwords for.
     Account(String),
+    /// An account that had routes tested.
+    RouteTests(String),
+}
+
+/// An attempt under way. It has failed, unless it is said to have succeeded.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Attempt {
+    throttle: Throttle,
+    keys: Vec<Key>,
+}
+
+impl Attempt {
+    /// It is not counted.
+    pub(crate) fn succeeded(self) {
+        let now = Instant::now();
+        let mut failed = self.throttle.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in self.keys {
+            // One that was forgotten meanwhile has its whole burst.
+            let Some(bucket) = failed.get_mut(&key) else { continue };
+            let left = bucket.refilled(now) + 1.0;
+            if left >= BURST {
+                failed.remove(&key);
+            } else {
+                *bucket = Bucket { left, at: now };
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,30 +87,37 @@ impl Bucket {
 }
 
 impl Throttle {
-    /// How long this one has to wait before the next attempt; `None` where it need not.
-    pub(crate) fn wait(&self, key: &Key) -> Option<Duration> {
-        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = failed.get(key)?.refilled(Instant::now());
-        (left < 1.0).then(|| REFILL.mul_f64(1.0 - left))
-    }
-
-    /// Counts a failure.
-    pub(crate) fn failed(&self, key: Key) {
-        let now = Instant::now();
+    /// Counts an attempt by each of these, or says how long the one of them has to wait that has to wait for longest.
+    pub(crate) fn attempt(&self, keys: impl Into<Vec<Key>>) -> Result<Attempt, Duration> {
+        let (now, keys) = (Instant::now(), keys.into());
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        if failed.len() >= MAX_KEYS && !failed.contains_key(&key) {
-            failed.retain(|_, bucket| bucket.refilled(now) < BURST);
-            if failed.len() >= MAX_KEYS {
-                // Half of them at once, so that a full table does not cost a search at each failure.
-                let mut times: Vec<Instant> = failed.values().map(|bucket| bucket.at).collect();
-                let middle = times.len() / 2;
-                let (_, middle, _) = times.select_nth_unstable(middle);
-                let middle = *middle;
-                failed.retain(|_, bucket| bucket.at > middle);
-            }
+        let left = |failed: &HashMap<Key, Bucket>, key| failed.get(key).map_or(BURST, |bucket| bucket.refilled(now));
+        let least = keys.iter().map(|key| left(&failed, key)).fold(BURST, f64::min);
+        if least < 1.0 {
+            return Err(REFILL.mul_f64(1.0 - least));
         }
-        let left = failed.get(&key).map_or(BURST, |bucket| bucket.refilled(now));
-        failed.insert(key, Bucket { left: (left - 1.0).max(0.0), at: now });
+        for key in &keys {
+            let left = left(&failed, key) - 1.0;
+            make_room(&mut failed, key, now);
+            failed.insert(key.clone(), Bucket { left, at: now });
+        }
+        drop(failed);
+        Ok(Attempt { throttle: self.clone(), keys })
+    }
+}
+
+fn make_room(failed: &mut HashMap<Key, Bucket>, key: &Key, now: Instant) {
+    if failed.len() < MAX_KEYS || failed.contains_key(key) {
+        return;
+    }
+    failed.retain(|_, bucket| bucket.refilled(now) < BURST);
+    if failed.len() >= MAX_KEYS {
+        // Half of them at once, so that a full table does not cost a search at each failure.
+        let mut times: Vec<Instant> = failed.values().map(|bucket| bucket.at).collect();
+        let middle = times.len() / 2;
+        let (_, middle, _) = times.select_nth_unstable(middle);
+        let middle = *middle;
+        failed.retain(|_, bucket| bucket.at > middle);
     }
 }
 
@@ -93,22 +129,38 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn ten_failures_pass_and_then_one_every_six_seconds() {
         let throttle = Throttle::default();
-        let key = Key::of_peer("192.0.2.1:1000");
+        let attempt = |peer| throttle.attempt([Key::of_peer(peer)]);
         for _ in 0..10 {
-            assert_eq!(throttle.wait(&key), None);
-            throttle.failed(Key::of_peer("192.0.2.1:2000"));
+            drop(attempt("192.0.2.1:2000").unwrap());
         }
-        assert_eq!(throttle.wait(&key).unwrap(), REFILL);
-        assert_eq!(throttle.wait(&Key::of_peer("192.0.2.2:1000")), None);
+        assert_eq!(attempt("192.0.2.1:1000").unwrap_err(), REFILL);
+        attempt("192.0.2.2:1000").unwrap().succeeded();
         tokio::time::advance(REFILL).await;
-        assert_eq!(throttle.wait(&key), None);
+        drop(attempt("192.0.2.1:1000").unwrap());
+        assert_eq!(attempt("192.0.2.1:1000").unwrap_err(), REFILL);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_under_way_count_until_they_succeed_and_one_that_may_not_begin_counts_for_nobody() {
+        let throttle = Throttle::default();
+        let [address, account] = [Key::of_peer("192.0.2.1:1000"), Key::Account("anna".into())];
+        let both = || throttle.attempt([address.clone(), account.clone()]);
+        let mut under_way: Vec<Attempt> = (0..10).map(|_| both().unwrap()).collect();
+        assert_eq!(both().unwrap_err(), REFILL);
+        assert_eq!(throttle.attempt([account.clone(), Key::Other("x".into())]).unwrap_err(), REFILL);
+        assert!(!throttle.failed.lock().unwrap().contains_key(&Key::Other("x".into())));
+        under_way.pop().unwrap().succeeded();
+        under_way.push(both().unwrap());
+        assert_eq!(both().unwrap_err(), REFILL);
+        under_way.into_iter().for_each(Attempt::succeeded);
+        assert!(throttle.failed.lock().unwrap().is_empty(), "nothing is left of those that succeeded");
     }
 
     #[tokio::test(start_paused = true)]
     async fn memory_is_bounded_and_an_ipv6_client_is_its_64() {
         let throttle = Throttle::default();
         for n in 0..20_000 {
-            throttle.failed(Key::Other(n.to_string()));
+            drop(throttle.attempt([Key::Other(n.to_string())]).unwrap());
         }
         assert!(throttle.failed.lock().unwrap().len() <= MAX_KEYS);
         assert_eq!(Key::of_peer("[2001:db8::1]:5"), Key::of_peer("[2001:db8::2]:6"));

@@ -194,6 +194,38 @@ async fn guesses_of_the_present_password_have_to_wait_too_and_whoever_stands_in_
 }
 
 #[tokio::test]
+async fn of_guesses_at_the_same_time_no_more_are_looked_at_than_one_after_another() {
+    let owner_guesses =
+        |n: usize| format!("current=wrong+{n}&password=another+long+password&again=another+long+password");
+    for target in ["/login", "/password", "/login/link", "/api/v1/session"] {
+        let world = World::new(false).await;
+        let owner = world.session("d").await;
+        let api = world.bench.beside(http_router).await;
+        let guess = async |n: usize| match target {
+            "/login" => world.log_in("d", &format!("wrong {n}")).await.status,
+            "/password" => world.send(&owner, "POST", target, &owner_guesses(n)).await.status,
+            "/login/link" => world.send("", "POST", target, &format!("key=callahead_{n}")).await.status,
+            _ => {
+                let body = json!({"account": "d", "password": format!("wrong {n}")});
+                api.call("", "POST", target, Some(&body)).await.status
+            }
+        };
+        let statuses = futures_util::future::join_all((0..40).map(guess)).await;
+        let looked_at = statuses.iter().filter(|status| **status != 429).count();
+        // One more for each 6 s that this takes.
+        assert!((10..=13).contains(&looked_at), "{target}: {looked_at} of {statuses:?}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_logs_in_rightly_never_waits() {
+    let world = World::new(false).await;
+    for n in 0..15 {
+        assert_eq!(world.log_in("d", PASSWORD).await.status, 303, "{n}");
+    }
+}
+
+#[tokio::test]
 async fn an_account_that_does_not_exist_is_told_as_a_wrong_password_is() {
     let world = World::new(false).await;
     let (nobody, wrong) = (world.log_in("nobody", PASSWORD).await, world.log_in("root", "wrong").await);

@@ -176,11 +176,7 @@ fn authenticate(state: &State, parts: &Parts) -> Result<Principal, Problem> {
             return Ok(principal);
         }
     }
-    let key = Key::of_peer(&peer);
-    if let Some(wait) = administration.throttle.wait(&key) {
-        return Err(too_many(wait));
-    }
-    administration.throttle.failed(key);
+    drop(administration.throttle.attempt([Key::of_peer(&peer)]).map_err(too_many)?);
     let detail = match given {
         None => "this needs a token: send Authorization: Bearer TOKEN; \"callahead token create\" makes one",
         Some(_) => "the token is unknown or has expired: \"callahead token create\" makes a new one",

@@ -76,11 +76,8 @@ pub(crate) async fn test(
     };
     // Each test opens connections that no cache spares: not more of them than a person makes.
     if !asker.principal.is_socket() {
-        let key = Key::Account(format!("test {}", asker.principal.name().unwrap_or_default()));
-        if let Some(wait) = state.administration.throttle.wait(&key) {
-            return Err(super::access::too_many(wait));
-        }
-        state.administration.throttle.failed(key);
+        let key = Key::RouteTests(asker.principal.name().unwrap_or_default().to_owned());
+        drop(state.administration.throttle.attempt([key]).map_err(super::access::too_many)?);
     }
     let mut told = begin(callouts, route, domain, name);
     let Some(place) = place else {

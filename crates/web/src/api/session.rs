@@ -52,18 +52,16 @@ pub(crate) async fn create(
     let administration = &state.administration;
     let from = peer.map_or_else(|| "unknown".to_owned(), |Extension(Peer(peer))| peer);
     let keys = [Key::of_peer(&from), Key::Account(login.account.chars().take(100).collect())];
-    if let Some(wait) = keys.iter().filter_map(|key| administration.throttle.wait(key)).max() {
-        return Err(access::too_many(wait));
-    }
+    let attempt = administration.throttle.attempt(keys).map_err(access::too_many)?;
     let account: Option<Account> =
         administration.control.local().accounts().get(&login.account).map(|account| account.value.clone());
     let kept = account.as_ref().and_then(|account| account.password.clone());
     let is_right = administration.passwords.is_right(&login.password, kept.as_deref()).await;
     let Some(account) = account.filter(|_| is_right) else {
-        keys.into_iter().for_each(|key| administration.throttle.failed(key));
         tracing::warn!(account = login.account, from, "a login failed");
         return Err(Problem::new(StatusCode::UNAUTHORIZED, "the account and the password do not fit; check both"));
     };
+    attempt.succeeded();
     make_room(&state, &account.name).await?;
     let now = state.engine.now();
     let scopes = Permission::ALL.into_iter().filter(|permission| account.allows(*permission)).collect();

@@ -111,22 +111,24 @@ pub(super) async fn log_in(
         let page = Page::bare("Log in").saying("bad", text);
         show_as(status, &LoginPage { page, account: account.clone(), next: next.clone(), no_account: false })
     };
-    let throttle = &ui.state.administration.throttle;
     let keys = [key(&client), Key::Account(account.clone())];
-    if let Some(wait) = keys.iter().filter_map(|key| throttle.wait(key)).max() {
-        let seconds = wait.as_secs() + 1;
-        let text = format!("Too many attempts failed. Wait {seconds} s, then try again.");
-        let mut response = again(StatusCode::TOO_MANY_REQUESTS, &text)?;
-        if let Ok(value) = HeaderValue::from_str(&seconds.to_string()) {
-            response.headers_mut().insert(RETRY_AFTER, value);
+    let attempt = match ui.state.administration.throttle.attempt(keys) {
+        Ok(attempt) => attempt,
+        Err(wait) => {
+            let seconds = wait.as_secs() + 1;
+            let text = format!("Too many attempts failed. Wait {seconds} s, then try again.");
+            let mut response = again(StatusCode::TOO_MANY_REQUESTS, &text)?;
+            if let Ok(value) = HeaderValue::from_str(&seconds.to_string()) {
+                response.headers_mut().insert(RETRY_AFTER, value);
+            }
+            return Ok(response);
         }
-        return Ok(response);
-    }
+    };
     if !is_right(&ui, &account, &password).await {
-        keys.into_iter().for_each(|key| throttle.failed(key));
         tracing::warn!(account, from = client.shown, "a login failed");
         return again(StatusCode::UNPROCESSABLE_ENTITY, "The account and the password do not fit. Check both.");
     }
+    attempt.succeeded();
     let old = visitor.as_ref().map(|Extension(visitor)| visitor.session.as_str());
     let cookie = session::begin(&ui, &account, None, &client, old, "session.begin").await?;
     let to = local(&next);
@@ -183,17 +185,15 @@ pub(super) async fn take_link(
     visitor: Option<Extension<Visitor>>,
     Form(Link { key: secret }): Form<Link>,
 ) -> Answer {
-    let key = key(&client);
-    let throttle = &ui.state.administration.throttle;
-    if let Some(wait) = throttle.wait(&key) {
+    let attempt = ui.state.administration.throttle.attempt([key(&client)]).map_err(|wait| {
         let text = format!("Too many attempts failed. Wait {} s, then try again.", wait.as_secs() + 1);
-        return Err(Refusal::says(StatusCode::TOO_MANY_REQUESTS, text));
-    }
+        Refusal::says(StatusCode::TOO_MANY_REQUESTS, text)
+    })?;
     let Some(link) = session::take_link(&ui, &secret).await? else {
-        throttle.failed(key);
         let text = "This link was used already, or is too old: it works once, within five minutes. Ask for a new one.";
         return Err(Refusal::says(StatusCode::GONE, text));
     };
+    attempt.succeeded();
     let old = visitor.as_ref().map(|Extension(visitor)| visitor.session.as_str());
     let cookie = session::begin(&ui, &link.account, link.by.as_deref(), &client, old, "session.begin_by_link").await?;
     Ok(with_cookie(go(landing(&ui, &link.account)), cookie))
@@ -279,20 +279,20 @@ pub(super) async fn change_password(
         return no(StatusCode::FORBIDDEN, "you are logged in as somebody else; set a password on the account's page");
     }
     let administration = &ui.state.administration;
-    let keys = [key(&client), Key::Account(visitor.name().to_owned())];
-    if keys.iter().any(|key| administration.throttle.wait(key).is_some()) {
-        return no(StatusCode::TOO_MANY_REQUESTS, "too many attempts failed; try again in a minute");
-    }
     if new.password != new.again {
         return no(unprocessable, "the two new passwords are not the same");
     }
+    let keys = [key(&client), Key::Account(visitor.name().to_owned())];
+    let Ok(attempt) = administration.throttle.attempt(keys) else {
+        return no(StatusCode::TOO_MANY_REQUESTS, "too many attempts failed; try again in a minute");
+    };
     let found = administration.control.local().accounts().get(visitor.name()).cloned();
     let Some(record) = found else { return Err(Refusal::Elsewhere("/login".into())) };
     let mut account = record.value;
     if !administration.passwords.is_right(&new.current, account.password.as_deref()).await {
-        keys.into_iter().for_each(|key| administration.throttle.failed(key));
         return no(unprocessable, "the present password is another one");
     }
+    attempt.succeeded();
     let ended = match accounts::set_password(&ui.state, &mut account, &new.password).await {
         Ok(ended) => ended,
         Err(error) => return no(unprocessable, &error.to_string()),
