@@ -9,8 +9,8 @@ use std::time::Duration;
 /// Clock ticks a second in /proc/PID/stat: USER_HZ, which is 100 on every Linux architecture that Debian has.
 const TICKS: f64 = 100.0;
 
-/// How often [`Watch`] looks, in a measurement of two seconds or more.
-pub const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often [`Watch`] looks, in a measurement of two seconds or more: each look takes some ten milliseconds of CPU from what is measured.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Looks at the memory of a process and its descendants while a measurement goes on, on a thread of its own.
 #[derive(Debug)]
@@ -69,9 +69,9 @@ pub fn memory(root: u32) -> f64 {
 }
 
 impl Watch {
-    /// Begins, for a measurement that goes on for so long: four looks are in it at least.
+    /// Begins, for a measurement that goes on for so long: two looks are in it at least.
     pub fn start(root: u32, span: Duration) -> Self {
-        let every = LOOK_EVERY.min(span / 4);
+        let every = LOOK_EVERY.min(span / 2);
         let (end, ended) = channel();
         let looking = std::thread::spawn(move || {
             let mut most = 0.0_f64;
