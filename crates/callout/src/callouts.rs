@@ -16,7 +16,7 @@ use crate::exchangers::Exchangers;
 use crate::outcome::{Ask, BoxFuture, Failure, HostFailure, Outcome, Report, Request, Step};
 use crate::pool::{DestinationStatus, HostPool, NoSession, Pooled, Slot, Wants};
 use crate::probe::{PersonProbe, Probe};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, is_of_the_mailbox};
 use crate::resolve::Resolve;
 use crate::route::{Host, HostPort, TlsPolicy};
 use crate::session::Trouble;
@@ -278,6 +278,8 @@ impl Errand<'_> {
                 }
             };
             let used_before = pooled.session.uses;
+            // In clear although STARTTLS was offered, because the handshake failed: what is refused now may be refused for that.
+            let in_clear = key.tls == TlsPolicy::Opportunistic && pooled.session.starttls && !pooled.session.encrypted;
             // A group that is answered in part only costs time; some is left for another try without pipelining.
             let left = deadline.saturating_duration_since(Instant::now());
             let patience =
@@ -288,6 +290,13 @@ impl Errand<'_> {
             match asked {
                 Ok(mut found) => {
                     found.not_accept_all |= refused;
+                    if in_clear && let Some(reply) = not_of_the_mailbox(&found.outcome) {
+                        pooled.end(self.settings.quit_timeout);
+                        pool.try_tls_again(self.settings.quit_timeout);
+                        // It answered, and others may fare better.
+                        admission.succeeded();
+                        return Err(failed(Trouble { failure: refuses_in_clear(), reply: Some(reply) }));
+                    }
                     let refusal = match &found.outcome {
                         Outcome::Rejected(reply) => Some(Refusal::of(reply, recipient)),
                         _ => None,
@@ -329,6 +338,10 @@ impl Errand<'_> {
                 }
                 Err(Broken { trouble, pipelining_suspect, at_probe, not_accept_all }) => {
                     pooled.end(self.settings.quit_timeout);
+                    let refused_in_clear = in_clear && trouble.reply.as_ref().is_some_and(Reply::is_permanent);
+                    if refused_in_clear {
+                        pool.try_tls_again(self.settings.quit_timeout);
+                    }
                     if pipelining_suspect && Instant::now() < deadline {
                         self.transcript.note("asking again without pipelining");
                         pool.learn_no_pipelining();
@@ -345,11 +358,24 @@ impl Errand<'_> {
                         fresh = true;
                     } else {
                         let failure = failed(trouble);
-                        admission.failed(&failure, self.settings);
+                        match refused_in_clear {
+                            true => admission.succeeded(),
+                            false => admission.failed(&failure, self.settings),
+                        }
                         return Err(failure);
                     }
                 }
             }
         }
     }
+}
+
+/// The reply that refuses the recipient or the null sender, unless its code says that the mailbox is not there.
+fn not_of_the_mailbox(outcome: &Outcome) -> Option<Reply> {
+    let (Outcome::Rejected(reply) | Outcome::NullSenderRefused(reply)) = outcome else { return None };
+    (!reply.enhanced().is_some_and(is_of_the_mailbox)).then(|| reply.clone())
+}
+
+fn refuses_in_clear() -> Failure {
+    Failure::TlsFailed("and in clear it refuses what it may want encryption for".into())
 }

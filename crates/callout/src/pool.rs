@@ -387,6 +387,12 @@ impl HostPool {
         self.state().learned.no_tls_until = Some(Instant::now() + NO_TLS_FOR);
     }
 
+    /// Encryption may be what the host wants: it is tried again, and no question begins in a session that is open now.
+    pub(crate) fn try_tls_again(&self, quit_timeout: Duration) {
+        self.state().learned.no_tls_until = None;
+        self.retire(quit_timeout);
+    }
+
     pub(crate) fn tls_works(&self) -> bool {
         self.state().learned.no_tls_until.is_none_or(|until| Instant::now() >= until)
     }

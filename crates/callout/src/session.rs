@@ -98,6 +98,8 @@ pub(crate) struct Session {
     pub(crate) idle_since: Instant,
     /// TLS was negotiated.
     pub(crate) encrypted: bool,
+    /// STARTTLS was offered in the last reply to EHLO: not taken, where the session goes on in clear.
+    pub(crate) starttls: bool,
 }
 
 /// What opening a session needs to know.
@@ -239,6 +241,7 @@ impl Session {
             rejected: 0,
             idle_since: Instant::now(),
             encrypted: false,
+            starttls: false,
         }
     }
 
@@ -253,6 +256,7 @@ impl Session {
                 starttls |= line.split(' ').next().is_some_and(|keyword| keyword.eq_ignore_ascii_case("STARTTLS"));
                 self.offers.read(line);
             }
+            self.starttls = starttls;
             return Ok(starttls);
         }
         if !reply.is_permanent() {

@@ -133,6 +133,48 @@ async fn a_host_whose_tls_fails_is_asked_in_clear_for_five_minutes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_in_clear_where_tls_was_offered_says_nothing_and_tls_is_tried_again() {
+    let ca = TestCa::new();
+    let wants_tls = |reply: &str| Script { refuses_in_clear: Some(reply.into()), ..normal() };
+    for script in [
+        wants_tls("550 encryption is needed"),
+        wants_tls("550 5.7.10 encryption is needed"),
+        wants_tls("530 5.7.0 Must issue a STARTTLS command first"),
+        Script { null_sender_reply: Some("554 5.7.0 not in clear".into()), ..normal() },
+    ] {
+        let null_refused = script.null_sender_reply.is_some();
+        let (bench, destination) = Bench::one(Script { tls: Tls::CloseAfter220, ..script });
+        // An existing mailbox, a missing one, and with the random local part in front.
+        for (recipient, probe) in [("anna", false), ("carol", false), ("anna", true)] {
+            let recipient = format!("{recipient}@one.example");
+            let route = route(&["10.0.0.1"], TlsPolicy::Opportunistic);
+            let report = bench.ask_route(&recipient, &route, probe).await;
+            assert_eq!(kind(&report.outcome), "unreachable", "{}", dialogue(&report));
+            assert!(report.outcome.reply().is_some(), "what it said is told");
+            let status = bench.callouts.destinations().remove(0);
+            assert_eq!(status.open_for, None, "it answers");
+        }
+        // The handshake failed for a moment only.
+        destination.script().tls = Tls::Certificate(ca.server("mail.one.example"));
+        destination.script().null_sender_reply = None;
+        let report = bench.ask("anna@one.example").await;
+        assert_eq!(kind(&report.outcome), "accepted", "{}", dialogue(&report));
+        assert!(destination.record().sessions.last().unwrap().tls, "{null_refused}");
+    }
+    // Words that say what is wrong with the mailbox count, and so do any where the route is in clear, or nothing else was offered.
+    let bare = || Script { rcpt_replies: [("carol@one.example".into(), "550 no".into())].into(), ..normal() };
+    for (script, policy) in [
+        (Script { tls: Tls::CloseAfter220, ..normal() }, TlsPolicy::Opportunistic),
+        (Script { tls: Tls::CloseAfter220, ..bare() }, TlsPolicy::Off),
+        (bare(), TlsPolicy::Opportunistic),
+    ] {
+        let (bench, _) = Bench::one(script);
+        let report = bench.ask_route("carol@one.example", &route(&["10.0.0.1"], policy), false).await;
+        assert_eq!(kind(&report.outcome), "rejected", "{}", dialogue(&report));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn background_work_gives_way_to_whoever_waits_and_where_no_session_is_left() {
     for (asking, may) in [(19, true), (20, false), (21, false)] {
         let (bench, _) = Bench::one(Script { reply_delay: Duration::from_secs(1), ..Script::accept_all() });

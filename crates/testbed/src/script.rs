@@ -93,6 +93,8 @@ pub struct Script {
     pub extensions: Vec<String>,
     /// What is done about STARTTLS.
     pub tls: Tls,
+    /// RCPT gets this in a session without TLS.
+    pub refuses_in_clear: Option<String>,
     /// Only the first of several commands that come together is answered.
     pub broken_pipelining: bool,
     /// A session ends with a 421 once it has refused so many recipients.
@@ -137,6 +139,7 @@ impl Default for Script {
                 .map(String::from)
                 .into(),
             tls: Tls::None,
+            refuses_in_clear: None,
             broken_pipelining: false,
             drop_after_errors: None,
             drop_after_uses: None,

@@ -480,13 +480,15 @@ impl Session {
         if let Some(line) = self.foreign_sender.take().filter(|_| !is_others) {
             self.offence(format!("{line:?} is no null sender"));
         }
+        let in_clear = self.destination.script().refuses_in_clear.clone().filter(|_| !self.tls);
         let over = {
             let script = self.destination.script();
             let over = |limit: &Option<(u32, String)>, count: u32| limit.clone().filter(|(limit, _)| count >= *limit);
-            over(&script.rcpt_limit, self.rcpts).or_else(|| over(&script.wrong_rcpt_limit, self.refused))
+            let over = over(&script.rcpt_limit, self.rcpts).or_else(|| over(&script.wrong_rcpt_limit, self.refused));
+            over.map(|(_, reply)| reply)
         };
         self.rcpts += 1;
-        if let Some((_, reply)) = over {
+        if let Some(reply) = in_clear.or(over) {
             if let Some(watcher) = self.destination.watcher() {
                 self.unsent.push(watcher.decided(address, &reply));
             }
