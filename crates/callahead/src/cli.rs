@@ -312,7 +312,7 @@ pub enum ConfigCommand {
     /// Print a configuration with every key and what it means, or write it to a file.
     #[command(after_help = "Example:\n  callahead config init --output /etc/callahead/callahead.toml")]
     Init {
-        /// The file; one that is there is not overwritten.
+        /// The file; its folder is made where it is missing, and a file that is there is not overwritten.
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },

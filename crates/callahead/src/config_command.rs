@@ -34,6 +34,10 @@ pub fn run(command: ConfigCommand) -> anyhow::Result<u8> {
             Ok(DONE)
         }
         ConfigCommand::Init { output: Some(path) } => {
+            if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+                std::fs::create_dir_all(folder)
+                    .with_context(|| format!("the folder {} can't be made", folder.display()))?;
+            }
             write(&path).with_context(|| format!("{} can't be written", path.display()))?;
             output::print(&format!(
                 "{} is written; \"callahead config check --config {0}\" reads it\n",

@@ -4,6 +4,7 @@
 //! and not a daemon by half. Then: SIGHUP reads the configuration again, whole or not at all; SIGTERM stops accepting, answers what
 //! was asked, ends the sessions with destinations by QUIT, and writes the rest of the cache.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -171,6 +172,7 @@ impl Server {
             ("admin", &config.listen.admin, MODE_GROUP),
         ] {
             for listen in listens {
+                make_folder_of(listen).with_context(|| format!("listen.{name}"))?;
                 let here = listen.bind(mode).await.with_context(|| format!("listen.{name}"))?;
                 bound.push((name, here));
             }
@@ -349,6 +351,19 @@ impl Server {
         self.node.shutdown(self.config.callout.timeout).await;
         self.control.keep_uses();
     }
+}
+
+/// Makes the folder that a Unix socket shall lie in, where only that one is missing: systemd makes `/run/callahead` for the service, and nobody
+/// does for who runs `callahead serve` by hand. As the unit has it, everybody may go through it; the sockets' modes say who may use them.
+fn make_folder_of(listen: &Listen) -> anyhow::Result<()> {
+    let Listen::Unix(socket) = listen else { return Ok(()) };
+    let Some(folder) = socket.parent() else { return Ok(()) };
+    if folder.exists() || !folder.parent().is_some_and(Path::is_dir) {
+        return Ok(());
+    }
+    let made = std::fs::create_dir(folder)
+        .and_then(|()| std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)));
+    made.with_context(|| format!("the folder {} is not there and can't be made; make it, or name another", folder.display()))
 }
 
 /// Puts the file's domains into force, beside those of the control database, and with them where routes may lead.

@@ -129,7 +129,8 @@ fn the_demo_stays_until_it_is_told_to_end_and_leaves_nothing_behind() {
 #[test]
 fn config_check_show_and_init() {
     let dir = TempDir::new().unwrap();
-    let path = dir.path().join("callahead.toml");
+    // Its folder is made: on a fresh host there is no /etc/callahead.
+    let path = dir.path().join("etc/callahead/callahead.toml");
     let file = path.to_str().unwrap();
     assert_eq!(run(&["config", "init", "--output", file]).0, 0);
     let (code, out, _) = run(&["config", "check", "--config", file]);

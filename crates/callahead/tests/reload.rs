@@ -1,4 +1,4 @@
-//! Reading the configuration again: by the systemd unit, and what is told of it.
+//! The configuration at the start and when it is read again: by hand, by the systemd unit, and what is told of it.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod common;
@@ -51,4 +51,25 @@ fn the_unit_reloads_a_good_file_and_fails_visibly_for_one_with_a_mistake() {
     reload_as_systemd_does(&daemon, &config).unwrap();
     daemon.until("is in force");
     assert_eq!(client.ask("old-list@one.example"), "DUNNO");
+}
+
+/// On a fresh host there is a /run, and no /run/callahead.
+#[test]
+fn a_start_by_hand_makes_the_folder_of_its_sockets() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let world = world();
+    let config = configure(&world.dir, &world.domain());
+    let run_folder = world.dir.path().join("run");
+    std::fs::create_dir(&run_folder).unwrap();
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("/admin.sock", "/run/callahead/admin.sock")).unwrap();
+    let daemon = Daemon::start(&config);
+    assert_eq!(daemon.cache(&["stats"]).0, 0);
+    let mode = std::fs::metadata(run_folder.join("callahead")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o755);
+    drop(daemon);
+    // One that is misspelt further up is not made.
+    std::fs::write(&config, text.replace("/admin.sock", "/rnu/callahead/admin.sock")).unwrap();
+    let (code, _, error) = self::run(&["serve", "--config", config.to_str().unwrap()]);
+    assert!(code == 2 && error.contains("listen.admin") && error.contains("its folder does not exist"), "{error}");
 }
