@@ -218,6 +218,8 @@ async fn row_11_a_mailbox_that_is_full_or_disabled_is_asked_again_after_five_min
         (550, Some((2, 2)), 5 * MINUTE),
         (550, Some((2, 1)), 5 * MINUTE),
         (552, None, 5 * MINUTE),
+        (522, None, 5 * MINUTE),
+        (522, Some((2, 2)), 5 * MINUTE),
         (552, Some((1, 1)), 2 * HOUR),
         (524, Some((2, 4)), 2 * HOUR),
         (550, Some((1, 2)), 2 * HOUR),

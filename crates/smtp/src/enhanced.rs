@@ -25,6 +25,15 @@ impl EnhancedCode {
     /// end. Gives the code and the text behind it.
     pub fn parse_prefix(text: &str) -> Option<(Self, &str)> {
         let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
+        Some((Self::parse(word)?, rest))
+    }
+
+    /// Reads a code behind `(#`, ended by a space or by `)`.
+    pub(crate) fn parse_in_parentheses(text: &str) -> Option<Self> {
+        Self::parse(text.split([' ', ')']).next()?)
+    }
+
+    fn parse(word: &str) -> Option<Self> {
         let mut parts = word.split('.');
         let class = number(parts.next()?)?;
         let subject = number(parts.next()?)?;
@@ -32,7 +41,7 @@ impl EnhancedCode {
         if parts.next().is_some() {
             return None;
         }
-        Some((Self::new(u8::try_from(class).ok()?, subject, detail)?, rest))
+        Self::new(u8::try_from(class).ok()?, subject, detail)
     }
 
     /// 2 for success, 4 for a persistent transient failure, 5 for a permanent failure.

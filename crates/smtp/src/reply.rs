@@ -97,11 +97,14 @@ impl Reply {
     }
 
     fn from_lines(code: u16, lines: String) -> Self {
+        let fits = |enhanced: &EnhancedCode| u16::from(enhanced.class()) == code / 100;
         let enhanced = lines
             .split('\n')
             .filter_map(|line| EnhancedCode::parse_prefix(line))
             .map(|(enhanced, _)| enhanced)
-            .find(|enhanced| u16::from(enhanced.class()) == code / 100);
+            .find(fits)
+            // As qmail writes it, at the end: "sorry, no mailbox here by that name (#5.1.1 - chkuser)".
+            .or_else(|| lines.split("(#").skip(1).filter_map(EnhancedCode::parse_in_parentheses).find(fits));
         Self { code, enhanced, lines }
     }
 
@@ -110,7 +113,8 @@ impl Reply {
         self.code
     }
 
-    /// The first enhanced status code in the lines whose class is the reply's.
+    /// The first enhanced status code at the start of a line whose class is the reply's; where there is none, the first in the text that is
+    /// written as `(#5.1.1)`.
     pub fn enhanced(&self) -> Option<EnhancedCode> {
         self.enhanced
     }

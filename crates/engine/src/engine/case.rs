@@ -230,12 +230,12 @@ pub(super) fn kept_until(policy: &Policy, report: &Report, at: Timestamp) -> Opt
     Some(at.after(ttl))
 }
 
-/// How long a refusal is kept. Where it says that the mailbox exists and takes nothing now (5.2.1 and 5.2.2 of RFC 3463, 552 of RFC 5321 where there
-/// is no enhanced code), that is over as soon as somebody makes room.
+/// How long a refusal is kept. Where it says that the mailbox exists and takes nothing now (5.2.1 and 5.2.2 of RFC 3463; where there is no enhanced
+/// code 552 of RFC 5321, and 522, which is qmail's), that is over as soon as somebody makes room.
 fn refused_for(policy: &Policy, reply: &Reply) -> Duration {
     let exists = match reply.enhanced() {
         Some(enhanced) => enhanced.subject() == 2 && matches!(enhanced.detail(), 1 | 2),
-        None => reply.code() == 552,
+        None => matches!(reply.code(), 522 | 552),
     };
     if exists { policy.invalid_ttl.min(FULL_FOR) } else { policy.invalid_ttl }
 }
