@@ -283,6 +283,27 @@ async fn of_a_change_the_audit_log_has_what_differs_and_no_page_of_it_is_large()
 }
 
 #[tokio::test]
+async fn a_reseller_changes_the_rest_of_a_domain_whose_route_it_could_not_write() {
+    let (bench, root) = bench().await;
+    let one = token(&bench, "one", "reseller").await;
+    let body = json!({"name": "one.example", "route": ["192.0.2.1:22"], "relay": ["192.0.2.2:10025"], "owner": "one"});
+    bench.call(&root, "POST", "/api/v1/domains", Some(&body)).await.created();
+    let networks = vec!["192.0.2.0/24".parse().unwrap()];
+    bench.administration.guard.set(networks, []);
+    let path = "/api/v1/domains/one.example";
+    let patch = async |token: &str, patch: Value| bench.call(token, "PATCH", path, Some(&patch)).await;
+    assert_eq!(patch(&one, json!({"valid": ["sales"]})).await.ok()["valid"], json!(["sales"]));
+    let mut whole = body.clone();
+    whole["callouts"] = json!("observe");
+    assert_eq!(bench.call(&one, "PUT", path, Some(&whole)).await.ok()["callouts"], "observe");
+    let sentence = patch(&one, json!({"route": ["192.0.2.1:22", "mx"]})).await.problem(422);
+    assert!(sentence.contains("route: 192.0.2.1:22 has a port"), "{sentence}");
+    let sentence = patch(&one, json!({"relay": ["192.0.2.2"]})).await.problem(422);
+    assert!(sentence.contains("relay: 192.0.2.2:25 lies in deny_destinations"), "{sentence}");
+    patch(&root, json!({"route": ["192.0.2.1:23"]})).await.problem(422);
+}
+
+#[tokio::test]
 async fn an_account_that_is_deleted_owns_nothing_and_its_tokens_are_not_those_of_the_next_by_its_name() {
     let (bench, root) = bench().await;
     let one = token(&bench, "one", "reseller").await;

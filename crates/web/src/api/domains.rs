@@ -96,7 +96,7 @@ pub(crate) async fn create(
     query.end(&[])?;
     spec.name = canonical(&spec.name)?;
     settle_owner(&state, &asker, &mut spec, None)?;
-    check(&state, &asker, &spec)?;
+    check(&state, &asker, &spec, None)?;
     check_name(&state, &asker, &spec)?;
     if state.administration.control.local().domains().len() >= MAX_DOMAINS {
         return Err(Problem::conflict(format!(
@@ -143,7 +143,7 @@ pub(crate) async fn replace(
     // A domain is not taken from its reseller by a forgotten key; PATCH with null does that.
     spec.owner = spec.owner.or_else(|| old.value.owner.clone());
     settle_owner(&state, asker, &mut spec, Some(&old.value))?;
-    check(&state, asker, &spec)?;
+    check(&state, asker, &spec, Some(&old.value))?;
     write(&state, asker, "domain.change", Some(&old.value), Some(&spec), expected).await?;
     answer(&state, StatusCode::OK, &name)
 }
@@ -189,7 +189,7 @@ pub(crate) async fn change(
     let mut spec: DomainSpec = serde_path_to_error::deserialize(Value::Object(merged))
         .map_err(|error| Problem::invalid(format!("{}: {}", error.path(), error.inner())))?;
     settle_owner(&state, asker, &mut spec, Some(&old.value))?;
-    check(&state, asker, &spec)?;
+    check(&state, asker, &spec, Some(&old.value))?;
     write(&state, asker, "domain.change", Some(&old.value), Some(&spec), expected).await?;
     answer(&state, StatusCode::OK, &name)
 }
@@ -308,12 +308,17 @@ fn settle_owner(state: &State, asker: &Asker, spec: &mut DomainSpec, old: Option
     Err(Problem::invalid(format!("owner: there is no reseller {owner:?}; see GET /api/v1/accounts")))
 }
 
-/// What a domain says is good, and within what this account may write.
-fn check(state: &State, asker: &Asker, spec: &DomainSpec) -> Answer<()> {
+/// What a domain says is good, and within what this account may write. A route that stands there already stays, whoever wrote it and whatever is denied by
+/// now: the rest of the domain can be changed all the same, and what is denied is not connected to.
+fn check(state: &State, asker: &Asker, spec: &DomainSpec, old: Option<&DomainSpec>) -> Answer<()> {
     let (defaults, tls) = state.administration.domains.defaults();
     let config = spec.to_config(&defaults, tls).map_err(Problem::invalid)?;
-    let routes = [("route", Some(&config.route)), ("relay", config.relay.as_ref())];
-    for (key, route) in routes.into_iter().filter_map(|(key, route)| Some((key, route?))) {
+    let is_new = |of: fn(&DomainSpec) -> &Vec<String>| old.is_none_or(|old| of(old) != of(spec));
+    let routes = [
+        ("route", Some(&config.route), is_new(|spec| &spec.route)),
+        ("relay", config.relay.as_ref(), is_new(|spec| &spec.relay)),
+    ];
+    for (key, route) in routes.into_iter().filter_map(|(key, route, is_new)| Some((key, route.filter(|_| is_new)?))) {
         if !asker.principal.is_admin() && asker.principal.may(Permission::Domains) {
             DomainSpec::check_tenant_route(key, route).map_err(Problem::invalid)?;
         }
