@@ -181,6 +181,8 @@ fn answer(reply: Reply) -> Result<Outcome, Reply> {
     match reply.code() / 100 {
         2 => Ok(Outcome::Accepted(reply)),
         4 => Ok(Outcome::Deferred(reply)),
+        // "Too many recipients" was 552 once, and is to be treated as 452 (RFC 5321 4.5.3.1.10); a mailbox that is full is no other case.
+        5 if reply.code() == 552 && reply.enhanced().is_none() => Ok(Outcome::Deferred(reply)),
         5 => Ok(Outcome::Rejected(reply)),
         _ => Err(reply),
     }

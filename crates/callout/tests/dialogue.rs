@@ -55,6 +55,8 @@ async fn the_replies_to_rcpt_and_mail_mean_what_the_table_says() {
         ("554 5.7.1 Blocked", "rejected"),
         ("550 5.7.509 Access denied", "rejected"),
         ("599", "rejected"),
+        ("552 5.2.2 Over quota", "rejected"),
+        ("552 Too many recipients", "deferred"),
         ("501 5.1.3 Bad address syntax", "rejected"),
         ("500 5.5.2 What?", "unreachable"),
         ("502 Command not implemented", "unreachable"),

@@ -42,6 +42,23 @@ pub(crate) fn reason(ruling: &Ruling) -> &'static str {
     }
 }
 
+const NOT_THERE: (u16, (u8, u16, u16), &str) =
+    (550, (5, 1, 1), "Recipient address rejected: the mailbox does not exist");
+
+/// What is wrong with a mailbox that exists, where that is what the destination said (RFC 3463 3.3; 522 and 552 where there is no enhanced code):
+/// told that it does not, senders and lists would take the address off.
+fn of_a_mailbox_that_exists(words: &StoredReply) -> Option<(u16, (u8, u16, u16), &'static str)> {
+    let detail = match words.enhanced {
+        Some(enhanced) => (enhanced.subject() == 2).then_some(enhanced.detail())?,
+        None => matches!(words.code, 522 | 552).then_some(2)?,
+    };
+    Some(match detail {
+        1 => (550, (5, 2, 1), "Recipient address rejected: the mailbox is disabled"),
+        2 => (552, (5, 2, 2), "Recipient address rejected: the mailbox is full"),
+        other => (550, (5, 2, other), "Recipient address rejected: the mailbox takes no mail"),
+    })
+}
+
 /// The reply to the sender.
 pub(crate) fn answer(ruling: &Ruling, policy: Option<&Policy>, words: Option<&StoredReply>) -> Answer {
     let (code, (class, subject, detail), text) = match (ruling.action, ruling.because) {
@@ -50,7 +67,8 @@ pub(crate) fn answer(ruling: &Ruling, policy: Option<&Policy>, words: Option<&St
         (Action::Reject, Because::NullMx) => {
             (556, (5, 1, 10), "Recipient address rejected: the domain takes no mail (null MX)")
         }
-        (Action::Reject, _) => (550, (5, 1, 1), "Recipient address rejected: the mailbox does not exist"),
+        (Action::Reject, Because::DoesNotExist) => words.and_then(of_a_mailbox_that_exists).unwrap_or(NOT_THERE),
+        (Action::Reject, _) => NOT_THERE,
         (_, Because::AcceptAll) => (451, (4, 7, 1), "Recipients of this domain can't be verified; try again later"),
         (_, Because::RefusedWithPolicy) => (451, (4, 7, 1), "The recipient can't be verified now; try again later"),
         (_, Because::Guessing) => (451, (4, 7, 1), "Too many unknown recipients; try again later"),

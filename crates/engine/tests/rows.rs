@@ -213,27 +213,29 @@ async fn row_11_a_mailbox_that_is_full_or_disabled_is_asked_again_after_five_min
         let enhanced = detail.and_then(|(subject, detail)| EnhancedCode::new(5, subject, detail));
         Outcome::Rejected(Reply::new(code, enhanced, "no"))
     };
-    for (code, detail, lasts_for) in [
-        (552, Some((2, 2)), 5 * MINUTE),
-        (550, Some((2, 2)), 5 * MINUTE),
-        (550, Some((2, 1)), 5 * MINUTE),
-        (552, None, 5 * MINUTE),
-        (522, None, 5 * MINUTE),
-        (522, Some((2, 2)), 5 * MINUTE),
-        (552, Some((1, 1)), 2 * HOUR),
-        (524, Some((2, 4)), 2 * HOUR),
-        (550, Some((1, 2)), 2 * HOUR),
-        (550, None, 2 * HOUR),
+    // Not "does not exist": senders and lists would take the address off.
+    for (code, detail, lasts_for, answer) in [
+        (552, Some((2, 2)), 5 * MINUTE, "552 5.2.2"),
+        (550, Some((2, 2)), 5 * MINUTE, "552 5.2.2"),
+        (550, Some((2, 1)), 5 * MINUTE, "550 5.2.1"),
+        (552, None, 5 * MINUTE, "552 5.2.2"),
+        (522, None, 5 * MINUTE, "552 5.2.2"),
+        (522, Some((2, 2)), 5 * MINUTE, "552 5.2.2"),
+        (552, Some((1, 1)), 2 * HOUR, "550 5.1.1"),
+        (524, Some((2, 4)), 2 * HOUR, "550 5.2.4"),
+        (550, Some((1, 2)), 2 * HOUR, "550 5.1.1"),
+        (550, None, 2 * HOUR, "550 5.1.1"),
     ] {
         let line = format!("{code} {detail:?}");
         let bench = Bench::policy(|policy| policy.invalid_refresh = 2 * HOUR);
         bench.says(says(code, detail));
         let decision = bench.ask(ANNA).await;
-        assert_eq!(short(&decision), "11 invalid callout reject 550 5.1.1", "{line}");
+        assert_eq!(short(&decision), format!("11 invalid callout reject {answer}"), "{line}");
+        assert_eq!(decision.answer.text.contains("does not exist"), answer == "550 5.1.1", "{line}");
         assert_eq!(lasts(&decision), lasts_for, "{line}");
         bench.settle().await;
         bench.pass(lasts_for - Duration::from_millis(1));
-        assert_eq!(short(&bench.ask(ANNA).await), "8 invalid cache reject 550 5.1.1", "{line}");
+        assert_eq!(short(&bench.ask(ANNA).await), format!("8 invalid cache reject {answer}"), "{line}");
         bench.pass(Duration::from_millis(1));
         bench.says(accepted());
         assert_eq!(short(&bench.ask(ANNA).await), "10 valid callout accept", "{line}");
@@ -249,6 +251,8 @@ async fn row_11_a_trial_rejects_with_450() {
     bench.says(rejected());
     assert_eq!(short(&bench.ask(ANNA).await), "11 invalid callout reject 450 4.1.1");
     assert_eq!(short(&bench.ask(ANNA).await), "8 invalid cache reject 450 4.1.1");
+    bench.says(Outcome::Rejected(reply(552, (5, 2, 2), "over quota")));
+    assert_eq!(short(&bench.ask("ben@one.example").await), "11 invalid callout reject 450 4.2.2");
 }
 
 #[tokio::test(start_paused = true)]
