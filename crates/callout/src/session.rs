@@ -191,11 +191,19 @@ impl Opening<'_> {
         }
         let most_uses = session.most_uses;
         let handshake = self.tls.handshake(session.stream, self.host, self.policy == TlsPolicy::Verified);
-        let stream = match timeout_at(self.deadline, handshake).await {
+        // Where it may go on in clear, some time is left for that.
+        let in_clear_then = self.policy == TlsPolicy::Opportunistic;
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let until = if in_clear_then { Instant::now() + left / 2 } else { self.deadline };
+        let stream = match timeout_at(until, handshake).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 transcript.note(format!("the TLS handshake failed: {error}"));
                 return Err(Failure::TlsFailed(error).into());
+            }
+            Err(_) if in_clear_then => {
+                transcript.note("the TLS handshake did not come to an end in time");
+                return Err(Failure::TlsFailed("it did not come to an end in time".into()).into());
             }
             Err(_) => return Err(Failure::Timeout(Step::StartTls).into()),
         };
@@ -206,7 +214,13 @@ impl Opening<'_> {
         session.encrypted = true;
         if let Err(trouble) = session.ehlo(self, transcript).await {
             session.quit(self.settings.quit_timeout, Some(transcript)).await;
-            return Err(trouble);
+            return Err(match trouble.failure {
+                // This side's handshake is over before the other has looked at its last part (RFC 8446 2): what that does not like shows here.
+                Failure::Closed(Step::Ehlo) if in_clear_then => {
+                    Failure::TlsFailed("it closed the connection behind it".into()).into()
+                }
+                _ => trouble,
+            });
         }
         Ok(session)
     }

@@ -593,6 +593,7 @@ async fn tls_is_used_as_the_policy_says() {
     let good = || Tls::Certificate(ca.server("mail.one.example"));
     let other = || Tls::Certificate(ca.server("elsewhere.example"));
     let unknown = || Tls::Certificate(TestCa::new().server("mail.one.example"));
+    let closes = || Tls::CloseAfterHandshake(ca.server("mail.one.example"));
     use TlsPolicy::{Off, Opportunistic, Required, Verified};
     for (what, tls, policy, expected, encrypted) in [
         ("good", good(), Off, "accepted", false),
@@ -611,6 +612,10 @@ async fn tls_is_used_as_the_policy_says() {
         ("garbage", Tls::GarbageAfter220, Required, "unreachable", false),
         ("close", Tls::CloseAfter220, Opportunistic, "accepted", false),
         ("close", Tls::CloseAfter220, Required, "unreachable", false),
+        ("hangs", Tls::HangAfter220, Opportunistic, "accepted", false),
+        ("hangs", Tls::HangAfter220, Required, "unreachable", false),
+        ("closes then", closes(), Opportunistic, "accepted", false),
+        ("closes then", closes(), Required, "unreachable", false),
     ] {
         let bench = Bench::with_tls(settings(), TlsClient::new(&[ca.certificate()]).unwrap());
         bench.names.hosts.lock().unwrap().insert("mail.one.example".into(), vec![address(1).ip()]);

@@ -68,6 +68,10 @@ pub enum Tls {
     GarbageAfter220,
     /// Offers it, says 220, and closes.
     CloseAfter220,
+    /// Offers it, says 220, and nothing more.
+    HangAfter220,
+    /// Offers it, and closes once the handshake is made.
+    CloseAfterHandshake(Arc<rustls::ServerConfig>),
     /// Offers it, and sends a reply in clear right behind its 220.
     Injection(Arc<rustls::ServerConfig>),
 }

@@ -551,17 +551,26 @@ impl Session {
         if next != Next::Go || faulty {
             return Ok(next);
         }
+        let mut closes = false;
         let config = match tls {
             Tls::None => return self.say("454 4.7.0 TLS not available"),
             Tls::CloseAfter220 => {
                 self.flush().await?;
                 return Ok(Next::Close);
             }
+            Tls::HangAfter220 => {
+                self.flush().await?;
+                return Ok(Next::Mute);
+            }
             Tls::GarbageAfter220 => {
                 self.flush().await?;
                 self.stream.write_all(b"this is no TLS record at all\r\n").await?;
                 self.flush().await?;
                 return Ok(Next::Close);
+            }
+            Tls::CloseAfterHandshake(config) => {
+                closes = true;
+                config
             }
             Tls::Injection(config) => {
                 self.output.extend(b"250 2.1.5 injected in clear\r\n");
@@ -577,6 +586,7 @@ impl Session {
         let (plain, _) = tokio::io::duplex(1);
         let stream = std::mem::replace(&mut self.stream, Box::new(plain));
         match tokio_rustls::TlsAcceptor::from(config).accept(stream).await {
+            Ok(_) if closes => Ok(Next::Close),
             Ok(stream) => {
                 self.stream = Box::new(stream);
                 self.tls = true;
