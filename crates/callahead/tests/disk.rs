@@ -119,13 +119,6 @@ fn real_disk_full_under_a_daemon_its_answers_go_on_and_it_says_what_is_wrong() {
     drop(disk);
 }
 
-/// A metric without labels.
-fn counter(daemon: &Daemon, name: &str) -> u64 {
-    let metrics = daemon.get("/metrics");
-    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap_or_default();
-    line.parse().unwrap_or_else(|_| panic!("{name} is not in {metrics}"))
-}
-
 #[test]
 fn a_log_that_is_damaged_or_can_not_be_opened_does_not_keep_a_daemon_from_its_work() {
     let world = world();

@@ -211,22 +211,39 @@ impl Daemon {
 
 /// A request of the API by the admin socket, done without the time that a command of its own takes.
 pub fn request(admin: &Path, method: &str, path: &str, body: &str) {
-    let stream = UnixStream::connect(admin).unwrap();
-    let answer = exchange(stream, method, path, "Content-Type: application/json\r\n", body);
+    let answer = requested(admin, method, path, body);
     assert!(answer.starts_with("HTTP/1.1 20"), "{method} {path}: {answer}");
+}
+
+/// Likewise, and what it is answered.
+pub fn requested(admin: &Path, method: &str, path: &str, body: &str) -> String {
+    let stream = UnixStream::connect(admin).unwrap();
+    exchange(stream, method, path, "Content-Type: application/json\r\n", body)
 }
 
 /// One HTTP request, and its answer to the end.
 fn exchange(mut stream: impl Read + Write, method: &str, path: &str, headers: &str, body: &str) -> String {
+    send(&mut stream, method, path, headers, body);
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// One HTTP request, whose answer nobody waits for.
+pub fn send(stream: &mut impl Write, method: &str, path: &str, headers: &str, body: &str) {
     let length = body.len();
     write!(
         stream,
         "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
     )
     .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+}
+
+/// A metric without labels.
+pub fn counter(daemon: &Daemon, name: &str) -> u64 {
+    let metrics = daemon.get("/metrics");
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap_or_default();
+    line.parse().unwrap_or_else(|_| panic!("{name} is not in {metrics}"))
 }
 
 /// A process that does not outlive its test.
