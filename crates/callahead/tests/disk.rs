@@ -249,6 +249,61 @@ fn a_sound_cache_file_is_looked_through_once_before_it_is_opened_and_not_at_ever
 /// Entries enough for reading all of them to take a while.
 const MANY: usize = 100_000;
 
+/// Puts so many more into a cache that nobody has open.
+async fn fill(folder: &Path, entries: std::ops::Range<usize>) {
+    let now = callahead_cache::Timestamp(u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap());
+    let cache = callahead_cache::Cache::open(folder, &callahead_cache::Options::default(), now).unwrap();
+    let last = entries.end - 1;
+    for n in entries {
+        let recipient: callahead_smtp::Recipient = format!("entry{n}@one.example").parse().unwrap();
+        let record = callahead_cache::Record {
+            state: callahead_cache::RecipientState::Valid,
+            checked_at: now,
+            expires_at: now.after(Duration::from_secs(3600)),
+            destination: String::new(),
+            reply: None,
+        };
+        let put = cache.put_recipient(&recipient, record, callahead_cache::Epoch(1 << 40));
+        if n % 10_000 == 0 || n == last {
+            put.await.unwrap();
+        }
+    }
+}
+
+fn signal(process: &Running, name: &str) {
+    assert!(Command::new("/bin/kill").args([name, &process.0.id().to_string()]).status().unwrap().success());
+}
+
+/// A look-through that was stopped in the midst of its reading; `None` where it was done before.
+fn stopped_look_through(folder: &Path) -> Option<Running> {
+    let look = program().args(["cache", "look-through"]).arg(folder).stdout(std::process::Stdio::null()).spawn();
+    let mut look = Running(look.unwrap());
+    let of_it = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", look.0.id())).unwrap_or_default();
+    // In the midst of it: before that it may hold what LMDB locks while it opens a file.
+    let read_kib = || {
+        let maps = of_it("smaps");
+        let mut data = maps.lines().skip_while(|line| !line.ends_with("data.mdb"));
+        let resident = |line: &str| line.strip_prefix("Rss:")?.strip_suffix("kB")?.trim().parse::<u64>().ok();
+        data.find_map(resident).unwrap_or(0)
+    };
+    // Stopped, or ended and not waited for yet: either takes signals.
+    let state = || of_it("stat").rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    while read_kib() < 1000 && state() != Some('Z') {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    signal(&look, "-STOP");
+    loop {
+        match state() {
+            Some('T') => return Some(look),
+            Some('Z') => {
+                assert_eq!(look.0.wait().unwrap().code(), Some(0));
+                return None;
+            }
+            _ => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
 #[test]
 fn a_process_that_a_killed_daemon_has_left_behind_does_no_harm_to_the_next_one() {
     let world = world();
@@ -256,42 +311,11 @@ fn a_process_that_a_killed_daemon_has_left_behind_does_no_harm_to_the_next_one()
     let folder = world.dir.path().join("data/cache");
     let daemon = Daemon::start(&config);
     daemon.stop();
-    world.runtime.block_on(async {
-        let now = callahead_cache::Timestamp(u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap());
-        let cache = callahead_cache::Cache::open(&folder, &callahead_cache::Options::default(), now).unwrap();
-        for n in 0..MANY {
-            let recipient: callahead_smtp::Recipient = format!("entry{n}@one.example").parse().unwrap();
-            let record = callahead_cache::Record {
-                state: callahead_cache::RecipientState::Valid,
-                checked_at: now,
-                expires_at: now.after(Duration::from_secs(3600)),
-                destination: String::new(),
-                reply: None,
-            };
-            let put = cache.put_recipient(&recipient, record, callahead_cache::Epoch(1 << 40));
-            if n % 10_000 == 0 || n + 1 == MANY {
-                put.await.unwrap();
-            }
-        }
+    let mut look = (0..10).find_map(|n| {
+        world.runtime.block_on(fill(&folder, n * MANY..(n + 1) * MANY));
+        stopped_look_through(&folder)
     });
-    let look = program().args(["cache", "look-through"]).arg(&folder).stdout(std::process::Stdio::null()).spawn();
-    let mut look = Running(look.unwrap());
-    let pid = look.0.id();
-    let signal = |name: &str| {
-        assert!(Command::new("/bin/kill").args([name, &pid.to_string()]).status().unwrap().success());
-    };
-    // In the midst of it: before that it may hold what LMDB locks while it opens a file.
-    let read_kib = || {
-        let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
-        let mut data = maps.lines().skip_while(|line| !line.ends_with("data.mdb"));
-        let resident = |line: &str| line.strip_prefix("Rss:")?.strip_suffix("kB")?.trim().parse::<u64>().ok();
-        data.find_map(resident).unwrap_or(0)
-    };
-    while read_kib() < 1000 {
-        assert!(look.0.try_wait().unwrap().is_none(), "it was too fast for this test");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    signal("-STOP");
+    let look = look.as_mut().expect("it was always too fast for this test");
 
     let daemon = Daemon::start(&config);
     assert_eq!(counter(&daemon, "callahead_cache_begun_anew"), 0);
@@ -302,7 +326,7 @@ fn a_process_that_a_killed_daemon_has_left_behind_does_no_harm_to_the_next_one()
     );
     assert!(daemon.client().ask("nobody@one.example").starts_with("550 5.1.1"));
     assert_eq!(daemon.cache(&["clear", "--recipient", "entry7@one.example"]).0, 0);
-    signal("-CONT");
+    signal(look, "-CONT");
     assert_eq!(look.0.wait().unwrap().code(), Some(0));
     assert!(daemon.client().ask("entry7@one.example").starts_with("550 5.1.1"));
 }
