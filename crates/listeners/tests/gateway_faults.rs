@@ -194,6 +194,76 @@ async fn a_reply_too_many_to_the_reset_of_a_session_refuses_nobody_in_the_next_m
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_destination_says_unasked_is_no_answer_to_what_comes_next() {
+    const NOTICE: &str = "554 5.7.1 mx7: idle for too long";
+    for next in ["RCPT TO:<ben@one.example>\r\n", "DATA\r\n", "BDAT 3 LAST\r\nx\r\n"] {
+        let (world, destination, mut client) = warm().await;
+        client.envelope("ben@one.example").await;
+        client.expect("RSET", "250").await;
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        client.envelope("anna@one.example").await;
+        world.unasked.say(NOTICE);
+        client.send(next).await;
+        let reply = client.reply().await;
+        assert!(reply.starts_with("451 4.4.2"), "{next:?}: {reply}");
+        client.expect("RSET", "250").await;
+        settle().await;
+        assert!(destination.record().messages.is_empty());
+        destination.assert_polite();
+        arrives_at_the_next_try(&mut client, &destination).await;
+    }
+    // Where commands go one by one, from one to the next.
+    let (world, destination, mut client) = warm().await;
+    *destination.script() = taking().without("PIPELINING");
+    client.expect(MAIL, "250").await;
+    world.unasked.say_behind("MAIL", "550 5.1.1 mx7: nobody");
+    client.expect("RCPT TO:<anna@one.example>", "451 4.4.1").await;
+    client.expect("RSET", "250").await;
+    settle().await;
+    destination.assert_polite();
+    arrives_at_the_next_try(&mut client, &destination).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_250_before_the_last_chunk_is_there_is_no_acceptance_and_a_5xx_no_refusal() {
+    for early in ["250 2.0.0 taken", "552 5.3.4 too much"] {
+        for last in [true, false] {
+            let (world, destination, mut client) = warm().await;
+            client.envelope("anna@one.example").await;
+            client.send(format!("BDAT 20{}\r\nten octets", if last { " LAST" } else { "" })).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            world.unasked.say(early);
+            client.send("ten octets").await;
+            let reply = client.reply().await;
+            assert!(reply.starts_with("451 4.4.2"), "{early}, last {last}: {reply}");
+            client.expect("RSET", "250").await;
+            settle().await;
+            assert!(destination.record().messages.is_empty());
+            assert_eq!(destination.record().sessions.last().unwrap().ended, Ended::WithinMessage);
+            arrives_at_the_next_try(&mut client, &destination).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_is_owed_behind_a_sender_that_is_refused_is_not_the_next_transactions() {
+    let (_world, destination, mut client) = warm().await;
+    destination.script().faults.insert(Step::Mail, (Fault::Reply("550 5.1.8 no such sender".into()), Some(1)));
+    // RCPT's reply does not come in time.
+    destination.script().broken_pipelining = true;
+    client.expect(MAIL, "250").await;
+    for _ in 0..2 {
+        client.expect("RCPT TO:<anna@one.example>", "550 5.1.8").await;
+    }
+    settle().await;
+    let record = destination.record();
+    assert_eq!(record.sessions.last().unwrap().ended, Ended::Quit, "{}", record.dialogue());
+    destination.assert_polite();
+    client.expect("RSET", "250").await;
+    arrives_at_the_next_try(&mut client, &destination).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_destination_that_loses_pipelined_commands_is_asked_again_without_and_stays_so() {
     let (world, destination, mut client) = warm().await;
     destination.script().broken_pipelining = true;

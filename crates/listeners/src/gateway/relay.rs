@@ -229,6 +229,7 @@ impl Relay {
         link.used = true;
         let mut deadline = until.min(Instant::now() + self.patience.step);
         if pipelined {
+            quiet(&mut link.session, Step::Mail).await?;
             let together: Vec<u8> = commands.iter().flat_map(|(_, octets)| octets).copied().collect();
             link.session.send(Step::Mail, &together, deadline).await?;
         }
@@ -237,6 +238,7 @@ impl Relay {
         let suspect = |failure| Broken { failure, pipelining_suspect: pipelined };
         for (step, octets) in commands {
             if !pipelined {
+                quiet(&mut link.session, step).await?;
                 link.session.send(step, &octets, deadline).await?;
             } else if answered {
                 // A group that is answered in part only costs time: some is left for another try without pipelining.
@@ -247,8 +249,11 @@ impl Relay {
                     refused = before;
                     reply
                 }
-                // It refused the sender, and left with that.
-                (Err(_), Some(refusal)) => return Ok((Some(Reply::clone(&refusal)), refusal)),
+                // It refused the sender, and left with that; or it still owes a reply, which must not become the next transaction's.
+                (Err(_), Some(refusal)) => {
+                    self.end_link();
+                    return Ok((Some(Reply::clone(&refusal)), refusal));
+                }
                 (Err(failure @ Failure::Timeout(_)), None) if answered => return Err(suspect(failure)),
                 (Err(failure), None) => return Err(failure.into()),
             };
@@ -287,20 +292,17 @@ impl Relay {
         recipient: &Recipient,
         domain: &DomainConfig,
     ) -> Reply {
-        let (Some(transaction), Some(link)) = (&mut self.transaction, &mut self.link) else { return lost() };
+        let Some(transaction) = &mut self.transaction else { return lost() };
         if let Some(refused) = &transaction.refused {
             return refused.clone();
         }
+        let Some(link) = &mut self.link else { return lost() };
         if let Some(reply) = lacking(link.session.offers(), mail, recipient) {
             return reply;
         }
         let deadline = Instant::now() + self.patience.step;
         let command = rcpt_to(rcpt, recipient, link.session.offers());
-        let reply = match link.session.send(Step::Rcpt, &command, deadline).await {
-            Ok(()) => link.session.reply(Step::Rcpt, deadline).await,
-            Err(failure) => Err(failure),
-        };
-        match reply {
+        match exchange(&mut link.session, Step::Rcpt, &command, deadline).await {
             Ok(reply) if reply.is_positive() || is_refusal(Step::Rcpt, &reply) => {
                 transaction.accepted += usize::from(reply.is_positive());
                 transaction.words &= domain.policy.pass_reply_text;
@@ -324,6 +326,10 @@ impl Relay {
     /// # Errors
     /// The reply to the client: the message can't be taken.
     pub(crate) async fn begin_message(&mut self, chunked: bool, trace: &str) -> Result<(), Reply> {
+        if !self.is_quiet().await {
+            self.end();
+            return Err(lost());
+        }
         let (Some(transaction), Some(link)) = (&mut self.transaction, &mut self.link) else { return Err(lost()) };
         let deadline = Instant::now() + self.patience.step;
         let words = transaction.words;
@@ -331,10 +337,12 @@ impl Relay {
             transaction.message = Some(Message::Chunks);
             let mut chunk = format!("BDAT {}\r\n", trace.len()).into_bytes();
             chunk.extend_from_slice(trace.as_bytes());
-            exchange(&mut link.session, &chunk, deadline).await.map(|reply| (reply.is_positive(), reply))
+            exchange(&mut link.session, Step::Data, &chunk, deadline).await.map(|reply| (reply.is_positive(), reply))
         } else {
             transaction.message = Some(Message::Dots(DotWriter::default()));
-            exchange(&mut link.session, b"DATA\r\n", deadline).await.map(|reply| (reply.code() == 354, reply))
+            exchange(&mut link.session, Step::Data, b"DATA\r\n", deadline)
+                .await
+                .map(|reply| (reply.code() == 354, reply))
         };
         match begun {
             Ok((true, _)) => {}
@@ -384,7 +392,14 @@ impl Relay {
                 writer.write(content, &mut stuffed);
                 self.write(&stuffed).await
             }
-            Some(Message::Chunks) => self.write(content).await,
+            Some(Message::Chunks) => {
+                // What it says before it has the last of a chunk is no answer to the chunk, nor to the message.
+                if !self.is_quiet().await {
+                    self.cut();
+                    return Err(lost());
+                }
+                self.write(content).await
+            }
             None => Err(lost()),
         }
     }
@@ -530,9 +545,17 @@ fn is_of_the_session(step: Step, reply: &Reply) -> bool {
     matches!((step, reply.code()), (_, 500 | 502 | 503 | 530 | 538) | (Step::Mail, 504))
 }
 
-async fn exchange(session: &mut ClientSession, octets: &[u8], deadline: Instant) -> Result<Reply, Failure> {
-    session.send(Step::Data, octets, deadline).await?;
-    session.reply(Step::Data, deadline).await
+/// Fails where the server has said something unasked, a notice that it will end or a second reply to what was said before: that would be
+/// taken for the reply to what is said next, and a 5xx refuse whom it does not mean.
+async fn quiet(session: &mut ClientSession, step: Step) -> Result<(), Failure> {
+    if session.is_quiet().await { Ok(()) } else { Err(Failure::Unsolicited(step)) }
+}
+
+/// Says a command, with what belongs to it, and reads its reply.
+async fn exchange(session: &mut ClientSession, step: Step, octets: &[u8], deadline: Instant) -> Result<Reply, Failure> {
+    quiet(session, step).await?;
+    session.send(step, octets, deadline).await?;
+    session.reply(step, deadline).await
 }
 
 impl NextHop {

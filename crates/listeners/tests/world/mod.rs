@@ -3,7 +3,9 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use callahead_cache::{Cache, Options, Timestamp};
@@ -19,16 +21,85 @@ use callahead_listeners::gateway::{Gateway, Settings};
 use callahead_smtp::{Domain, DomainName};
 use callahead_testbed::{Destination, Message, Net, Place, Script};
 use tempfile::TempDir;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 #[derive(Clone)]
-struct NetDialer(Net);
+struct NetDialer(Net, Unasked);
 
 impl Dial for NetDialer {
     fn dial(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>> {
-        Box::pin(async move { Ok(Box::new(self.0.dial(address).await?) as BoxStream) })
+        Box::pin(async move {
+            let stream = self.0.dial(address).await?;
+            Ok(Box::new(Overheard { stream, unasked: self.1.clone(), said: Vec::new() }) as BoxStream)
+        })
+    }
+}
+
+/// What destinations say without being asked: whoever reads next has it. Clones are the same.
+#[derive(Clone, Default)]
+pub struct Unasked(Arc<Mutex<Saying>>);
+
+#[derive(Default)]
+struct Saying {
+    now: Vec<u8>,
+    /// Behind the reply to a command that begins so.
+    behind: Option<(&'static str, &'static str)>,
+    /// The command was said, and its reply comes next.
+    is_due: bool,
+}
+
+impl Unasked {
+    pub fn say(&self, reply: &str) {
+        self.0.lock().unwrap().now.extend(format!("{reply}\r\n").into_bytes());
+    }
+
+    /// Once, behind the proper reply to a command that begins so.
+    pub fn say_behind(&self, command: &'static str, reply: &'static str) {
+        self.0.lock().unwrap().behind = Some((command, reply));
+    }
+}
+
+struct Overheard {
+    stream: DuplexStream,
+    unasked: Unasked,
+    /// Of that, what came here.
+    said: Vec<u8>,
+}
+
+impl AsyncRead for Overheard {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let said = std::mem::take(&mut self.unasked.0.lock().unwrap().now);
+        self.said.extend(said);
+        if !self.said.is_empty() {
+            let length = self.said.len().min(buffer.remaining());
+            buffer.put_slice(&self.said.drain(..length).collect::<Vec<u8>>());
+            return Poll::Ready(Ok(()));
+        }
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        let mut saying = self.unasked.0.lock().unwrap();
+        if std::mem::take(&mut saying.is_due)
+            && let Some((_, reply)) = saying.behind.take()
+        {
+            saying.now.extend(format!("{reply}\r\n").into_bytes());
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Overheard {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        let mut saying = self.unasked.0.lock().unwrap();
+        saying.is_due |= saying.behind.is_some_and(|(command, _)| octets.starts_with(command.as_bytes()));
+        drop(saying);
+        Pin::new(&mut self.stream).poll_write(cx, octets)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -46,6 +117,7 @@ impl Resolve for NoNames {
 
 pub struct World {
     pub net: Net,
+    pub unasked: Unasked,
     pub gateway: Gateway,
     pub engine: Engine,
     pub counters: Arc<Counters>,
@@ -115,12 +187,12 @@ impl World {
 
     pub fn with_domains(settings: Settings, domains: Vec<DomainConfig>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let net = Net::default();
+        let (net, unasked) = (Net::default(), Unasked::default());
         let now = Timestamp(1_800_000_000_000);
         let node = Domain::parse("filter.example").unwrap();
         let callouts = Callouts::new(
             CalloutSettings::new(node.clone()),
-            NetDialer(net.clone()),
+            NetDialer(net.clone(), unasked.clone()),
             NoNames,
             TlsClient::new(&[]).unwrap(),
         );
@@ -138,7 +210,15 @@ impl World {
             observer: Arc::new(LogObserver),
         });
         let gateway = Gateway::new(engine.clone(), callouts, node, None, settings);
-        Self { net, gateway, engine, counters: Arc::default(), shutdown: CancellationToken::new(), _folder: folder }
+        Self {
+            net,
+            unasked,
+            gateway,
+            engine,
+            counters: Arc::default(),
+            shutdown: CancellationToken::new(),
+            _folder: folder,
+        }
     }
 
     /// With one destination at 10.0.0.1 that takes messages.
