@@ -135,6 +135,10 @@ pub(crate) async fn ask(
         };
         match (*step, reply.code()) {
             (Step::Rset, 200..=299) => mail_accepted = false,
+            // The first of all is said in sessions that were used before only: the host has had enough of this one.
+            (Step::Rset, 400..=599) if answered == 0 => {
+                return Err(Broken { pipelining_suspect: false, ..senseless(reply) });
+            }
             (Step::Mail, 200..=299) => mail_accepted = true,
             (Step::Mail, 400..=499) => outcome = Some(Outcome::Deferred(reply)),
             (Step::Mail, 503) if pipelined => return Err(senseless(reply)),

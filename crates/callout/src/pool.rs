@@ -19,6 +19,8 @@ const CLOSED_AT_ONCE: Duration = Duration::from_secs(1);
 const PEACEFUL_ENDS: u32 = 10;
 /// How long a host whose TLS failed is asked in clear where the policy allows it.
 const NO_TLS_FOR: Duration = Duration::from_secs(300);
+/// How long commands leave one by one to a host whose answers to several at once were not what they should be. One slow answer looks the same.
+const NO_PIPELINING_FOR: Duration = Duration::from_secs(300);
 
 /// A host's sessions. One for each host, port and TLS policy, whatever domains lead there.
 pub(crate) struct HostPool {
@@ -57,7 +59,7 @@ struct Learned {
     uses: Option<u32>,
     refusals: Refusals,
     peaceful_ends: u32,
-    no_pipelining: bool,
+    no_pipelining_until: Option<Instant>,
     no_tls_until: Option<Instant>,
 }
 
@@ -376,11 +378,11 @@ impl HostPool {
     }
 
     pub(crate) fn learn_no_pipelining(&self) {
-        self.state().learned.no_pipelining = true;
+        self.state().learned.no_pipelining_until = Some(Instant::now() + NO_PIPELINING_FOR);
     }
 
     pub(crate) fn pipelines(&self) -> bool {
-        !self.state().learned.no_pipelining
+        self.state().learned.no_pipelining_until.is_none_or(|until| Instant::now() >= until)
     }
 
     pub(crate) fn learn_no_tls(&self) {

@@ -197,6 +197,38 @@ async fn broken_pipelining_is_asked_again_one_by_one_and_remembered() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn pipelining_is_tried_again_after_five_minutes() {
+    let round_trip = Duration::from_millis(50);
+    let (bench, destination) = Bench::one(Script { broken_pipelining: true, ..normal() });
+    assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "accepted");
+    *destination.script() = Script { reply_delay: round_trip, ..normal() };
+    bench.end_sessions().await;
+    // Greeting, EHLO, and the rest in one or in two.
+    assert_eq!(bench.ask("anna@one.example").await.elapsed, 4 * round_trip);
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(bench.ask("anna@one.example").await.elapsed, 3 * round_trip);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_used_session_that_does_not_take_rset_has_had_enough_and_can_pipeline_all_the_same() {
+    for reply in ["450 4.7.0 no more here", "550 5.7.0 no more here", "503 5.5.1 what?"] {
+        let (bench, destination) = Bench::one(Script { reply_delay: Duration::from_millis(50), ..normal() });
+        for _ in 0..3 {
+            assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "accepted");
+        }
+        destination.script().faults.insert(Step::Rset, (Fault::Reply(reply.into()), Some(1)));
+        let report = bench.ask("anna@one.example").await;
+        assert_eq!(kind(&report.outcome), "accepted", "{}", dialogue(&report));
+        let status = bench.callouts.destinations().remove(0);
+        assert_eq!((status.learned_uses, status.failures), (Some(2), 0));
+        // RSET; then greeting, EHLO, and the rest in one.
+        assert_eq!(report.elapsed.as_millis(), 50 + 150, "{}", dialogue(&report));
+        bench.end().await;
+        destination.assert_polite();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_503_behind_an_accepted_mail_is_asked_again_without_pipelining() {
     let script = normal().fault_times(Step::Rcpt, Fault::Reply("503 5.5.1 Bad sequence".into()), 1);
     let (bench, _) = Bench::one(script);
