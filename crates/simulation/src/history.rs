@@ -273,14 +273,16 @@ impl History {
     /// The process is gone: nobody waits any more, and what was not a second old may not have been committed.
     pub(crate) fn process_ended(&self, crashed: bool) {
         let mut events = self.events();
-        events.life = events.seq;
+        let (began, ended) = (events.life, events.seq);
+        events.life = ended;
         events.asking.clear();
         events.questions.clear();
         events.missed.clear();
         events.askers.clear();
         events.may_have_missed.clear();
         for learned in &mut events.learned {
-            learned.lost |= crashed && learned.ended_at.elapsed() <= MAY_BE_LOST;
+            // What an earlier process left is on disk; its times are none of this one's.
+            learned.lost |= crashed && learned.ended > began && learned.ended_at.elapsed() <= MAY_BE_LOST;
         }
     }
 }

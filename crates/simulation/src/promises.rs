@@ -388,6 +388,37 @@ fn earned(events: &Events, asked: &Asked, fact: &dyn Fn(&Learned) -> bool, at_mo
     })
 }
 
+/// Whether what is served from the cache is the latest that was kept of its recipient: nothing to the contrary was on disk when the question began,
+/// or it was said once more after that.
+fn is_latest(events: &Events, asked: &Asked, accepted: bool) -> bool {
+    let mut contrary: Seq = 0;
+    let mut served: Seq = 0;
+    for learned in &events.learned {
+        if learned.recipient != asked.recipient || learned.asked <= asked.floor {
+            continue;
+        }
+        let ended = learned.ended;
+        match learned.fact {
+            Fact::Accepted if accepted => served = served.max(ended),
+            Fact::Rejected { .. } if !accepted => served = served.max(ended),
+            // A word about the filter is kept or not, by the policy.
+            Fact::Rejected { of_the_filter: true, .. } => {}
+            Fact::Accepted | Fact::Rejected { .. } if is_on_disk(events, asked, learned) => {
+                contrary = contrary.max(ended)
+            }
+            _ => {}
+        }
+    }
+    contrary < served
+}
+
+/// Whether what was learned was written before a question began, if no clear came in between.
+fn is_on_disk(events: &Events, asked: &Asked, learned: &Learned) -> bool {
+    // The times of two processes can't be compared; a process that ends leaves nothing to be written.
+    let in_time = learned.ended <= events.life || asked.began_at > learned.ended_at + MAY_BE_LOST;
+    learned.ended < asked.began && in_time && !learned.lost
+}
+
 /// Whether a decision is one that the destinations, the lists and the configuration have earned.
 fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), String> {
     let answer = decision.would.as_ref().unwrap_or(&decision.answer);
@@ -439,9 +470,19 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
         }
         7 | 10 => {
             need(answer.action == Action::Accept, "a recipient that exists is not accepted")?;
-            need(accepted(valid_for), "no 2xx was said to its RCPT within the time that it counts")
+            need(accepted(valid_for), "no 2xx was said to its RCPT within the time that it counts")?;
+            need(
+                decision.row == 10 || is_latest(events, asked, true),
+                "accepted, though it was refused since and that was kept",
+            )
         }
-        8 | 11 => judge_refusal(events, asked, policy, decision.row, answer.action),
+        8 | 11 => {
+            judge_refusal(events, asked, policy, decision.row, answer.action)?;
+            need(
+                decision.row == 11 || is_latest(events, asked, false),
+                "refused, though it was accepted since and that was kept",
+            )
+        }
         12 | 14 | 16 => {
             let stale = STALE_FOR + 96 * HOUR;
             let held = decision.row == 12 && decision.source == Source::Cache;
