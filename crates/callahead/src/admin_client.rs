@@ -32,6 +32,12 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(300);
 #[error("{0}")]
 pub(crate) struct Untold(String);
 
+impl Untold {
+    pub(crate) fn new(sentence: String) -> Self {
+        Self(sentence)
+    }
+}
+
 /// A daemon, and the way to it.
 pub(crate) struct AdminClient {
     way: Way,

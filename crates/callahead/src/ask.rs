@@ -1,6 +1,6 @@
 //! What `check` and `verify` share: a node for one command, with its cache in a folder that goes when the command ends.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,6 +16,10 @@ use crate::node::Node;
 /// A node that lives as long as its command.
 pub(crate) struct Asker {
     pub(crate) node: Node,
+    /// The domains that were asked for, each with its route.
+    pub(crate) directory: Directory,
+    /// Those that are not in the file, with no `--route` for them: their MX stands for a route.
+    pub(crate) elsewhere: BTreeSet<String>,
     _cache: TempDir,
 }
 
@@ -39,12 +43,22 @@ impl Asker {
         config.harvest.limit = 0;
         let configured = config.directory();
         let mut wanted = HashMap::new();
+        let mut elsewhere = BTreeSet::new();
         for domain in domains {
+            if args.route.is_none() && configured.find(&domain).is_none() {
+                elsewhere.insert(domain.to_string());
+            }
             wanted.entry(domain.to_string()).or_insert_with(|| self::domain(args, &config, &configured, &domain));
         }
         config.domains = wanted.into_values().collect();
         let cache = tempfile::Builder::new().prefix("callahead-").tempdir()?;
-        Ok(Self { node: Node::new(&config, cache.path(), Arc::new(Quiet))?, _cache: cache })
+        let node = Node::new(&config, cache.path(), Arc::new(Quiet))?;
+        Ok(Self { node, directory: config.directory(), elsewhere, _cache: cache })
+    }
+
+    /// Whether nobody has said where this domain is asked.
+    pub(crate) fn is_elsewhere(&self, domain: &Domain) -> bool {
+        self.elsewhere.contains(&domain.to_string())
     }
 }
 

@@ -1,6 +1,6 @@
 //! The commands and their options. Exit codes: 0 done, 1 the answer is "no", 2 usage or configuration, 3 could not be told or done.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use callahead_callout::{Hop, TlsPolicy};
@@ -56,8 +56,10 @@ enum Command {
     },
     /// Ask a destination now whether recipients exist.
     ///
-    /// Makes a callout by itself: no daemon is needed and no cache is used. Where to ask is told by --route, else by the configuration, else by
-    /// the domain's MX. Exit status: 0 all exist, 1 one does not, 3 one could not be told.
+    /// No cache is used. Where to ask is told by --route, else by the configuration; for a domain that is not in it, the running daemon asks, whose
+    /// own domains (those of the web interface and the API) are known only to it. --route needs no daemon; "--route mx" asks the domain's public
+    /// MX, which may be this filter itself. postmaster is asked too, though mail for it is always accepted. Exit status: 0 all exist, 1 one does
+    /// not, 3 one could not be told: the destination does not answer, or accepts every local part.
     #[command(
         after_help = "Examples:\n  callahead check anna@example.com\n  callahead check --route mail1.example.net:2525 \
                             --transcript anna@example.com\n  callahead check --json anna@example.com ben@example.com"
@@ -66,7 +68,8 @@ enum Command {
     /// Ask for many recipients, from a CSV file to a CSV file.
     ///
     /// The addresses stand in the column "email", "address", "recipient" or "mail", else in the first. The output has the input's columns and
-    /// the verdict. What was stopped goes on where it was when the same command is given again.
+    /// the verdict. What was stopped goes on where it was when the same command is given again. Domains that are not in the configuration are
+    /// asked at their public MX, and named on standard error.
     #[command(
         after_help = "Examples:\n  callahead verify list.csv -o checked.csv\n  callahead verify --route mail1.example.net list.csv -o \
                             checked.csv"
@@ -132,7 +135,7 @@ pub enum LogFormat {
 /// Where `check` and `verify` ask.
 #[derive(Debug, clap::Args)]
 pub struct AskArgs {
-    /// Ask this host instead of the configured one.
+    /// Ask this host instead of the configured one; "mx" is the domain's public MX.
     #[arg(long, value_name = "HOST[:PORT]")]
     pub route: Option<Hop>,
     /// When the session is encrypted: off, opportunistic, required or verified. Without it, as configured.
@@ -180,8 +183,15 @@ pub struct VerifyArgs {
     pub ask: AskArgs,
 }
 
+impl AskArgs {
+    /// The configuration's file.
+    pub fn file(&self) -> &Path {
+        self.config.as_deref().unwrap_or(Path::new(callahead_config::DEFAULT_PATH))
+    }
+}
+
 /// How the daemon is reached.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct SocketArgs {
     /// The daemon's admin socket. Without it, as configured, else /run/callahead/admin.sock.
     #[arg(long, value_name = "PATH")]

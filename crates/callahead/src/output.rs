@@ -2,8 +2,9 @@
 
 use std::io::{IsTerminal as _, Write as _};
 
-use callahead_callout::{Transcript, Who};
-use callahead_engine::{Action, Decision, Verdict};
+use serde_json::Value;
+
+use crate::cache_command::field;
 
 /// Colours, where they are wanted: on a terminal, unless `NO_COLOR` is set.
 #[derive(Clone, Copy, Debug)]
@@ -101,54 +102,61 @@ pub fn table(style: Style, header: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// A verdict in words.
-pub fn verdict(decision: &Decision) -> (&'static str, Paint) {
-    match (decision.verdict, decision.accept_all) {
-        (_, true) => ("can't be told: the destination accepts every local part", Paint::Open),
-        (Some(Verdict::Valid), _) => ("exists", Paint::Good),
-        (Some(Verdict::Invalid), _) => ("does not exist", Paint::Bad),
-        (Some(Verdict::Unknown), _) => ("could not be told", Paint::Open),
-        (Some(Verdict::NotOurs), _) => ("is not ours", Paint::Dim),
-        (None, _) => ("is no address", Paint::Bad),
+fn verdict(decision: &Value) -> (&'static str, Paint) {
+    match decision["verdict"].as_str() {
+        _ if decision["accept_all"] == true => ("can't be told: the destination accepts every local part", Paint::Open),
+        Some("valid") => ("exists", Paint::Good),
+        Some("invalid") => ("does not exist", Paint::Bad),
+        Some("not_ours") => ("is not ours", Paint::Dim),
+        Some(_) => ("could not be told", Paint::Open),
+        None => ("is no address", Paint::Bad),
     }
 }
 
-/// A decision for people.
-pub fn decision(style: Style, decision: &Decision) -> String {
+/// A decision for people, from its JSON.
+pub fn decision(style: Style, decision: &Value) -> String {
     let (words, paint) = verdict(decision);
-    let mut out = format!("{}: {}\n", style.paint(Paint::Strong, &decision.recipient), style.paint(paint, words));
+    let recipient = printable(decision["recipient"].as_str().unwrap_or_default());
+    let mut out = format!("{}: {}\n", style.paint(Paint::Strong, &recipient), style.paint(paint, words));
     let mut line = |label: &str, text: &str| {
         out.push_str(&format!("  {} {text}\n", style.paint(Paint::Dim, &format!("{label:<9}"))));
     };
-    line(&format!("row {}", decision.row), &decision.reason);
-    let answer = decision.would.as_ref().unwrap_or(&decision.answer);
-    let sender = match answer.action {
-        Action::Accept => "accepted".to_owned(),
-        Action::None => "no opinion".to_owned(),
-        Action::Reject | Action::Defer => answer.reply(),
+    line(&format!("row {}", decision["row"]), &printable(decision["reason"].as_str().unwrap_or_default()));
+    let would = decision.get("would");
+    let answer = would.unwrap_or(&decision["answer"]);
+    let sender = match answer["action"].as_str() {
+        Some("accept") => "accepted".to_owned(),
+        Some("none") => "no opinion".to_owned(),
+        _ => reply(answer),
     };
-    let observed = if decision.would.is_some() { " (observe mode: accepted all the same)" } else { "" };
+    let observed = if would.is_some() { " (observe mode: accepted all the same)" } else { "" };
     line("sender", &format!("{sender}{observed}"));
-    if let Some(destination) = &decision.destination {
-        line("asked", destination);
+    if let Some(destination) = decision["destination"].as_str() {
+        line("asked", &printable(destination));
     }
-    if let Some(reply) = &decision.reply {
-        let enhanced = reply.enhanced.map(|enhanced| format!("{enhanced} ")).unwrap_or_default();
-        line("it said", &format!("{} {enhanced}{}", reply.code, printable(&reply.text)));
+    if let Some(said) = decision.get("reply") {
+        line("it said", &reply(said));
     }
-    line("time", &format!("{:.1} ms", decision.elapsed.as_secs_f64() * 1e3));
+    line("time", &format!("{:.1} ms", decision["elapsed_ms"].as_f64().unwrap_or(0.0)));
     out
 }
 
+/// `550 5.1.1 text`.
+fn reply(reply: &Value) -> String {
+    let words = [reply["code"].to_string(), field(reply, "enhanced"), field(reply, "text")];
+    words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
 /// A transcript for people: time, direction, line.
-pub fn transcript(style: Style, transcript: &Transcript) -> String {
-    let lines = transcript.lines().map(|line| {
-        let (mark, paint) = match line.who {
-            Who::Us => (">", Paint::Strong),
-            Who::Them => ("<", Paint::Good),
-            Who::Note => ("*", Paint::Dim),
+pub fn transcript(style: Style, lines: &[Value]) -> String {
+    let lines = lines.iter().map(|line| {
+        let (mark, paint) = match line["who"].as_str() {
+            Some("us") => (">", Paint::Strong),
+            Some("them") => ("<", Paint::Good),
+            _ => ("*", Paint::Dim),
         };
-        let text = printable(&String::from_utf8_lossy(line.line));
-        format!("  {:>9.1} ms {}\n", line.at.as_secs_f64() * 1e3, style.paint(paint, &format!("{mark} {text}")))
+        let (ms, text) = (line["ms"].as_f64().unwrap_or(0.0), field(line, "line"));
+        format!("  {ms:>9.1} ms {}\n", style.paint(paint, &format!("{mark} {text}")))
     });
     lines.collect()
 }

@@ -46,6 +46,13 @@ pub async fn run(args: VerifyArgs) -> anyhow::Result<u8> {
         .clone()
         .filter_map(|row| Some(Recipient::parse(address(row, input.column).as_bytes()).ok()?.domain().clone()));
     let asker = Asker::new(&args.ask, domains)?;
+    if let Some(first) = asker.elsewhere.first() {
+        let (file, others) = (args.ask.file().display(), asker.elsewhere.len() - 1);
+        let more = if others == 0 { String::new() } else { format!(" and {others} more") };
+        output::remark(&format!(
+            "not in {file}, and asked at the public MX, which may be this filter itself (--route names another host): {first}{more}"
+        ));
+    }
 
     let progress = Progress::new(input.rows.len(), out.done);
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
