@@ -1,4 +1,4 @@
-//! Addresses as MTAs hand them over: without the quotes of their local part.
+//! Addresses as MTAs hand them over, and as clients of the gateway write them: without the quotes of their local part.
 //!
 //! Postfix and Exim keep addresses in an internal form: for `<"a b"@example.com>` they ask about
 //! `a b@example.com`, and `<a..b@example.com>`, which they let in, they pass on as `"a..b"@example.com`. Such an

@@ -66,7 +66,9 @@ async fn nobody_relays_to_a_domain_that_is_not_configured_however_it_is_spelled(
         ("<@one.example:x@elsewhere.example>", "501 5.1.3"),
         ("<@elsewhere.example:anna@one.example>", "501 5.1.3"),
         ("<@one.example,@two.example:x@elsewhere.example>", "501 5.1.3"),
-        ("<x@elsewhere.example@one.example>", "501 5.1.3"),
+        // As if the quotes had been there: the domain is the one behind the last @, and no other.
+        ("<x@elsewhere.example@one.example>", "550 5.1.1"),
+        ("<x@one.example@elsewhere.example>", "550 5.7.1"),
         ("<elsewhere.example!x@one.example>", "550 5.1.1"),
         ("<x%elsewhere.example@one.example>", "550 5.1.1"),
         ("<\"x@elsewhere.example\"@one.example>", "550 5.1.1"),
@@ -95,6 +97,26 @@ async fn nobody_relays_to_a_domain_that_is_not_configured_however_it_is_spelled(
         }
     }
     assert!(record.messages.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_local_part_without_the_quotes_that_it_needs_is_asked_for_with_them() {
+    let (world, destination) = World::one();
+    let mut client = world.client().await;
+    client.expect(MAIL, "250").await;
+    for (address, reply) in [
+        ("<a..b@one.example>", "250 2.1.5"),
+        ("<\"a..b\"@one.example>", "250 2.1.5"),
+        ("<a b@one.example>", "250 2.1.5"),
+        ("<.a@one.example>", "550 5.1.1"),
+        ("<@one.example>", "501 5.1.3"),
+        ("<a@one..example>", "501 5.1.3"),
+    ] {
+        client.expect(&format!("RCPT TO:{address}"), reply).await;
+    }
+    assert!(client.data("x\r\n.\r\n").await.starts_with("250"));
+    let recipients = &destination.record().messages[0].recipients;
+    assert_eq!(recipients[..], ["<\"a..b\"@one.example>", "<\"a..b\"@one.example>", "<\"a b\"@one.example>"]);
 }
 
 #[tokio::test(start_paused = true)]

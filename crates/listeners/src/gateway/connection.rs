@@ -1,5 +1,6 @@
 //! The loop around a session: a socket, the time, and what the session's events ask for.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
@@ -24,6 +25,7 @@ use super::command::{Rcpt, say};
 use super::relay::{Finished, Patience, Relay};
 use super::session::{Event, Session};
 use super::{InForce, Inner, proxy, trace};
+use crate::address::quoted;
 use crate::server::{Counters, write_within};
 
 /// Octets read at once, from a client.
@@ -283,7 +285,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
     /// What waits for somebody else is in a box, so that a connection which waits for its client has no room for it.
     async fn handle(&mut self, event: Event) -> Result<(), End> {
         match event {
-            Event::Recipient(rcpt) => self.recipient(&rcpt).await?,
+            Event::Recipient(rcpt) => self.recipient(&as_asked(rcpt)).await?,
             Event::Data => {
                 self.flush().await?;
                 match Box::pin(self.begin_message(false)).await {
@@ -507,6 +509,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             );
         }
     }
+}
+
+/// The recipient as it is asked for and repeated: clients write `<a..b@example.com>` and mean `"a..b"@example.com`, which may well exist. The
+/// same as for the listeners that MTAs hand such addresses to.
+fn as_asked(mut rcpt: Rcpt) -> Rcpt {
+    if let Cow::Owned(quoted) = quoted(&rcpt.address) {
+        rcpt.address = quoted.into();
+    }
+    rcpt
 }
 
 /// What is said to a recipient that is not to be relayed to; `None` where it is.

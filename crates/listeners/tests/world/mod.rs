@@ -168,7 +168,7 @@ pub fn domains() -> Vec<DomainConfig> {
 /// What clients begin with.
 pub const MAIL: &str = "MAIL FROM:<sender@elsewhere.example>";
 
-pub const MAILBOXES: [&str; 9] = [
+pub const MAILBOXES: [&str; 10] = [
     "anna@one.example",
     "ben@one.example",
     "d\u{f6}ner@one.example",
@@ -178,6 +178,7 @@ pub const MAILBOXES: [&str; 9] = [
     "anna@filtered.example",
     "anna@spoken.example",
     "\"a b\"@one.example",
+    "\"a..b\"@one.example",
 ];
 
 impl World {
