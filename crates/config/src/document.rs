@@ -75,6 +75,22 @@ impl<'a, 'p> Section<'a, 'p> {
         self.find(key).map(|(at, _)| at)
     }
 
+    /// Where each entry of a key's list stands, where it is one.
+    pub(super) fn places_in(&self, key: &str) -> Vec<usize> {
+        let array = self.find(key).and_then(|(_, value)| value.as_array());
+        array.map(|array| array.iter().map(|entry| entry.span().start).collect()).unwrap_or_default()
+    }
+
+    /// What is wrong with a key beyond its own value: with what stands elsewhere, say.
+    pub(super) fn wrong(&self, key: &str, at: usize, why: &str) {
+        self.problems.add(at, format!("{}: {why}", self.key(key)));
+    }
+
+    /// In which line that is.
+    pub(super) fn line(&self, at: usize) -> usize {
+        self.problems.line(at)
+    }
+
     /// Reads a key into its place, where it is there.
     pub(super) fn set<T>(
         &mut self,

@@ -37,6 +37,13 @@ pub(super) fn read(section: &mut Section<'_, '_>, config: &mut GatewayConfig) {
     section.set("trusted", &mut settings.trusted, |value| strings(value)?.into_iter().map(network).collect());
     let yes_or_no = |value: &DeValue<'_>| value.as_bool().ok_or_else(|| "must be true or false".to_owned());
     section.set("proxy_protocol", &mut settings.proxy_protocol, yes_or_no);
+    if settings.proxy_protocol
+        && settings.trusted.is_empty()
+        && let Some(at) = section.place_of("proxy_protocol")
+    {
+        let why = "it is of no use without networks in \"trusted\", since connections from all others are closed: name the balancer's there";
+        section.wrong("proxy_protocol", at, why);
+    }
     section.set("dsn", &mut settings.dsn, yes_or_no);
     section.set("connections", &mut settings.connections, number(1, 1_000_000));
     section.set("connections_per_client", &mut settings.connections_per_client, number(1, 1_000_000));

@@ -253,6 +253,7 @@ impl Config {
                     }
                 }
             });
+            each_place_once(listen, &config.listen);
         });
         top.section("resolver", |resolver| {
             resolver.set("servers", &mut config.resolver, |value| strings(value)?.into_iter().map(server).collect());
@@ -324,6 +325,51 @@ impl Config {
     /// The engine's bounds by this configuration.
     pub fn engine_settings(&self) -> callahead_engine::Settings {
         callahead_engine::Settings { deadline: self.callout.timeout, harvest: self.harvest, ..Default::default() }
+    }
+}
+
+/// No place can be listened on twice.
+fn each_place_once(section: &Section<'_, '_>, config: &ListenConfig) {
+    let lists = [
+        ("policy", &config.policy),
+        ("socketmap", &config.socketmap),
+        ("milter", &config.milter),
+        ("http", &config.http),
+        ("admin", &config.admin),
+        ("gateway", &config.gateway),
+    ];
+    let mut places: Vec<(&str, &Listen, usize)> = Vec::new();
+    for (key, listens) in lists {
+        places.extend(listens.iter().zip(section.places_in(key)).map(|(listen, at)| (key, listen, at)));
+    }
+    places.sort_by_key(|(_, _, at)| *at);
+    for (n, (key, listen, at)) in places.iter().enumerate() {
+        if let Some((other, taken, first)) = places[..n].iter().find(|(_, before, _)| is_same_place(before, listen)) {
+            let line = section.line(*first);
+            let another = if matches!(listen, Listen::Tcp(_)) { "port" } else { "path" };
+            section.wrong(
+                key,
+                *at,
+                &format!(
+                    "\"{listen}\" is taken by \"{taken}\" of listen.{other} in line {line}; choose another {another}"
+                ),
+            );
+        }
+    }
+}
+
+/// Whether the system refuses the second of them. `[::]` is every IPv4 address too, and port 0 is one that is free.
+fn is_same_place(one: &Listen, other: &Listen) -> bool {
+    match (one, other) {
+        (Listen::Unix(one), Listen::Unix(other)) => one == other,
+        (Listen::Tcp(one), Listen::Tcp(other)) => {
+            let covers =
+                |all: &SocketAddr, one: &SocketAddr| all.ip().is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+            one.port() == other.port()
+                && one.port() != 0
+                && (one.ip() == other.ip() || covers(one, other) || covers(other, one))
+        }
+        _ => false,
     }
 }
 

@@ -57,6 +57,22 @@ fn each_mistake_is_one_sentence_with_file_line_and_key() {
             "[gateway]\ntrusted = [\"localhost\"]",
             "callahead.toml:2: gateway.trusted: \"localhost\" is no network: write it as \"192.0.2.0/24\" or \"2001:db8::/32\"",
         ),
+        (
+            "[gateway]\nproxy_protocol = true\ntrusted = []",
+            "callahead.toml:2: gateway.proxy_protocol: it is of no use without networks in \"trusted\", since connections from all others are closed: name the balancer's there",
+        ),
+        (
+            "[listen]\npolicy = [\"127.0.0.1:10040\"]\nmilter = [\"127.0.0.1:0\", \"127.0.0.1:0\", \"127.0.0.1:10040\"]",
+            "callahead.toml:3: listen.milter: \"127.0.0.1:10040\" is taken by \"127.0.0.1:10040\" of listen.policy in line 2; choose another port",
+        ),
+        (
+            "[listen]\nhttp = [\"127.0.0.1:25\"]\ngateway = [\"[::]:25\"]",
+            "callahead.toml:3: listen.gateway: \"[::]:25\" is taken by \"127.0.0.1:25\" of listen.http in line 2; choose another port",
+        ),
+        (
+            "[listen]\nadmin = [\"unix:/run/c.sock\"]\npolicy = [\n  \"unix:/run/c.sock\"]",
+            "callahead.toml:4: listen.policy: \"unix:/run/c.sock\" is taken by \"unix:/run/c.sock\" of listen.admin in line 2; choose another path",
+        ),
         ("[gateway]\nrecipients = 99", "callahead.toml:2: gateway.recipients: must be a number from 100 to 100000"),
         (
             "[gateway]\nmesage_size = 1",
@@ -132,6 +148,14 @@ fn each_mistake_is_one_sentence_with_file_line_and_key() {
     }
     let syntax = mistakes("[listen\npolicy = []");
     assert!(syntax.len() == 1 && syntax[0].starts_with("callahead.toml:1: this is no TOML: "), "{syntax:?}");
+}
+
+#[test]
+fn places_that_go_beside_each_other_are_no_mistake() {
+    let listen = |places: &str| mistakes(&format!("[listen]\npolicy = [{places}]"));
+    assert_eq!(listen("\"127.0.0.1:25\", \"127.0.0.2:25\", \"[::1]:25\", \"127.0.0.1:26\""), [""; 0]);
+    assert_eq!(listen("\"0.0.0.0:25\", \"[::1]:25\", \"0.0.0.0:0\", \"127.0.0.1:0\""), [""; 0]);
+    assert_eq!(listen("\"0.0.0.0:25\", \"127.0.0.1:25\"").len(), 1);
 }
 
 #[test]
