@@ -263,6 +263,7 @@ impl Errand<'_> {
                 Ok(slot) => slot,
                 Err(NoSession) => return Ok(None),
             };
+            let began = Instant::now();
             let mut pooled = match slot {
                 Slot::Reuse(pooled) => pooled,
                 Slot::Open(ticket) => {
@@ -271,7 +272,7 @@ impl Errand<'_> {
                         Ok(session) => Pooled { session: Box::new(session), ticket },
                         Err(trouble) => {
                             let failure = failed(trouble);
-                            admission.failed(&failure, self.settings);
+                            admission.failed(&failure, began, self.settings);
                             return Err(failure);
                         }
                     }
@@ -354,13 +355,16 @@ impl Errand<'_> {
                     } else if used_before > 0 && !fresh && Instant::now() < deadline {
                         // It was used before, so the host may have had enough of it: that is no failure of the host.
                         self.transcript.note(format!("{}; asking again in a new session", trouble.failure));
-                        pool.learn_uses(used_before);
+                        // Its slowness tells nothing of that, nor how little time this question had.
+                        if !matches!(trouble.failure, Failure::Timeout(_)) {
+                            pool.learn_uses(used_before);
+                        }
                         fresh = true;
                     } else {
                         let failure = failed(trouble);
                         match refused_in_clear {
                             true => admission.succeeded(),
-                            false => admission.failed(&failure, self.settings),
+                            false => admission.failed(&failure, began, self.settings),
                         }
                         return Err(failure);
                     }

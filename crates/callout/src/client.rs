@@ -81,6 +81,7 @@ impl Callouts {
                     continue;
                 }
             };
+            let began = Instant::now();
             match self.inner.open(&key, &pool, &settings, until, &mut transcript).await {
                 Ok(mut session) => {
                     admission.succeeded();
@@ -92,7 +93,7 @@ impl Callouts {
                 }
                 Err(trouble) => {
                     let failure = failed(trouble.failure, trouble.reply);
-                    admission.failed(&failure, &settings);
+                    admission.failed(&failure, began, &settings);
                     walk.failures.push(failure);
                 }
             }

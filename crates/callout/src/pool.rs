@@ -19,6 +19,9 @@ const CLOSED_AT_ONCE: Duration = Duration::from_secs(1);
 const PEACEFUL_ENDS: u32 = 10;
 /// How long a host whose TLS failed is asked in clear where the policy allows it.
 const NO_TLS_FOR: Duration = Duration::from_secs(300);
+/// What a host is given at least before its silence counts as a failure, or half of the time for a question where that is less: a question may have
+/// come to its session with hardly any left.
+const FAIR_CHANCE: Duration = Duration::from_secs(5);
 /// How long commands leave one by one to a host whose answers to several at once were not what they should be. One slow answer looks the same.
 const NO_PIPELINING_FOR: Duration = Duration::from_secs(300);
 
@@ -566,9 +569,12 @@ impl Admission {
         self.probing = false;
     }
 
-    /// The host could not be asked. Where it was the DNS that failed, or this node, that is no failure of the host.
-    pub(crate) fn failed(mut self, failure: &HostFailure, settings: &Settings) {
-        if failure.failure.is_not_the_hosts() {
+    /// The host could not be asked, in the time since `began`. Where it was the DNS that failed, or this node, or the question had no time left when
+    /// it got here, that is no failure of the host.
+    pub(crate) fn failed(mut self, failure: &HostFailure, began: Instant, settings: &Settings) {
+        let in_time = matches!(failure.failure, Failure::Timeout(_) | Failure::ConnectTimeout(_));
+        let too_late = in_time && began.elapsed() < FAIR_CHANCE.min(settings.timeout / 2);
+        if too_late || failure.failure.is_not_the_hosts() {
             return;
         }
         let mut state = self.pool.state();

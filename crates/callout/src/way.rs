@@ -44,6 +44,10 @@ impl<'a> Walk<'a> {
 
     pub(crate) async fn next(&mut self, inner: &Inner, settings: &Settings, transcript: &mut Transcript) -> Next {
         loop {
+            // A host that is left alone for want of time has done nothing; and whoever asked is gone.
+            if !self.failures.is_empty() && Instant::now() >= self.deadline {
+                return Next::End;
+            }
             if let Some((host, port)) = self.hosts.next() {
                 // Half of the time that is left, while there is somewhere else to go.
                 let last = self.hosts.len() == 0 && self.hops.len() == 0;

@@ -350,6 +350,41 @@ async fn while_there_is_another_host_or_address_each_has_half_of_the_time_that_i
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_question_that_comes_late_to_its_session_is_not_held_against_the_host() {
+    let bench = Bench::new(Settings { sessions_per_destination: 1, ..settings() });
+    bench.server(1, Script { reply_delay: Duration::from_millis(6500), ..Script::accept_all() });
+    // Greeting, EHLO and the rest take 19.5 s of 27; who waits has half of the 7.5 s that are left, and then hardly 2 s for a new session.
+    let asked = [bench.asks(1, "anna", false), bench.asks(1, "ben", false), bench.asks(1, "carol", false)];
+    let mut kinds = Vec::new();
+    for asked in asked {
+        kinds.push(kind(&asked.await.unwrap().outcome));
+    }
+    assert_eq!(kinds[0], "accepted");
+    assert!(kinds[1..].iter().all(|kind| matches!(*kind, "unreachable" | "busy")), "{kinds:?}");
+    let status = bench.callouts.destinations().remove(0);
+    assert_eq!((status.failures, status.learned_uses), (0, None));
+    // With the whole time for it, silence is a failure.
+    let bench = Bench::new(settings());
+    bench.server(1, normal().fault(Step::Greeting, Fault::Hang));
+    assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "unreachable");
+    assert_eq!(bench.callouts.destinations()[0].failures, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn once_the_time_is_over_no_other_host_is_tried() {
+    let bench = Bench::new(settings());
+    for n in 1..=6 {
+        bench.server(n, normal().fault(Step::Ehlo, Fault::SlowBytes(Duration::from_secs(20))));
+    }
+    let hops = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"];
+    let report = bench.ask_route("anna@one.example", &route(&hops, TlsPolicy::Off), false).await;
+    // Each has half of what is left, and 2 s for QUIT: 27 s are over with the third.
+    assert_eq!(bench.net.dials().len(), 3, "{}", dialogue(&report));
+    let Outcome::Unreachable(hosts) = &report.outcome else { panic!("{:?}", report.outcome) };
+    assert_eq!(hosts.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_host_without_pipelining_has_the_whole_time_for_its_answer() {
     let late = |script: Script| Script { reply_delay: Duration::from_secs(6), ..script };
     let (bench, destination) = Bench::one(late(normal().without("PIPELINING")));
