@@ -181,6 +181,32 @@ async fn a_chunk_that_is_refused_is_the_end_of_its_message() {
     }
 }
 
+/// To a destination without CHUNKING the chunks before it have gone out as DATA, and RSET is a line of that.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_given_up_between_chunks_is_cut_off_and_the_next_arrives() {
+    for lacks in ["", "CHUNKING"] {
+        for command in ["RSET", "EHLO client.example"] {
+            let (_world, destination, mut client) = warm().await;
+            *destination.script() = taking().without(lacks);
+            client.envelope("anna@one.example").await;
+            client.send("BDAT 3\r\nx\r\n").await;
+            assert!(client.reply().await.starts_with("250"));
+            client.expect(command, "250").await;
+            let began = tokio::time::Instant::now();
+            client.envelope("anna@one.example").await;
+            assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+            assert!(client.data("y\r\n.\r\n").await.starts_with("250"));
+            client.quit().await;
+            settle().await;
+            let record = destination.record();
+            let [arrived] = record.messages.as_slice() else { panic!("{}", record.dialogue()) };
+            assert_eq!(without_trace(arrived), b"y\r\n");
+            let ended = &record.sessions[record.sessions.len() - 2].ended;
+            assert_eq!(*ended, Ended::WithinMessage, "{command} without {lacks}: {}", record.dialogue());
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_reply_too_many_to_the_reset_of_a_session_refuses_nobody_in_the_next_message() {
     let (_world, destination, mut client) = warm().await;

@@ -286,6 +286,22 @@ async fn starttls_encrypts_forgets_what_was_said_and_takes_nothing_from_before()
     assert!(String::from_utf8_lossy(&arrived.content).contains(" with ESMTPS id "));
     assert_eq!(arrived.recipients.len(), 1, "whose recipient was said in clear is forgotten");
 
+    // Between chunks, to a destination whose DATA they go out by: nothing said behind it becomes a line of that message.
+    *destination.script() = taking().without("CHUNKING");
+    let mut client = world.client_with("anna@one.example").await;
+    client.send("BDAT 3\r\nx\r\n").await;
+    assert!(client.reply().await.starts_with("250"));
+    client.expect("STARTTLS", "220 2.0.0").await;
+    let mut client = client.encrypt(first.root.clone(), "filter.example").await;
+    assert!(client.say("EHLO client.example").await.starts_with("250"));
+    let began = tokio::time::Instant::now();
+    client.envelope("anna@one.example").await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(client.data("y\r\n.\r\n").await.starts_with("250"));
+    client.quit().await;
+    assert_eq!(without_trace(&destination.record().messages[1]), b"y\r\n");
+    *destination.script() = taking();
+
     // No handshake comes.
     let mut client = world.client().await;
     client.expect("STARTTLS", "220 2.0.0").await;

@@ -344,9 +344,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             }
             Event::Reset => {
                 self.message = None;
-                if let Some(relay) = &mut self.relay {
-                    relay.reset();
-                }
+                self.abandon();
             }
             Event::StartTls => Box::pin(self.start_tls()).await?,
             Event::Close => return Err(End::Closed),
@@ -448,9 +446,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             Ok(Ok(stream)) => {
                 self.wire = Wire::Tls(Box::new(stream));
                 self.session.encrypted();
-                if let Some(relay) = &mut self.relay {
-                    relay.reset();
-                }
+                self.abandon();
                 self.message = None;
                 Ok(())
             }

@@ -137,7 +137,7 @@ impl Relay {
                 return say(452, (4, 5, 3), "This recipient is on another server; send to it by itself");
             }
             // Nobody was accepted there, so nothing is lost by going elsewhere.
-            self.reset();
+            self.abandon();
         }
         let words = domain.policy.pass_reply_text;
         let until = Instant::now() + self.patience.step + OPEN_WITHIN * 2;
@@ -348,7 +348,11 @@ impl Relay {
             Ok((true, _)) => {}
             Ok((false, reply)) if is_refusal(Step::Data, &reply) => {
                 let reply = passed(&reply, About::Message, words);
-                self.reset();
+                if let Some(Message::Dots(_)) = transaction.message {
+                    // It was DATA that was refused, so no message is begun there.
+                    transaction.message = None;
+                }
+                self.abandon();
                 return Err(reply);
             }
             _ => {
@@ -463,24 +467,17 @@ impl Relay {
         Finished { reply: passed(&said, About::Message, words), said: Some(said) }
     }
 
-    /// The client gave its transaction up, before a message began in it.
-    pub(crate) fn reset(&mut self) {
+    /// The transaction is over, and its message must not be delivered: the connection is closed within it. Where chunks go out as DATA a
+    /// RSET would be a line of it, and the next transaction too; what a RSET does to chunks is not worth trusting either. Where no message was
+    /// begun there, the session goes on.
+    pub(crate) fn abandon(&mut self) {
         if let Some(transaction) = self.transaction.take() {
-            if transaction.message.is_some_and(|message| matches!(message, Message::Chunks)) {
-                // Chunks are there already: what RSET does to them is not worth trusting.
+            if transaction.message.is_some() {
                 self.link = None;
             }
             if let Some(link) = &mut self.link {
                 link.needs_reset = true;
             }
-        }
-    }
-
-    /// The message must not be delivered: the connection is closed within it. Where none was begun there, the session goes on.
-    pub(crate) fn abandon(&mut self) {
-        match &self.transaction {
-            Some(transaction) if transaction.message.is_some() => self.cut(),
-            _ => self.reset(),
         }
     }
 
