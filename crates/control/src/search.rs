@@ -30,8 +30,10 @@ pub struct LogFilter {
     /// All domains that there can be rows of, in lower-case A-labels: those of whoever searches, where they are few; `None` where that is not known.
     /// It only makes the search faster.
     pub domains: Option<Vec<String>>,
-    /// The recipient: a whole address where it has an `@` inside, else a part of it in any case.
+    /// The recipient, whole and as the log has it.
     pub recipient: Option<String>,
+    /// A part of the recipient, in any case.
+    pub part: Option<String>,
     /// A part of the sender, in any case.
     pub sender: Option<String>,
     /// The client's address.
@@ -115,7 +117,7 @@ fn page(
     let from = filter.since.map_or(0, first_id);
     let lookup = Lookup::new(filter);
     let rest = Rest {
-        part: filter.recipient.as_deref().filter(|_| lookup.recipient.is_none()).map(str::to_lowercase),
+        part: filter.part.as_deref().map(str::to_lowercase),
         sender: filter.sender.as_deref().map(str::to_lowercase),
         verdict: filter.verdict.as_deref(),
         is_seen,
@@ -152,15 +154,13 @@ fn page(
 struct Lookup {
     sql: String,
     values: Vec<String>,
-    /// The recipient, where it is a whole one.
     recipient: Option<String>,
     client: Option<String>,
 }
 
 impl Lookup {
     fn new(filter: &LogFilter) -> Self {
-        let is_whole = |text: &&String| text.find('@').is_some_and(|at| at > 0 && at + 1 < text.len());
-        let recipient = filter.recipient.as_ref().filter(is_whole).cloned();
+        let recipient = filter.recipient.clone();
         let client = filter.client.map(|client| client.to_canonical().to_string());
         let mut sql = String::from(
             "SELECT id, at, listener, client, sender, recipient, domain, verdict, decision FROM decisions \
@@ -180,10 +180,11 @@ impl Lookup {
     /// By what rows can be passed over.
     fn wanted(&self, filter: &LogFilter) -> Wanted {
         let mut wanted = Wanted::default();
-        match (&self.recipient, &filter.recipient) {
-            (Some(recipient), _) => wanted.recipients([recipient.as_str()]),
-            (None, Some(part)) => wanted.part(Of::Recipient, part),
-            (None, None) => {}
+        if let Some(recipient) = &self.recipient {
+            wanted.recipients([recipient.as_str()]);
+        }
+        if let Some(part) = &filter.part {
+            wanted.part(Of::Recipient, part);
         }
         if let Some(client) = &self.client {
             wanted.client(client);

@@ -517,6 +517,53 @@ async fn a_reseller_finds_in_the_log_what_its_wildcards_cover_and_all_of_many_do
 }
 
 #[tokio::test]
+async fn the_log_finds_a_recipient_however_it_is_written_and_what_a_wildcard_covers() {
+    let (bench, root) = bench().await;
+    let (one, two) = (token(&bench, "one", "reseller").await, token(&bench, "two", "reseller").await);
+    for (name, owner) in [("one.example", "one"), ("*.one.example", "one"), ("two.one.example", "two")] {
+        let body = json!({"name": name, "route": ["mx"], "owner": owner, "local_part_case": "fold"});
+        bench.call(&root, "POST", "/api/v1/domains", Some(&body)).await.created();
+    }
+    for recipient in [
+        "Anna@One.Example",
+        "joanna@one.example",
+        "ben@deep.sub.one.example",
+        "ben@two.one.example",
+        "Anna@example.com",
+        "anna@elsewhere.example",
+    ] {
+        bench.decide(recipient).await;
+    }
+    bench.logged().await;
+    let found = async |token: &str, query: &str| {
+        let page = bench.call(token, "GET", &format!("/api/v1/log?{query}"), None).await.ok();
+        let rows = page["rows"].as_array().unwrap().iter();
+        rows.map(|row| row["decision"]["recipient"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    for query in ["recipient=ANNA@ONE.example", "recipient=%22anna%22@one.example", "recipient=anna@one.example"] {
+        assert_eq!(found(&root, query).await, ["anna@one.example"], "{query}");
+    }
+    assert_eq!(found(&root, "recipient=Anna@EXAMPLE.com").await, ["Anna@example.com"]);
+    assert_eq!(found(&root, "recipient=anna@example.com").await, [""; 0], "there case tells them apart");
+    // What is no whole address of a domain that is configured here is a part.
+    assert_eq!(found(&root, "recipient=NNA@elsewhere").await, ["anna@elsewhere.example"]);
+    assert_eq!(found(&root, "recipient=anna@one").await, ["joanna@one.example", "anna@one.example"]);
+    assert_eq!(found(&root, "recipient=anna@ELSEWHERE.example").await, ["anna@elsewhere.example"]);
+
+    for query in ["domain=*.one.example", "domain=*.One.Example&verdict=valid", "domain=*.one.example&recipient=BEN"] {
+        for token in [&root, &one] {
+            assert_eq!(found(token, query).await, ["ben@deep.sub.one.example"], "{query}");
+        }
+    }
+    assert_eq!(found(&one, "domain=*.one.example&recipient=ben@two.one.example").await, [""; 0]);
+    let csv = bench.call(&one, "GET", "/api/v1/log?domain=*.one.example&format=csv", None).await.body;
+    assert!(csv.contains("ben@deep.sub.one.example") && !csv.contains("anna"), "{csv}");
+    bench.call(&two, "GET", "/api/v1/log?domain=*.one.example", None).await.problem(403);
+    bench.call(&root, "GET", "/api/v1/log?domain=*.nothing.example", None).await.problem(404);
+    bench.call(&root, "GET", "/api/v1/cache?domain=*.one.example", None).await.problem(400);
+}
+
+#[tokio::test]
 async fn the_log_is_searched_and_exported_and_its_cells_are_no_formulas() {
     let (bench, token) = bench().await;
     for (recipient, sender) in [("good@example.com", "=cmd|'/C calc'!A0"), ("bad@other.example", "b@sender.example")] {

@@ -289,6 +289,25 @@ async fn an_observed_domain_shows_who_would_have_been_refused_and_who_of_them_ex
 }
 
 #[tokio::test]
+async fn a_recipients_latest_decisions_are_there_however_it_is_written_and_a_wildcard_has_its_own() {
+    let world = World::new(false).await;
+    let local_part_case = Some("fold".to_owned());
+    add(&world, DomainSpec { name: "*.sub.example".into(), local_part_case, ..DomainSpec::default() }).await;
+    for recipient in ["Bad1@a.sub.example", "anna@elsewhere.example", "joanna@elsewhere.example"] {
+        world.bench.decide(recipient).await;
+    }
+    world.bench.logged().await;
+    let r = world.session("r").await;
+    for target in ["/recipients/BAD1@A.sub.example", "/log?recipient=BAD1%40A.sub.example", "/domains/*.sub.example"] {
+        let page = world.send(&r, "GET", target, "").await;
+        assert!(page.body.contains(">bad1@a.sub.example</a>"), "{target}: {}", page.body);
+    }
+    let root = world.session("root").await;
+    let page = world.send(&root, "GET", "/recipients/anna@elsewhere.example", "").await.body;
+    assert!(page.contains(">anna@elsewhere.example</a>") && !page.contains("joanna"), "{page}");
+}
+
+#[tokio::test]
 async fn an_observed_wildcard_shows_the_subdomains_that_it_covers_and_no_others() {
     let world = World::new(false).await;
     for name in ["*.sub.example", "b.sub.example"] {

@@ -215,6 +215,13 @@ pub(crate) async fn owns(state: &State, principal: &Principal, rule: &Rule, part
         Object::DomainQuery(without) => {
             let mut query = Parameters::from_request_parts(parts, &()).await?;
             match query.take("domain")? {
+                // Where wildcards mean nothing the handler says so.
+                Some(wildcard) if wildcard.starts_with("*.") => match DomainSpec::canonical_name(&wildcard) {
+                    Ok(name) if !principal.owns_domain(&name, administration.owner(&name).as_deref()) => {
+                        Err(not_yours(&name))
+                    }
+                    _ => Ok(()),
+                },
                 Some(domain) => match Domain::parse(&domain) {
                     Ok(domain) if !own_domain(&domain) => Err(not_yours(&domain.to_string())),
                     _ => Ok(()),

@@ -8,10 +8,11 @@ use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::{IntoResponse as _, Json, Response};
 use callahead_control::{LogFilter, LogPage, LogRow, Principal};
 use callahead_engine::rfc3339;
-use callahead_smtp::Domain;
+use callahead_smtp::{Domain, Recipient};
 use futures_util::stream;
 use serde_json::{Value, json};
 
+use super::domains::{canonical, of_file, record};
 use super::request::{Answer, Asker, MAX_PAGE, PAGE, parse_domain, parse_number_cursor, parse_time, with_next};
 use super::schema;
 use crate::State;
@@ -49,8 +50,8 @@ const VERDICTS: [&str; 5] = ["valid", "invalid", "unknown", "not_ours", "none"];
 #[utoipa::path(
     get, path = "/api/v1/log", tag = "log", operation_id = "log_search",
     params(
-        ("domain" = Option<String>, Query, description = "The recipient's domain"),
-        ("recipient" = Option<String>, Query, description = "The recipient, or a part of it"),
+        ("domain" = Option<String>, Query, description = "The recipient's domain; `*.example.com` is what this domain here covers"),
+        ("recipient" = Option<String>, Query, description = "The recipient, in any spelling, where its domain is configured here; anything else is a part of it"),
         ("sender" = Option<String>, Query, description = "A part of the sender"),
         ("client" = Option<String>, Query, description = "The client's IP address"),
         ("verdict" = Option<String>, Query, description = "`valid`, `invalid`, `unknown`, `not_ours`; `none` for what was no address"),
@@ -70,9 +71,19 @@ pub(crate) async fn search(Given(state): Given<State>, asker: Asker, mut query: 
         let known = VERDICTS.join(", ");
         return Err(Problem::bad_request(format!("verdict is {verdict:?}: known are {known}")));
     }
+    let (mut domain, mut wildcard) = (None, None);
+    match query.take("domain")? {
+        Some(text) if text.starts_with("*.") => wildcard = Some(existing(&state, &text)?),
+        Some(text) => domain = Some(parse_domain(&text)?.to_string()),
+        None => {}
+    }
+    let text = query.take("recipient")?.filter(|text| !text.is_empty());
+    let (recipient, part) = text.map(|text| meant(&state, text)).unwrap_or_default();
     let filter = LogFilter {
-        domain: query.take("domain")?.map(|text| parse_domain(&text)).transpose()?.map(|domain| domain.to_string()),
-        recipient: query.take("recipient")?.filter(|text| !text.is_empty()),
+        domain,
+        recipient,
+        // What a wildcard covers has its end in it, which is found faster than by looking at each row.
+        part: part.or_else(|| wildcard.as_ref().map(|name| name.trim_start_matches('*').to_owned())),
         sender: query.take("sender")?.filter(|text| !text.is_empty()),
         client: query.ip("client")?,
         domains: None,
@@ -95,7 +106,7 @@ pub(crate) async fn search(Given(state): Given<State>, asker: Asker, mut query: 
         "cursor",
         "limit",
     ])?;
-    let mut search = Search { state, principal: asker.principal, filter };
+    let mut search = Search { state, principal: asker.principal, filter, wildcard };
     search.filter.domains = search.domains();
     match format.as_deref() {
         None | Some("json") => {
@@ -109,10 +120,33 @@ pub(crate) async fn search(Given(state): Given<State>, asker: Asker, mut query: 
     }
 }
 
+/// What somebody means by a recipient: a whole one as the log has it, or else a part.
+fn meant(state: &State, text: String) -> (Option<String>, Option<String>) {
+    match Recipient::parse(text.as_bytes()) {
+        Ok(recipient) if state.engine.directory().find(recipient.domain()).is_some() => {
+            (Some(state.engine.canonical(recipient).to_string()), None)
+        }
+        // Of what is not configured here nobody can tell whether it is written to its end.
+        Ok(recipient) => (None, Some(recipient.to_string())),
+        Err(_) => (None, Some(text)),
+    }
+}
+
+/// The name of a wildcard that is there.
+fn existing(state: &State, name: &str) -> Answer<String> {
+    let name = canonical(name)?;
+    match of_file(state, &name) {
+        Some(_) => Ok(name),
+        None => record(state, &name).map(|_| name),
+    }
+}
+
 struct Search {
     state: State,
     principal: Principal,
     filter: LogFilter,
+    /// Only what this wildcard covers.
+    wildcard: Option<String>,
 }
 
 impl Search {
@@ -134,11 +168,15 @@ impl Search {
     }
 
     async fn page(&self, cursor: Option<i64>, limit: usize) -> Answer<LogPage> {
-        let (state, principal) = (self.state.clone(), self.principal.clone());
+        let (state, principal, wildcard) = (self.state.clone(), self.principal.clone(), self.wildcard.clone());
         let is_seen = move |domain: &str| {
-            principal.is_admin()
-                || Domain::parse(domain)
-                    .is_ok_and(|domain| state.administration.sees(&principal, &state.engine, &domain))
+            if principal.is_admin() && wildcard.is_none() {
+                return true;
+            }
+            let Ok(domain) = Domain::parse(domain) else { return false };
+            let directory = state.engine.directory();
+            let is_covered = |name: &String| directory.find(&domain).is_some_and(|found| found.name == *name);
+            wildcard.as_ref().is_none_or(is_covered) && state.administration.sees(&principal, &state.engine, &domain)
         };
         Ok(self.state.administration.log.search(self.filter.clone(), is_seen, cursor, limit).await?)
     }

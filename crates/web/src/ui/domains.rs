@@ -283,7 +283,6 @@ pub(super) async fn page(visitor: &Visitor, name: &str, tested: Option<Tested>) 
     let head = Head::of(visitor, &config, "domain");
     let shown = visitor.ui.api.get(visitor, &format!("/api/v1/domains/{}", encode(&config.name))).await?;
     let (mut valid, mut invalid, mut known) = (String::new(), String::new(), "");
-    let (mut rows, mut more) = (Vec::new(), None);
     if let Ok(domain) = Domain::parse(&config.name) {
         let kept = state.engine.cache().stats(Some(&domain))?;
         (valid, invalid) = (count(kept.valid), count(kept.invalid));
@@ -298,8 +297,8 @@ pub(super) async fn page(visitor: &Visitor, name: &str, tested: Option<Tested>) 
             Some(callahead_cache::DomainState::NullMx) => "takes no mail (null MX)",
             None => "not asked lately",
         };
-        (rows, more) = latest(visitor, ("domain", &config.name)).await?;
     }
+    let (rows, more) = latest(visitor, ("domain", &config.name)).await?;
     let own = view::texts(&shown, "own_keys");
     let policies = domain_form::POLICIES
         .iter()

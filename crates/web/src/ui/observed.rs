@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use askama::Template;
 use axum::extract::Path;
-use callahead_smtp::Domain;
 use serde_json::json;
 
 use super::chart::count;
@@ -49,14 +48,7 @@ pub(super) async fn observed(visitor: Visitor, Path(name): Path<String>) -> Answ
     let head = Head::of(&visitor, &config, "observed");
     let mut found: BTreeMap<String, ObservedRow> = BTreeMap::new();
     let (mut refused, mut cut, mut cursor) = (0u64, true, String::new());
-    // Of a wildcard: what ends so, and is not of a name that covers it better.
-    let suffix = config.name.strip_prefix('*');
-    let whose = suffix.map_or(("domain", config.name.as_str()), |suffix| ("recipient", suffix));
-    let directory = visitor.ui.state.engine.directory();
-    let is_covered = |recipient: &str| {
-        let domain = recipient.rsplit('@').next().and_then(|domain| Domain::parse(domain).ok());
-        domain.and_then(|domain| directory.find(&domain)).is_some_and(|found| found.name == config.name)
-    };
+    let whose = ("domain", config.name.as_str());
     let began = Instant::now();
     for number in 0..OBSERVED_PAGES {
         if number > 0 && began.elapsed() >= OBSERVED_FOR {
@@ -66,7 +58,7 @@ pub(super) async fn observed(visitor: Visitor, Path(name): Path<String>) -> Answ
             query(&[whose, ("verdict", "invalid"), ("limit", &OBSERVED_PAGE.to_string()), ("cursor", &cursor)]);
         let (rows, next) = decisions(&visitor, &wanted).await?;
         for row in rows {
-            if row.decision.would.is_none() || (suffix.is_some() && !is_covered(&row.decision.recipient)) {
+            if row.decision.would.is_none() {
                 continue;
             }
             refused += 1;

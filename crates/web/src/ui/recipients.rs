@@ -81,7 +81,15 @@ async fn page(visitor: &Visitor, address: String, decision: Option<DecisionView>
         None => Vec::new(),
     };
     let (rows, more) = match &recipient {
-        Some(recipient) => latest(visitor, ("recipient", &recipient.to_string())).await?,
+        Some(recipient) => {
+            let whole = recipient.to_string();
+            let (mut rows, more) = latest(visitor, ("recipient", &whole)).await?;
+            if domain.is_none() {
+                // It was looked for as a part: what is not configured here may be written to its end or not.
+                rows.retain(|row| row.decision.recipient == whole);
+            }
+            (rows, more)
+        }
         None => (Vec::new(), None),
     };
     show(&RecipientPage {
