@@ -234,11 +234,35 @@ async fn proxy_headers_count_from_trusted_networks_and_nobody_else_gets_in_where
         assert!(began.elapsed() <= Duration::from_secs(10));
     }
     assert_eq!(world.counters.malformed.load(Ordering::Relaxed), 3);
-    // The proxy speaks for itself, and what it says at once is heard.
+}
+
+#[tokio::test(start_paused = true)]
+async fn whom_a_proxy_does_not_name_is_served_and_not_trusted() {
+    let trusted = vec!["198.51.100.0/24".parse().unwrap()];
+    let world = World::new(Settings { connections_per_client: 1, proxy_protocol: true, trusted, ..settings() });
+    let v2 = |command: u8, family: u8| {
+        let addresses = [192, 0, 2, 7, 198, 51, 100, 1, 1, 0, 0, 25];
+        [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[0x20 | command, family, 0, 12], &addresses].concat()
+    };
+    // Health checks come at the same time as others: no bound on connections holds for them.
+    let mut held = Vec::new();
+    // UNKNOWN, LOCAL, and for UNSPEC and UDP.
+    for header in [b"PROXY UNKNOWN\r\n".to_vec(), v2(0, 0x11), v2(1, 0x00), v2(1, 0x12)] {
+        let mut client = world.connect_from("198.51.100.1");
+        // What is said at once is heard.
+        client.send([&header[..], b"EHLO proxy.example\r\n"].concat()).await;
+        assert!(client.reply().await.starts_with("220"), "{header:?}");
+        let offered = client.reply().await;
+        assert!(offered.starts_with("250") && !offered.contains("XCLIENT"), "{header:?}: {offered}");
+        client.expect("XCLIENT ADDR=203.0.113.9", "550 5.7.0").await;
+        held.push(client);
+    }
+    // Whom it names is trusted where that is set.
     let mut client = world.connect_from("198.51.100.1");
-    client.send("PROXY UNKNOWN\r\nEHLO proxy.example\r\n").await;
-    assert!(client.reply().await.starts_with("220"));
-    assert!(client.reply().await.starts_with("250"));
+    client.send("PROXY TCP4 198.51.100.2 198.51.100.1 4000 25\r\n").await;
+    client.reply().await;
+    client.expect("EHLO mta.example", "250").await;
+    client.expect("XCLIENT ADDR=203.0.113.9", "220").await;
 }
 
 struct Pem {

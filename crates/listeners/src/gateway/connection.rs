@@ -92,6 +92,7 @@ where
     let settings = &in_force.settings;
     let mut wire = Wire::Plain(stream);
     let (mut client, mut first) = (peer, Vec::new());
+    let mut is_named = true;
     if settings.proxy_protocol {
         let header = match settings.trusts(peer) {
             true => timeout(PROXY_WITHIN, proxy_header(&mut wire)).await.ok().flatten(),
@@ -106,11 +107,14 @@ where
             );
             return;
         };
+        is_named = header.client.is_some();
         client = header.client.map_or(peer, |client| client.to_canonical());
         first = rest;
     }
-    let trusted = settings.trusts(client);
-    let counted = match trusted {
+    // Behind a header without a client (`UNKNOWN`, `LOCAL`, no TCP) the proxy's own health checks come, and so may anybody whom it does not
+    // name. They are not counted together, and are nobody whose XCLIENT counts.
+    let trusted = is_named && settings.trusts(client);
+    let counted = match settings.trusts(client) {
         true => None,
         false => match inner.clients.admit(client, settings.connections_per_client) {
             Some(counted) => Some(counted),
