@@ -318,8 +318,7 @@ impl Server {
                 }
                 self.log.set_settings(config.log);
                 self.node.engine.set_settings(config.engine_settings());
-                // The name in EHLO stays that of the start, as the log says.
-                let config = Config { node: self.config.node.clone(), ..config };
+                let config = self.as_far_as_it_is_in_force(config, http_tls.is_some());
                 self.node.callouts.reconfigure(config.callout_settings());
                 if let Some(gateway) = &self.gateway {
                     gateway.reconfigure(gateway_tls, config.gateway.settings.clone());
@@ -343,6 +342,23 @@ impl Server {
         }
     }
 
+    /// A new file with what takes effect only at a start as it was at this one: what the log and the pages call the configuration in force.
+    fn as_far_as_it_is_in_force(&self, new: Config, new_has_tls: bool) -> Config {
+        let running = &self.config;
+        let mut config = Config {
+            node: running.node.clone(),
+            data_dir: running.data_dir.clone(),
+            listen: running.listen.clone(),
+            resolver: running.resolver.clone(),
+            ..new
+        };
+        config.gateway.settings.connections = running.gateway.settings.connections;
+        if new_has_tls != self.tls.is_some() {
+            config.http.tls.clone_from(&running.http.tls);
+        }
+        config
+    }
+
     /// Stops accepting, answers what was asked, and ends everything properly.
     pub async fn stop(&mut self) {
         self.readiness.set_draining();
@@ -363,7 +379,9 @@ fn make_folder_of(listen: &Listen) -> anyhow::Result<()> {
     }
     let made = std::fs::create_dir(folder)
         .and_then(|()| std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)));
-    made.with_context(|| format!("the folder {} is not there and can't be made; make it, or name another", folder.display()))
+    made.with_context(|| {
+        format!("the folder {} is not there and can't be made; make it, or name another", folder.display())
+    })
 }
 
 /// Puts the file's domains into force, beside those of the control database, and with them where routes may lead.

@@ -73,3 +73,38 @@ fn a_start_by_hand_makes_the_folder_of_its_sockets() {
     let (code, _, error) = self::run(&["serve", "--config", config.to_str().unwrap()]);
     assert!(code == 2 && error.contains("listen.admin") && error.contains("its folder does not exist"), "{error}");
 }
+
+/// What takes effect only at a start is not in force before one, and that is said as long as the file has it.
+#[test]
+fn what_a_reload_can_not_change_is_told_each_time_and_not_shown_as_in_force() {
+    let world = world();
+    let config = configure(&world.dir, &world.domain());
+    let good = std::fs::read_to_string(&config).unwrap();
+    let changed = good
+        .replace("data_dir = \"", "data_dir = \"/elsewhere")
+        .replace("milter = [\"127.0.0.1:0\"]", "milter = []")
+        .replace("127.0.0.1:9\"", "127.0.0.1:10\"")
+        .replace("[[domain]]", "[gateway]\nconnections = 7\nerrors = 9\n[[domain]]");
+    let mut daemon = Daemon::start(&config);
+    let cookie = daemon.set_up();
+    for _ in 0..2 {
+        std::fs::write(&config, &changed).unwrap();
+        daemon.signal("HUP");
+        for key in ["data_dir", "listen", "gateway.connections", "resolver"] {
+            assert_eq!(daemon.until("at the next start")["key"], key);
+        }
+        daemon.until("is in force");
+        let page = daemon.page(&cookie, "/node");
+        let shown = |line: &str| page.contains(line);
+        assert!(shown("errors = 9") && !shown("connections = 7") && !shown("elsewhere"), "{page}");
+        assert!(shown("127.0.0.1:9&") && !shown("127.0.0.1:10&"), "{page}");
+    }
+    // Back to what it was: nothing is left to be told.
+    let mut client = daemon.client();
+    std::fs::write(&config, format!("{good}valid = [\"sales\"]\n")).unwrap();
+    daemon.signal("HUP");
+    while client.ask("sales@one.example") != "DUNNO" {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(daemon.told("at the next start", &mut client), 0);
+}
