@@ -1,25 +1,30 @@
 //! HTTP/1.1 on a bound listener: bounded in connections, header size and time, and stopped gracefully.
 
 use std::convert::Infallible;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use axum::{BoxError, Router};
 use callahead_listeners::{Accepting, Bound, Open, TlsServer};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::newcomers::{Newcomer, Newcomers};
+use crate::problem::Problem;
 
 /// What clients may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +36,8 @@ pub struct HttpLimits {
     pub head: Duration,
     /// Octets of a request's head. Default 32 KiB; at least 8 KiB.
     pub head_bytes: usize,
+    /// How long a request's body may take, from the end of the head to its own; then the answer is 408. Default 30 s.
+    pub body: Duration,
     /// How long a connection may last altogether; clients come again. Default 10 min.
     pub lifetime: Duration,
     /// How long a stop waits for requests under way. Default 35 s.
@@ -43,6 +50,7 @@ impl Default for HttpLimits {
             connections: 512,
             head: Duration::from_secs(15),
             head_bytes: 32 * 1024,
+            body: Duration::from_secs(30),
             lifetime: Duration::from_secs(600),
             grace: Duration::from_secs(35),
         }
@@ -130,9 +138,12 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
         newcomer.has_asked();
         let (router, peer) = (router.clone(), peer.clone());
         async move {
-            let mut request: Request = request.map(Body::new);
+            let late = Arc::<AtomicBool>::default();
+            let mut request: Request = request.map(|body| Timely::body(body, limits.body, &late));
             request.extensions_mut().insert(peer);
-            Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {}))
+            let response = router.oneshot(request).await.unwrap_or_else(|never| match never {});
+            // Whoever read the body could only tell that it broke off.
+            Ok::<_, Infallible>(if late.load(Ordering::Relaxed) { too_late(limits.body) } else { response })
         }
     });
     let connection = http1::Builder::new()
@@ -156,4 +167,48 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
     if let Err(error) = ended {
         tracing::debug!(%error, "an HTTP connection ended early");
     }
+}
+
+/// A request's body that breaks off when it takes too long, whatever reads it: a body that never ends would hold its connection's place.
+struct Timely {
+    body: Incoming,
+    within: Pin<Box<Sleep>>,
+    late: Arc<AtomicBool>,
+}
+
+impl Timely {
+    /// The body as routers take it; `late` is set when it broke off.
+    fn body(body: Incoming, within: Duration, late: &Arc<AtomicBool>) -> Body {
+        if hyper::body::Body::is_end_stream(&body) {
+            return Body::empty();
+        }
+        Body::new(Self { body, within: Box::pin(tokio::time::sleep(within)), late: Arc::clone(late) })
+    }
+}
+
+impl hyper::body::Body for Timely {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        ready!(self.within.as_mut().poll(context));
+        self.late.store(true, Ordering::Relaxed);
+        Poll::Ready(Some(Err("the body did not arrive in time".into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn too_late(within: Duration) -> Response {
+    let detail = format!("the body did not arrive within {} s; send it again", within.as_secs_f64());
+    Problem::new(StatusCode::REQUEST_TIMEOUT, detail).into_response()
 }

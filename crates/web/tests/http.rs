@@ -3,8 +3,11 @@
 
 mod common;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
+use axum::extract::Form;
+use axum::routing::post;
 use callahead_web::{HttpLimits, OPENMETRICS, admin_router, http_router};
 use common::Bench;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -105,6 +108,29 @@ async fn who_says_nothing_or_half_a_head_is_closed_after_a_while() {
         stream.read_to_end(&mut answer).await.unwrap();
         assert!(!answer.starts_with(b"HTTP/1.1 200"));
     }
+}
+
+#[tokio::test]
+async fn a_body_without_end_is_answered_after_a_while_whatever_reads_it_and_its_connection_is_closed() {
+    let limits = HttpLimits { body: Duration::from_millis(50), ..HttpLimits::default() };
+    let router = |state| {
+        let form = |Form(form): Form<HashMap<String, String>>| async move { form.len().to_string() };
+        http_router(state).route("/form", post(form))
+    };
+    let bench = Bench::start_tcp(router, limits).await;
+    let form = ("/form", "application/x-www-form-urlencoded", "a=1");
+    for (target, kind, part) in [form, ("/api/v1/session", "application/json", "{\"account\":")] {
+        let mut stream = bench.connect().await;
+        let head = format!("POST {target} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: 100\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(part.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let read = stream.read_to_string(&mut answer);
+        tokio::time::timeout(Duration::from_secs(20), read).await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("did not arrive within 0.05 s"), "{answer}");
+    }
+    let headers = [("Content-Type", form.1)];
+    assert_eq!(bench.send("POST", "/form", &headers, "a=1&b=2").await.body, "2", "one that comes in time is read");
 }
 
 #[tokio::test]

@@ -1,7 +1,5 @@
 //! What requests are made of: addresses, bodies, conditions, cursors.
 
-use std::time::Duration;
-
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
@@ -38,8 +36,6 @@ pub(crate) const PAGE: usize = 100;
 pub(crate) const MAX_PAGE: usize = 1000;
 /// Octets of a body at most: a domain with full lists.
 pub(crate) const MAX_BODY: usize = 4 << 20;
-/// How long a body may take to arrive.
-const BODY_WITHIN: Duration = Duration::from_secs(30);
 
 pub(crate) type Answer<T = Json<Value>> = Result<T, Problem>;
 
@@ -149,18 +145,13 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
                 format!("the body's type is {kind:?}: send Content-Type: application/json"),
             ));
         }
-        let read = tokio::time::timeout(BODY_WITHIN, Bytes::from_request(request, state));
-        let octets = match read.await {
-            Ok(Ok(octets)) => octets,
-            Ok(Err(BytesRejection::FailedToBufferBody(error))) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+        let octets = match Bytes::from_request(request, state).await {
+            Ok(octets) => octets,
+            Err(BytesRejection::FailedToBufferBody(error)) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
                 let detail = format!("the body has more than {MAX_BODY} octets; send less");
                 return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
             }
-            Ok(Err(_)) => return Err(Problem::bad_request("the body could not be read to its end")),
-            Err(_) => {
-                let detail = format!("the body did not arrive within {} s", BODY_WITHIN.as_secs());
-                return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail));
-            }
+            Err(_) => return Err(Problem::bad_request("the body could not be read to its end")),
         };
         // An array would pass for an object with its values in order.
         if octets.iter().find(|octet| !octet.is_ascii_whitespace()) == Some(&b'[') {
