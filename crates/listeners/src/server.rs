@@ -37,7 +37,8 @@ pub struct Limits {
     pub write: Duration,
     /// Requests of one connection that are worked on at the same time. Default 32.
     pub pipeline: usize,
-    /// How long a stop waits for answers that are under way. Default 35 s: the engine's deadline and some.
+    /// How long a stop waits for answers that are under way. Default 35 s: the default of the engine's deadline and some; the daemon gives what
+    /// its own deadline needs.
     pub grace: Duration,
 }
 

@@ -507,6 +507,23 @@ async fn a_lost_reply_to_the_message_is_put_off_though_it_was_delivered_which_sm
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_waits_for_nine_minutes_behind_its_end_however_slowly_the_destination_reads() {
+    let (_world, destination, mut client) = warm().await;
+    client.envelope("anna@one.example").await;
+    destination.script().faults.insert(Step::Message, (Fault::Hang, Some(1)));
+    destination.script().read_pause = Duration::from_secs(60);
+    client.expect("DATA", "354").await;
+    // As much as there is room for on the way, so that the rest waits for a minute.
+    client.send("0123456789abc\r\n".repeat(4333)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let began = tokio::time::Instant::now();
+    client.send("0123456789abc\r\n".repeat(60) + ".\r\n").await;
+    assert!(client.reply().await.contains("gave no answer"));
+    assert_eq!(began.elapsed().as_secs(), 540);
+    arrives_at_the_next_try(&mut client, &destination).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_250_before_the_end_of_the_message_is_no_acceptance() {
     let (_world, destination, mut client) = warm().await;
     client.envelope("anna@one.example").await;

@@ -68,6 +68,8 @@ struct Connection<'a, S> {
     /// Made when it is first needed.
     relay: Option<Box<Relay>>,
     message: Option<Box<Message>>,
+    /// When octets of the client came last.
+    heard: Instant,
     ends_at: Instant,
     /// Rings when a wait is over, or before: it is set anew when it rings, and not for each command.
     alarm: Pin<Box<Sleep>>,
@@ -137,6 +139,7 @@ where
         session,
         relay: None,
         message: None,
+        heard: Instant::now(),
         ends_at: Instant::now() + settings.session_timeout,
         alarm: Box::pin(sleep(settings.command_timeout)),
         in_force,
@@ -236,7 +239,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                     return Err(End::Closed);
                 }
                 received = receive(&mut self.wire, &mut take) => match received {
-                    Ok(1..) => return Ok(()),
+                    Ok(1..) => {
+                        self.heard = Instant::now();
+                        return Ok(());
+                    }
                     Ok(_) | Err(_) => return Err(End::Gone),
                 },
                 () = &mut self.alarm => {
@@ -338,7 +344,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             }
             Event::End | Event::ChunkEnd { last: true } => {
                 let Some(relay) = &mut self.relay else { return Err(End::Gone) };
-                let finished = Box::pin(relay.finish()).await;
+                let finished = Box::pin(relay.finish(self.heard)).await;
                 self.finished(&finished);
                 self.session.answer(&finished.reply);
             }

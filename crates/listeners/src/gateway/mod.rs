@@ -89,7 +89,8 @@ pub struct Settings {
     /// For each step of a recipients' server but the last. Default 90 s, below the 2 min that clients wait for the reply to DATA
     /// (RFC 5321 4.5.3.2.4).
     pub destination_timeout: Duration,
-    /// For its reply to the message. Default 9 min, below the 10 that clients wait (RFC 5321 4.5.3.2.6): so they hear of it.
+    /// For its reply to the message, from when the client's end of it came. Default 9 min, below the 10 that clients wait (RFC 5321
+    /// 4.5.3.2.6): so they hear of it.
     pub reply_timeout: Duration,
     /// How long a stop waits for transactions that are under way. Default 35 s.
     pub grace: Duration,

@@ -37,7 +37,7 @@ const OPEN_WITHIN: Duration = Duration::from_secs(30);
 pub(crate) struct Patience {
     /// For the reply to a command, or to take a part of the message.
     pub(crate) step: Duration,
-    /// For the reply to the message's end.
+    /// For the reply to the message's end, from when the client's end came.
     pub(crate) end: Duration,
 }
 
@@ -430,7 +430,13 @@ impl Relay {
     }
 
     /// Ends the message, and the transaction with it. The reply is the server's.
-    pub(crate) async fn finish(&mut self) -> Finished {
+    ///
+    /// The client has waited since its end `came`, while a server that is slow to read got the rest of the message. One deadline holds for
+    /// that, the end and the reply, so that the client is still there to hear of it; only where that would leave no time for a reply, as
+    /// behind many chunks that came together, is there a step's.
+    pub(crate) async fn finish(&mut self, came: Instant) -> Finished {
+        let Patience { step, end } = self.patience;
+        let deadline = (came + end).max(Instant::now() + step.min(end));
         let unsaid = |reply| Finished { reply, said: None };
         let message = self.transaction.as_mut().and_then(|transaction| transaction.message.take());
         let ended = match message {
@@ -442,7 +448,7 @@ impl Relay {
             Some(Message::Dots(mut writer)) => {
                 let mut end = Vec::new();
                 writer.end(&mut end);
-                self.write(&end).await
+                self.write_until(&end, deadline.min(Instant::now() + step)).await
             }
             Some(Message::Chunks) => Ok(()),
             None => Err(lost()),
@@ -452,7 +458,7 @@ impl Relay {
         }
         let words = self.transaction.take().is_some_and(|transaction| transaction.words);
         let Some(link) = &mut self.link else { return unsaid(lost()) };
-        let said = match link.session.reply(Step::Message, Instant::now() + self.patience.end).await {
+        let said = match link.session.reply(Step::Message, deadline).await {
             Ok(reply) if reply.is_positive() || is_refusal(Step::Message, &reply) => reply,
             _ => {
                 // Nobody can tell whether it was delivered (RFC 1047): the client sends again, and the recipient may have it twice.
@@ -513,8 +519,11 @@ impl Relay {
     }
 
     async fn write(&mut self, octets: &[u8]) -> Result<(), Reply> {
+        self.write_until(octets, Instant::now() + self.patience.step).await
+    }
+
+    async fn write_until(&mut self, octets: &[u8], deadline: Instant) -> Result<(), Reply> {
         let Some(link) = &mut self.link else { return Err(lost()) };
-        let deadline = Instant::now() + self.patience.step;
         if let Err(failure) = link.session.write(octets, deadline).await {
             tracing::debug!(destination = link.session.destination(), %failure, "a message could not be written");
             self.cut();
