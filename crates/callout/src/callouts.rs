@@ -210,7 +210,7 @@ impl Inner {
             return Arc::clone(pool);
         }
         if hosts.len() >= MAX_HOSTS {
-            hosts.retain(|_, pool| !pool.is_forgettable(FORGET_AFTER));
+            make_room(&mut hosts);
         }
         let pool = HostPool::new(HostPort(&key.host, key.port).to_string(), Arc::clone(&self.node));
         Arc::clone(hosts.entry(key.clone()).or_insert(Arc::new(pool)))
@@ -221,14 +221,20 @@ impl Errand<'_> {
     /// Through the hosts, until one answers.
     async fn go(&mut self) -> (Outcome, Option<String>) {
         let mut walk = Walk::new(&self.request.route, self.request.recipient.domain(), self.deadline);
+        // A host that can't be asked for such an address; others may be.
+        let mut unfit = None;
         loop {
             let (key, until) = match walk.next(self.inner, self.settings, &mut self.transcript).await {
                 Next::Host(key, until) => (key, until),
                 Next::NullMx => return (Outcome::NullMx, None),
-                Next::End => return (Outcome::Unreachable(walk.failures), None),
+                Next::End => return unfit.unwrap_or((Outcome::Unreachable(walk.failures), None)),
             };
             let pool = self.inner.pool(&key);
             match self.host(&key, &pool, until).await {
+                Ok(Some(found)) if found.outcome == Outcome::NeedsSmtpUtf8 => {
+                    self.transcript.note(format!("{}: it does not offer SMTPUTF8", pool.name));
+                    unfit.get_or_insert((found.outcome, Some(pool.name.clone())));
+                }
                 Ok(Some(found)) => {
                     self.not_accept_all |= found.not_accept_all;
                     return (found.outcome, Some(pool.name.clone()));
@@ -253,8 +259,7 @@ impl Errand<'_> {
         };
         let mut fresh = false;
         let mut pipeline = pool.pipelines();
-        // The random local part, and whether it was refused in a session that broke.
-        let (mut probe, mut refused) = (self.probe.clone(), false);
+        let mut probe = self.probe.clone();
         // A refusal that may have been for what was asked before in its session, and for how many recipients.
         let mut doubted: Option<(Refusal, u32)> = None;
         loop {
@@ -289,8 +294,7 @@ impl Errand<'_> {
             let asked =
                 dialogue::ask(&mut pooled.session, recipient, random, pipeline, patience, &mut self.transcript).await;
             match asked {
-                Ok(mut found) => {
-                    found.not_accept_all |= refused;
+                Ok(found) => {
                     if in_clear && let Some(reply) = not_of_the_mailbox(&found.outcome) {
                         pooled.end(self.settings.quit_timeout);
                         pool.try_tls_again(self.settings.quit_timeout);
@@ -315,7 +319,7 @@ impl Errand<'_> {
                         self.transcript.note(
                             "a session's first recipient is not known to be refused so; asking again as the first of a new session",
                         );
-                        refused = found.not_accept_all;
+                        self.not_accept_all |= found.not_accept_all;
                         doubted = Some((refusal, found.asked_before));
                         (probe, fresh) = (None, true);
                         continue;
@@ -339,6 +343,8 @@ impl Errand<'_> {
                 }
                 Err(Broken { trouble, pipelining_suspect, at_probe, not_accept_all }) => {
                     pooled.end(self.settings.quit_timeout);
+                    // Whatever becomes of the recipient, here or at the next host.
+                    self.not_accept_all |= not_accept_all && !in_clear;
                     let refused_in_clear = in_clear && trouble.reply.as_ref().is_some_and(Reply::is_permanent);
                     if refused_in_clear {
                         pool.try_tls_again(self.settings.quit_timeout);
@@ -350,7 +356,6 @@ impl Errand<'_> {
                     } else if at_probe && Instant::now() < deadline {
                         // Some end the session with the first refusal, or after one transaction: the recipient gets its own.
                         self.transcript.note(format!("{}; asking again without a random local part", trouble.failure));
-                        refused |= not_accept_all;
                         (probe, fresh) = (None, true);
                     } else if used_before > 0 && !fresh && Instant::now() < deadline {
                         // It was used before, so the host may have had enough of it: that is no failure of the host.
@@ -371,6 +376,25 @@ impl Errand<'_> {
                 }
             }
         }
+    }
+}
+
+/// Forgets hosts that nobody needs; where there are none, a tenth of those that nobody is asking, the longest unused first: so a full table does not
+/// cost a search with each new host.
+fn make_room(hosts: &mut HashMap<Key, Arc<HostPool>>) {
+    hosts.retain(|_, pool| !pool.is_forgettable(FORGET_AFTER));
+    if hosts.len() < MAX_HOSTS {
+        return;
+    }
+    // Questions, sessions and relays hold theirs. One that is left alone for now goes last: it would be asked again too soon.
+    let unheld = hosts.iter().filter(|(_, pool)| Arc::strong_count(pool) == 1);
+    let mut unheld: Vec<_> = unheld.map(|(key, pool)| (pool.last_needed(), key.clone())).collect();
+    let tenth = unheld.len() / 10;
+    if !unheld.is_empty() {
+        unheld.select_nth_unstable_by_key(tenth, |(needed, _)| *needed);
+    }
+    for (_, key) in unheld.into_iter().take(tenth + 1) {
+        hosts.remove(&key);
     }
 }
 

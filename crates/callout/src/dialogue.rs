@@ -152,7 +152,7 @@ pub(crate) async fn ask(
             // Nor is that it does not know the command.
             (Step::Rcpt, 500 | 502) => return Err(senseless(reply)),
             (Step::Rcpt, code) if mail_accepted => match (of, code / 100) {
-                (Of::Probe, 2) => outcome = Some(Outcome::AcceptsAll(reply)),
+                (Of::Probe, 2) if ACCEPTED.contains(&code) => outcome = Some(Outcome::AcceptsAll(reply)),
                 (Of::Probe, 5) => not_accept_all = true,
                 // Greylisting, most often: nothing is learned of the domain.
                 (Of::Probe, 4) => {}
@@ -181,9 +181,12 @@ pub(crate) async fn ask(
     }
 }
 
+/// The positive replies to RCPT (RFC 5321 4.3.2, and 252 as some say it). Any other is out of place: a 221 ends a session and takes no recipient.
+const ACCEPTED: [u16; 3] = [250, 251, 252];
+
 fn answer(reply: Reply) -> Result<Outcome, Reply> {
     match reply.code() / 100 {
-        2 => Ok(Outcome::Accepted(reply)),
+        2 if ACCEPTED.contains(&reply.code()) => Ok(Outcome::Accepted(reply)),
         4 => Ok(Outcome::Deferred(reply)),
         // "Too many recipients" was 552 once, and is to be treated as 452 (RFC 5321 4.5.3.1.10); a mailbox that is full is no other case.
         5 if reply.code() == 552 && reply.enhanced().is_none() => Ok(Outcome::Deferred(reply)),

@@ -439,6 +439,12 @@ impl HostPool {
         quiet && state.last_used.is_none_or(|used| used.elapsed() > unused_for)
     }
 
+    /// Whether it is left alone for now, and when it was last asked.
+    pub(crate) fn last_needed(&self) -> (bool, Option<Instant>) {
+        let state = self.state();
+        (state.breaker.open_for(Instant::now()).is_some(), state.last_used)
+    }
+
     /// Lets no question begin in a session that is open now.
     pub(crate) fn retire(&self, quit_timeout: Duration) {
         let idle = {

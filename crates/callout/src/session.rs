@@ -437,7 +437,8 @@ impl Session {
             taken += octets;
             for octet in &chunk[..octets] {
                 match octet {
-                    b'\n' if head == b"221 " => {
+                    // The text may be missing (RFC 5321 4.2.1).
+                    b'\n' if matches!(head[..], [b'2', b'2', b'1'] | [b'2', b'2', b'1', b' ' | b'\r']) => {
                         is_said = true;
                         break 'replies;
                     }

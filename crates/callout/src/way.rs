@@ -110,6 +110,10 @@ impl Inner {
                 return Ok(None);
             }
             MxAnswer::None => vec![name.clone()],
+            // What is no host name was left out.
+            MxAnswer::Hosts(hosts) if hosts.is_empty() => {
+                return Err(failed(Failure::Resolve(format!("the MX of {name} names no host that can be asked"))));
+            }
             MxAnswer::Hosts(hosts) => order(hosts, &settings.own_names),
         };
         if hosts.is_empty() {

@@ -64,6 +64,8 @@ async fn the_replies_to_rcpt_and_mail_mean_what_the_table_says() {
         ("538 5.7.11 Encryption required", "unreachable"),
         ("450 4.2.0 Greylisted", "deferred"),
         ("452 4.2.2 Full", "deferred"),
+        ("221 2.0.0 Bye", "unreachable"),
+        ("235 What?", "unreachable"),
         ("354 Go ahead", "unreachable"),
         ("199 Hm", "unreachable"),
         ("hello", "unreachable"),
@@ -431,6 +433,37 @@ async fn row_11_a_refusal_that_is_not_believed_and_can_not_be_asked_again_says_n
     destination.script().max_connections = Some(0);
     let report = bench.ask("carol@one.example").await;
     assert_eq!(kind(&report.outcome), "unreachable", "{}", dialogue(&report));
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_09_a_reply_that_accepts_nobody_makes_no_domain_accept_all() {
+    for reply in ["221 2.0.0 Bye", "220 What?"] {
+        let (bench, _) = Bench::one(normal().fault_times(Step::Rcpt, Fault::Reply(reply.into()), 1));
+        let report = bench.probe("carol@one.example").await;
+        assert_eq!((kind(&report.outcome), report.not_accept_all), ("rejected", true), "{}", dialogue(&report));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_random_local_part_was_refused_is_told_whatever_became_of_the_recipient() {
+    let (bench, destination) = Bench::one(normal());
+    destination.script().rcpt_replies.insert("anna@one.example".into(), "999 what".into());
+    let report = bench.probe("anna@one.example").await;
+    assert_eq!((kind(&report.outcome), report.not_accept_all), ("unreachable", true), "{}", dialogue(&report));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_host_is_asked_when_one_does_not_offer_smtputf8() {
+    let bench = Bench::new(settings());
+    bench.server(1, normal().without("SMTPUTF8"));
+    bench.server(2, Script::with_mailboxes(["äöü@one.example"]));
+    let route = route(&["10.0.0.1", "10.0.0.2"], TlsPolicy::Off);
+    let report = bench.ask_route("äöü@one.example", &route, false).await;
+    assert_eq!((kind(&report.outcome), report.destination.as_deref()), ("accepted", Some("10.0.0.2:25")));
+    bench.net.set(address(2), Place::Refused);
+    bench.end_sessions().await;
+    let report = bench.ask_route("äöü@one.example", &route, false).await;
+    assert_eq!((kind(&report.outcome), report.destination.as_deref()), ("needs smtputf8", Some("10.0.0.1:25")));
 }
 
 #[tokio::test(start_paused = true)]

@@ -110,6 +110,9 @@ async fn a_host_that_takes_mail_for_others_is_worth_a_look_and_gets_no_message()
 async fn a_host_that_does_not_say_221_to_quit_is_told_of() {
     for (fault, well) in [
         (Fault::Reply("221-2.0.0 Bye\r\n221 2.0.0 Bye".into()), true),
+        (Fault::Reply("221".into()), true),
+        (Fault::Garbage(b"221\n".to_vec()), true),
+        (Fault::Reply("221-and more".into()), false),
         (Fault::Reply("500 5.5.1 what?".into()), false),
         (Fault::Garbage(vec![b'x'; 70_000]), false),
         (Fault::CloseAfter(0), false),
