@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
+use callahead_cache::Timestamp;
 use callahead_engine::Verdict;
 use rusqlite::{Connection, Statement};
 
 use crate::blocks::{Wanted, domain_of, text};
 use crate::control::ControlError;
-use crate::log::DecisionLog;
+use crate::log::{DecisionLog, first_id};
 use crate::search::LONG;
 
 /// Which of some recipients were found to exist.
@@ -21,17 +22,17 @@ pub struct Accepted {
 }
 
 impl DecisionLog {
-    /// Which of these recipients, written as the log has them, have a decision in it by which they exist. All of them are looked for at once, and for no
-    /// longer than a page of a search.
+    /// Which of these recipients, written as the log has them, have a decision in it since then by which they exist. All of them are looked for at
+    /// once, and for no longer than a page of a search.
     ///
     /// # Errors
     /// When the log can't be read.
-    pub async fn accepted(&self, recipients: Vec<String>) -> Result<Accepted, ControlError> {
-        self.read(move |connection| accepted(connection, recipients)).await
+    pub async fn accepted(&self, recipients: Vec<String>, since: Timestamp) -> Result<Accepted, ControlError> {
+        self.read(move |connection| accepted(connection, recipients, first_id(since))).await
     }
 }
 
-fn accepted(connection: &Connection, recipients: Vec<String>) -> rusqlite::Result<Accepted> {
+fn accepted(connection: &Connection, recipients: Vec<String>, from: i64) -> rusqlite::Result<Accepted> {
     let began = Instant::now();
     let mut missing: HashSet<String> = recipients.into_iter().collect();
     let mut found = HashSet::new();
@@ -47,11 +48,12 @@ fn accepted(connection: &Connection, recipients: Vec<String>) -> rusqlite::Resul
     let mut blocks = reading.heads.query([i64::MAX])?;
     let mut before = i64::MAX;
     while !missing.is_empty()
+        && before > from
         && let Some(block) = blocks.next()?
     {
         let block = wanted.block(block, &mut reading.rest)?;
         let were = missing.len();
-        for stretch in block.stretches(&snapshot, (0, before))? {
+        for stretch in block.stretches(&snapshot, (from, before))? {
             take(&mut rows, stretch, &mut missing, &mut found)?;
         }
         if missing.len() < were {
@@ -63,7 +65,7 @@ fn accepted(connection: &Connection, recipients: Vec<String>) -> rusqlite::Resul
         }
     }
     if !missing.is_empty() {
-        take(&mut rows, (0, before), &mut missing, &mut found)?;
+        take(&mut rows, (from, before), &mut missing, &mut found)?;
     }
     Ok(Accepted { recipients: found, is_cut: false })
 }

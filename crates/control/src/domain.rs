@@ -34,6 +34,10 @@ pub struct DomainSpec {
     /// The reseller whose domain it is; absent for the administrators' own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
+    /// Since when it is its owner's, in milliseconds since 1970: since it was added, or given to another. What was logged before is no affair of
+    /// whoever has it now. Absent where an older version wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owned_since: Option<u64>,
     /// Where its destination is, tried in order: `mx`, `HOST`, `HOST:PORT`; 1 to [`MAX_ROUTE`].
     pub route: Vec<String>,
     /// Where the gateway delivers its mail, in the same words; empty is the route.

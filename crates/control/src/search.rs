@@ -75,14 +75,15 @@ pub struct LogPage {
 }
 
 impl DecisionLog {
-    /// One page of what fits and may be seen, before `cursor`. `is_seen` is asked with the recipient's domain.
+    /// One page of what fits and may be seen, before `cursor`. `is_seen` is asked with the recipient's domain and when it was
+    /// decided.
     ///
     /// # Errors
     /// When the log can't be read.
     pub async fn search(
         &self,
         filter: LogFilter,
-        is_seen: impl Fn(&str) -> bool + Send + 'static,
+        is_seen: impl Fn(&str, Timestamp) -> bool + Send + 'static,
         cursor: Option<i64>,
         limit: usize,
     ) -> Result<LogPage, ControlError> {
@@ -109,7 +110,7 @@ struct Making {
 fn page(
     connection: &Connection,
     filter: &LogFilter,
-    is_seen: impl Fn(&str) -> bool,
+    is_seen: impl Fn(&str, Timestamp) -> bool,
     cursor: Option<i64>,
     limit: usize,
 ) -> rusqlite::Result<LogPage> {
@@ -209,7 +210,7 @@ impl Lookup {
         &self,
         statement: &mut Statement<'_>,
         (from, before): (i64, i64),
-        rest: &Rest<'_, impl Fn(&str) -> bool>,
+        rest: &Rest<'_, impl Fn(&str, Timestamp) -> bool>,
         making: &mut Making,
     ) -> rusqlite::Result<bool> {
         let mut values: Vec<&dyn ToSql> = vec![&before, &from];
@@ -220,7 +221,7 @@ impl Lookup {
             if rest.fits(row)? {
                 making.page.rows.push(LogRow {
                     id,
-                    at: Timestamp(u64::try_from(row.get::<_, i64>(1)?).unwrap_or_default()),
+                    at: at(row)?,
                     listener: row.get(2)?,
                     client: row.get(3)?,
                     sender: row.get(4)?,
@@ -240,7 +241,12 @@ impl Lookup {
     }
 }
 
-impl<F: Fn(&str) -> bool> Rest<'_, F> {
+/// When it was decided.
+fn at(row: &Row<'_>) -> rusqlite::Result<Timestamp> {
+    Ok(Timestamp(u64::try_from(row.get::<_, i64>(1)?).unwrap_or_default()))
+}
+
+impl<F: Fn(&str, Timestamp) -> bool> Rest<'_, F> {
     fn fits(&self, row: &Row<'_>) -> rusqlite::Result<bool> {
         let text = |column: usize| blocks::text(row, column).map(Option::unwrap_or_default);
         let contains = |column: usize, part: &Option<String>| -> rusqlite::Result<bool> {
@@ -256,7 +262,7 @@ impl<F: Fn(&str) -> bool> Rest<'_, F> {
         Ok(contains(5, &self.part)?
             && contains(4, &self.sender)?
             && self.verdict.is_none_or(|wanted| wanted == verdict)
-            && (self.is_seen)(text(6)?))
+            && (self.is_seen)(text(6)?, at(row)?))
     }
 }
 

@@ -53,7 +53,7 @@ impl Bench {
         let (mut found, mut cursor) = (Vec::new(), None);
         // A page may be short where the machine is busy.
         while found.len() < 100 {
-            let page = self.log.search(filter.clone(), |_| true, cursor, 100 - found.len()).await.unwrap();
+            let page = self.log.search(filter.clone(), |_, _| true, cursor, 100 - found.len()).await.unwrap();
             found.extend(recipients(&page));
             cursor = page.next;
             if cursor.is_none() {
@@ -132,7 +132,7 @@ async fn what_is_searched_is_found() {
     ] {
         assert_eq!(bench.find(filter.clone()).await, found, "{filter:?}");
     }
-    let page = bench.log.search(all(), |domain| domain == "two.example", None, 10).await.unwrap();
+    let page = bench.log.search(all(), |domain, _| domain == "two.example", None, 10).await.unwrap();
     assert_eq!(recipients(&page), ["Anna@two.example"], "nobody sees others' domains");
     let logged: serde_json::Value = serde_json::from_str(&page.rows[0].decision).unwrap();
     let shown: serde_json::Value = serde_json::to_value(decision("Anna@two.example", Verdict::Invalid)).unwrap();
@@ -148,7 +148,7 @@ async fn pages_follow_each_other_without_gap_or_overlap_while_more_comes() {
     bench.settle();
     let (mut seen, mut cursor) = (Vec::new(), None);
     loop {
-        let page = bench.log.search(LogFilter::default(), |_| true, cursor, 7).await.unwrap();
+        let page = bench.log.search(LogFilter::default(), |_, _| true, cursor, 7).await.unwrap();
         seen.extend(recipients(&page));
         bench.decide("late@one.example", Verdict::Valid, "", "");
         bench.settle();
@@ -190,7 +190,7 @@ async fn the_file_stays_within_its_size_and_keeps_the_newest() {
     let counters = bench.log.counters();
     assert!(counters.lost == 0 && counters.removed > 0, "{counters:?}");
     assert!(most <= 2 * size, "the file had {most} bytes");
-    let page = bench.log.search(LogFilter::default(), |_| true, None, 1).await.unwrap();
+    let page = bench.log.search(LogFilter::default(), |_, _| true, None, 1).await.unwrap();
     assert_eq!(recipients(&page), ["user19999@one.example"]);
 }
 
@@ -235,7 +235,7 @@ async fn a_damaged_file_is_moved_aside_and_the_log_begins_anew() {
     assert_eq!(std::fs::read(dir.path().join("log.db.damaged")).unwrap(), garbage);
     drop(log);
     let log = open(&path, &clock);
-    let found = log.search(LogFilter::default(), |_| true, None, 10).await.unwrap();
+    let found = log.search(LogFilter::default(), |_, _| true, None, 10).await.unwrap();
     assert_eq!((recipients(&found), log.counters().begun_anew), (vec!["first@one.example".to_owned()], false));
 }
 
@@ -280,13 +280,13 @@ async fn without_a_file_what_is_decided_is_lost_and_counted_until_there_is_one()
     let counters = log.counters();
     assert_eq!((counters.written, counters.lost), (0, 1));
     assert!(counters.write_error.unwrap().contains("log.db can't be opened"));
-    assert!(log.search(LogFilter::default(), |_| true, None, 10).await.is_err());
+    assert!(log.search(LogFilter::default(), |_, _| true, None, 10).await.is_err());
     std::fs::remove_dir(&path).unwrap();
     clock.advance(Duration::from_secs(10));
     until(|| log.counters().write_error.is_none());
     decide(&log, "second@one.example");
     until(|| log.counters().written == 1);
-    let found = log.search(LogFilter::default(), |_| true, None, 10).await.unwrap();
+    let found = log.search(LogFilter::default(), |_, _| true, None, 10).await.unwrap();
     assert_eq!(recipients(&found), ["second@one.example"]);
 }
 
@@ -344,7 +344,7 @@ async fn what_names_a_mailbox_can_be_left_out_and_days_0_logs_nothing() {
     let bench = Bench::new(LogSettings { recipients: LoggedRecipients::Domain, ..LogSettings::default() });
     bench.decide("anna@one.example", Verdict::Invalid, "192.0.2.1", "x@sender.example");
     bench.settle();
-    let page = bench.log.search(LogFilter::default(), |_| true, None, 1).await.unwrap();
+    let page = bench.log.search(LogFilter::default(), |_, _| true, None, 1).await.unwrap();
     assert_eq!(page.rows[0].recipient, "*@one.example");
     assert!(!page.rows[0].decision.contains("anna"), "{}", page.rows[0].decision);
     bench.log.set_settings(LogSettings { days: 0, ..LogSettings::default() });
@@ -440,6 +440,6 @@ async fn everything_that_waits_is_written_when_the_log_is_closed() {
     drop(log);
     assert!(clock.now() == NOW);
     let log = DecisionLog::open(&dir.path().join("log.db"), LogSettings::default(), clock).unwrap();
-    let page = log.search(LogFilter::default(), |_| true, None, 1000).await.unwrap();
+    let page = log.search(LogFilter::default(), |_, _| true, None, 1000).await.unwrap();
     assert_eq!(page.rows.len(), 500);
 }

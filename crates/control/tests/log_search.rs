@@ -132,7 +132,7 @@ async fn found(log: &DecisionLog, filter: &LogFilter, limit: usize) -> Vec<Strin
     let seen = filter.domains.clone();
     loop {
         let seen = seen.clone();
-        let is_seen = move |domain: &str| seen.as_ref().is_none_or(|seen| seen.iter().any(|name| name == domain));
+        let is_seen = move |domain: &str, _| seen.as_ref().is_none_or(|seen| seen.iter().any(|name| name == domain));
         let page = log.search(filter.clone(), is_seen, cursor, limit).await.unwrap();
         assert!(page.rows.len() <= limit);
         found.extend(page.rows.into_iter().map(|row| row.recipient));
@@ -258,7 +258,7 @@ async fn who_existed_is_found_of_many_recipients_at_once() {
 /// Looked for again where the machine was too busy to come to the end.
 async fn accepted(log: &DecisionLog, recipients: &[String]) -> HashSet<String> {
     for _ in 0..100 {
-        let found = log.accepted(recipients.to_vec()).await.unwrap();
+        let found = log.accepted(recipients.to_vec(), Timestamp(0)).await.unwrap();
         if !found.is_cut {
             return found.recipients;
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use callahead_cache::Timestamp;
 use callahead_callout::Guard;
 use callahead_control::{Control, DecisionLog, Domains, Passwords, Principal};
 use callahead_engine::Engine;
@@ -41,14 +42,25 @@ pub(crate) struct Ownership {
     pub(crate) name: String,
     /// The reseller whose record it is.
     pub(crate) owner: Option<String>,
+    /// Since when.
+    pub(crate) since: Timestamp,
 }
 
 impl Administration {
     /// Whose the domain of a recipient is; `None` where it is not configured.
     pub(crate) fn ownership(&self, engine: &Engine, domain: &Domain) -> Option<Ownership> {
         let name = engine.directory().find(domain)?.name.clone();
-        let owner = self.owner(&name);
-        Some(Ownership { name, owner })
+        let (owner, since) = (self.owner(&name), self.owned_since(&name));
+        Some(Ownership { name, owner, since })
+    }
+
+    /// Since when a configured domain is whose it is.
+    pub(crate) fn owned_since(&self, name: &str) -> Timestamp {
+        let since = match self.domains.is_in_file(name) {
+            true => None,
+            false => self.control.local().domains().get(name).and_then(|record| record.value.owned_since),
+        };
+        Timestamp(since.unwrap_or_default())
     }
 
     /// The owner of a configured domain by its own name. The file's domains belong to the administrators, also where a record has the name.
@@ -61,9 +73,15 @@ impl Administration {
 
     /// Whether somebody may see what concerns recipients of a domain. Administrators see those too that are not configured.
     pub(crate) fn sees(&self, principal: &Principal, engine: &Engine, domain: &Domain) -> bool {
-        principal.is_admin()
-            || self
-                .ownership(engine, domain)
-                .is_some_and(|ownership| principal.owns_domain(&ownership.name, ownership.owner.as_deref()))
+        self.sees_since(principal, engine, domain).is_some()
+    }
+
+    /// From when on: what was logged before the domain was theirs is others' affair, or nobody's.
+    pub(crate) fn sees_since(&self, principal: &Principal, engine: &Engine, domain: &Domain) -> Option<Timestamp> {
+        if principal.is_admin() {
+            return Some(Timestamp(0));
+        }
+        let ownership = self.ownership(engine, domain)?;
+        principal.owns_domain(&ownership.name, ownership.owner.as_deref()).then_some(ownership.since)
     }
 }

@@ -564,6 +564,53 @@ async fn the_log_finds_a_recipient_however_it_is_written_and_what_a_wildcard_cov
 }
 
 #[tokio::test]
+async fn whoever_has_a_domain_reads_what_was_logged_since_and_administrators_all() {
+    let (bench, root) = bench().await;
+    let (one, two) = (token(&bench, "one", "reseller").await, token(&bench, "two", "reseller").await);
+    let found = async |token: &str, query: &str| {
+        let page = bench.call(token, "GET", &format!("/api/v1/log?{query}"), None).await.ok();
+        let rows = page["rows"].as_array().unwrap().iter();
+        rows.map(|row| row["decision"]["recipient"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let decide = async |recipient: &str| {
+        bench.decide(recipient).await;
+        bench.logged().await;
+        bench.clock.advance(Duration::from_secs(60));
+    };
+    let path = "/api/v1/domains/x.example";
+    let body = json!({"name": "x.example", "route": ["mx"]});
+    decide("before@x.example").await;
+    bench.call(&one, "POST", "/api/v1/domains", Some(&body)).await.created();
+    assert_eq!(found(&one, "").await, [""; 0], "what was nobody's stays so");
+    decide("one@x.example").await;
+    bench.call(&one, "PATCH", path, Some(&json!({"callouts": "observe"}))).await.ok();
+    bench.call(&one, "PUT", path, Some(&body)).await.ok();
+    assert_eq!(found(&one, "").await, ["one@x.example"]);
+    // Given to another, and then removed and claimed.
+    bench.call(&root, "PATCH", path, Some(&json!({"owner": "two"}))).await.ok();
+    decide("two@x.example").await;
+    for query in ["", "domain=x.example", "recipient=x.exam", "since=2020-01-01T00:00:00Z"] {
+        assert_eq!(found(&two, query).await, ["two@x.example"], "{query}");
+    }
+    assert_eq!(found(&two, "recipient=one@x.example").await, [""; 0]);
+    let csv = bench.call(&two, "GET", "/api/v1/log?format=csv", None).await.body;
+    assert!(csv.contains("two@x.example") && !csv.contains("one@x.example"), "{csv}");
+    bench.call(&two, "DELETE", path, None).await;
+    bench.call(&one, "POST", "/api/v1/domains", Some(&body)).await.created();
+    assert_eq!(found(&one, "").await, [""; 0]);
+    assert_eq!(found(&root, "").await, ["two@x.example", "one@x.example", "before@x.example"]);
+    // Nobody says for himself since when.
+    for (method, body) in [("PATCH", json!({"owned_since": 1})), ("PATCH", json!({"owned_since": null}))] {
+        bench.call(&one, method, path, Some(&body)).await.problem(422);
+    }
+    for (method, path) in [("PUT", path), ("POST", "/api/v1/domains")] {
+        let body = json!({"name": "x.example", "route": ["mx"], "owned_since": 1});
+        let sentence = bench.call(&one, method, path, Some(&body)).await.problem(422);
+        assert!(sentence.contains("written by the node itself"), "{sentence}");
+    }
+}
+
+#[tokio::test]
 async fn the_log_is_searched_and_exported_and_its_cells_are_no_formulas() {
     let (bench, token) = bench().await;
     for (recipient, sender) in [("good@example.com", "=cmd|'/C calc'!A0"), ("bad@other.example", "b@sender.example")] {

@@ -308,6 +308,34 @@ async fn a_recipients_latest_decisions_are_there_however_it_is_written_and_a_wil
 }
 
 #[tokio::test]
+async fn whoever_claims_a_domain_is_not_told_who_existed_there_before() {
+    let world = World::new(false).await;
+    let now = world.bench.engine.now().0;
+    let question = Question::new(b"bad1@claimed.example", Listener::Policy);
+    let decision = world.bench.decide("kept@r.example").await;
+    let existed = Decision { recipient: "bad1@claimed.example".into(), ..decision };
+    world.bench.administration.log.decided(&question, &existed);
+    world.bench.decide("old@claimed.example").await;
+    world.bench.logged().await;
+    world.bench.clock.advance(Duration::from_secs(60));
+    let (callouts, owned_since) = (Some("observe".into()), Some(now + 60_000));
+    add(&world, DomainSpec { name: "claimed.example".into(), callouts, owned_since, ..DomainSpec::default() }).await;
+    world.bench.decide("bad1@claimed.example").await;
+    world.bench.logged().await;
+    for (account, knows) in [("r", false), ("root", true)] {
+        let cookie = world.session(account).await;
+        let page = world.send(&cookie, "GET", "/domains/claimed.example/observed", "").await.body;
+        assert!(page.contains(">bad1@claimed.example</a>"), "{page}");
+        let row = page.split("<tr><td>").nth(1).unwrap();
+        assert_eq!(row.contains("existed before"), knows, "{account}: {row}");
+        for target in ["/recipients/old@claimed.example", "/domains/claimed.example", "/log"] {
+            let page = world.send(&cookie, "GET", target, "").await.body;
+            assert_eq!(page.contains(">old@claimed.example</a>"), knows, "{account} {target}: {page}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_observed_wildcard_shows_the_subdomains_that_it_covers_and_no_others() {
     let world = World::new(false).await;
     for name in ["*.sub.example", "b.sub.example"] {

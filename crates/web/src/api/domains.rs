@@ -95,6 +95,7 @@ pub(crate) async fn create(
 ) -> Answer<Response> {
     query.end(&[])?;
     spec.name = canonical(&spec.name)?;
+    only_here(spec.owned_since.is_some())?;
     settle_owner(&state, &asker, &mut spec, None)?;
     check(&state, &asker, &spec, None)?;
     check_name(&state, &asker, &spec)?;
@@ -140,6 +141,7 @@ pub(crate) async fn replace(
             spec.name
         )));
     }
+    only_here(spec.owned_since.is_some())?;
     // A domain is not taken from its reseller by a forgotten key; PATCH with null does that.
     spec.owner = spec.owner.or_else(|| old.value.owner.clone());
     settle_owner(&state, asker, &mut spec, Some(&old.value))?;
@@ -172,6 +174,7 @@ pub(crate) async fn change(
     if patch.contains_key("name") {
         return Err(Problem::invalid("name: a domain can't be renamed: add the new one, then delete this one"));
     }
+    only_here(patch.contains_key("owned_since"))?;
     let beyond = patch.keys().find(|key| !matches!(key.as_str(), "valid" | "invalid"));
     if let Some(key) = beyond.filter(|_| !asker.principal.may(Permission::Domains)) {
         return Err(Problem::forbidden(format!("{key}: this account may change \"valid\" and \"invalid\" only")));
@@ -287,8 +290,26 @@ fn answer(state: &State, status: StatusCode, name: &str) -> Answer<Response> {
     Ok(tagged(status, record.revision, shown))
 }
 
-/// Whose it is from now on: a reseller's own, or as an administrator says.
+/// Nobody but this node says since when a domain is whose it is.
+fn only_here(is_said: bool) -> Answer<()> {
+    match is_said {
+        false => Ok(()),
+        true => Err(Problem::invalid("owned_since: is written by the node itself; leave it out")),
+    }
+}
+
+/// Whose it is from now on, and since when.
 fn settle_owner(state: &State, asker: &Asker, spec: &mut DomainSpec, old: Option<&DomainSpec>) -> Answer<()> {
+    name_owner(state, asker, spec, old)?;
+    spec.owned_since = match old {
+        Some(old) if old.owner == spec.owner => old.owned_since,
+        _ => Some(state.engine.now().0),
+    };
+    Ok(())
+}
+
+/// A reseller's own, or as an administrator says.
+fn name_owner(state: &State, asker: &Asker, spec: &mut DomainSpec, old: Option<&DomainSpec>) -> Answer<()> {
     if !asker.principal.is_admin() {
         let keeps = match old {
             Some(old) => old.owner.clone(),

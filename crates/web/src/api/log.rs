@@ -46,7 +46,7 @@ const VERDICTS: [&str; 5] = ["valid", "invalid", "unknown", "not_ours", "none"];
 
 /// Search the decision log
 ///
-/// Newest first. A page may be short, or empty, and still have a `next`, where what is looked for is rare.
+/// Newest first. All but administrators see of a domain what was logged since it is whose it is now. A page may be short, or empty, and still have a `next`, where what is looked for is rare.
 #[utoipa::path(
     get, path = "/api/v1/log", tag = "log", operation_id = "log_search",
     params(
@@ -169,14 +169,15 @@ impl Search {
 
     async fn page(&self, cursor: Option<i64>, limit: usize) -> Answer<LogPage> {
         let (state, principal, wildcard) = (self.state.clone(), self.principal.clone(), self.wildcard.clone());
-        let is_seen = move |domain: &str| {
+        let is_seen = move |domain: &str, at| {
             if principal.is_admin() && wildcard.is_none() {
                 return true;
             }
             let Ok(domain) = Domain::parse(domain) else { return false };
             let directory = state.engine.directory();
             let is_covered = |name: &String| directory.find(&domain).is_some_and(|found| found.name == *name);
-            wildcard.as_ref().is_none_or(is_covered) && state.administration.sees(&principal, &state.engine, &domain)
+            let since = state.administration.sees_since(&principal, &state.engine, &domain);
+            wildcard.as_ref().is_none_or(is_covered) && since.is_some_and(|since| at >= since)
         };
         Ok(self.state.administration.log.search(self.filter.clone(), is_seen, cursor, limit).await?)
     }

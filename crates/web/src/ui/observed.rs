@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use askama::Template;
 use axum::extract::Path;
+use callahead_cache::Timestamp;
 use serde_json::json;
 
 use super::chart::count;
@@ -87,7 +88,12 @@ pub(super) async fn observed(visitor: Visitor, Path(name): Path<String>) -> Answ
     // Where only the domain is logged, all of its recipients have one name.
     let names = rows.iter().map(|row| row.recipient.clone()).filter(|name| !name.starts_with("*@")).collect();
     // Whoever may see the domain's refusals, as the log has said above, may see this.
-    let accepted = visitor.ui.state.administration.log.accepted(names).await?;
+    let administration = &visitor.ui.state.administration;
+    let since = match visitor.principal.is_admin() {
+        true => Timestamp(0),
+        false => administration.owned_since(&config.name),
+    };
+    let accepted = administration.log.accepted(names, since).await?;
     for row in &mut rows {
         row.had_mail = accepted.recipients.contains(&row.recipient);
     }
