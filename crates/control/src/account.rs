@@ -83,9 +83,10 @@ impl Account {
     /// A sentence on what is wrong.
     pub fn check_name(name: &str) -> Result<(), String> {
         let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-' | '@');
-        if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(good) {
+        // What a path drops can't be a name: nobody could ask for it, or delete it, by its address.
+        if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(good) || matches!(name, "." | "..") {
             return Err(format!(
-                "{name:?} is no account name: take 1 to {MAX_NAME} of a-z, 0-9, dot, underscore, hyphen and @"
+                "{name:?} is no account name: take 1 to {MAX_NAME} of a-z, 0-9, dot, underscore, hyphen and @, and not dots alone"
             ));
         }
         Ok(())

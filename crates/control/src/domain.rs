@@ -115,7 +115,17 @@ impl DomainSpec {
 
     /// The keys that the domain says itself, besides name, owner, route, relay and lists.
     pub fn own_keys(&self) -> Vec<&'static str> {
-        let given = [
+        self.policy_keys().into_iter().filter(|(_, is_given)| *is_given).map(|(key, _)| key).collect()
+    }
+
+    /// Whether a domain can say something by this key.
+    pub fn is_key(key: &str) -> bool {
+        matches!(key, "name" | "owner" | "route" | "relay" | "valid" | "invalid")
+            || Self::default().policy_keys().iter().any(|(known, _)| *known == key)
+    }
+
+    fn policy_keys(&self) -> [(&'static str, bool); 15] {
+        [
             ("tls", self.tls.is_some()),
             ("callouts", self.callouts.is_some()),
             ("reject_code", self.reject_code.is_some()),
@@ -131,8 +141,7 @@ impl DomainSpec {
             ("local_part_case", self.local_part_case.is_some()),
             ("log_days", self.log_days.is_some()),
             ("log_recipients", self.log_recipients.is_some()),
-        ];
-        given.into_iter().filter(|(_, is_given)| *is_given).map(|(key, _)| key).collect()
+        ]
     }
 
     /// What the engine wants, with what is absent taken from the defaults.

@@ -304,6 +304,34 @@ async fn a_reseller_changes_the_rest_of_a_domain_whose_route_it_could_not_write(
 }
 
 #[tokio::test]
+async fn what_would_do_nothing_is_refused_and_so_is_a_name_that_no_path_can_have() {
+    let (bench, root) = bench().await;
+    bench.call(&root, "POST", "/api/v1/accounts", Some(&json!({"name": "d", "role": "domain"}))).await.created();
+    for key in ["password", "domains", "read_only"] {
+        let sentence = bench.call(&root, "PATCH", "/api/v1/accounts/d", Some(&json!({key: null}))).await.problem(422);
+        assert!(sentence.starts_with(key) && sentence.contains("null"), "{sentence}");
+    }
+    let body = json!({"name": "new.example", "route": ["mx"], "relay": ["mx"], "log_days": 3, "invalid": ["gone"]});
+    bench.call(&root, "POST", "/api/v1/domains", Some(&body)).await.created();
+    let patch = async |patch: Value| bench.call(&root, "PATCH", "/api/v1/domains/new.example", Some(&patch)).await;
+    let sentence = patch(json!({"log_dayz": null})).await.problem(422);
+    assert!(sentence.contains("unknown field `log_dayz`"), "{sentence}");
+    patch(json!({"route": null})).await.problem(422);
+    let all = json!({
+        "owner": null, "relay": null, "valid": null, "invalid": null, "tls": null, "callouts": null, "reject_code": null, "valid_ttl": null,
+        "valid_refresh": null, "invalid_ttl": null, "invalid_refresh": null, "accept_all": null, "unverifiable": null, "tempfail": null,
+        "policy_rejects": null, "pass_reply_text": null, "local_part_case": null, "log_days": null, "log_recipients": null,
+    });
+    let domain = patch(all).await.ok();
+    assert_eq!((&domain["own_keys"], &domain["invalid"]), (&json!([]), &json!([])));
+    for name in [".", ".."] {
+        let body = json!({"name": name, "role": "domain"});
+        let sentence = bench.call(&root, "POST", "/api/v1/accounts", Some(&body)).await.problem(422);
+        assert!(sentence.contains("not dots alone"), "{sentence}");
+    }
+}
+
+#[tokio::test]
 async fn an_account_that_is_deleted_owns_nothing_and_its_tokens_are_not_those_of_the_next_by_its_name() {
     let (bench, root) = bench().await;
     let one = token(&bench, "one", "reseller").await;

@@ -336,6 +336,16 @@ async fn whoever_claims_a_domain_is_not_told_who_existed_there_before() {
 }
 
 #[tokio::test]
+async fn a_domains_form_has_what_the_domain_says_itself_though_the_node_allows_less() {
+    let world = World::new(false).await;
+    add(&world, DomainSpec { name: "days.example".into(), log_days: Some(90), ..DomainSpec::default() }).await;
+    let root = world.session("root").await;
+    let page = world.send(&root, "GET", "/domains/days.example/edit", "").await.body;
+    let field = page.split("name=\"log_days\"").nth(1).unwrap().split('>').next().unwrap();
+    assert!(field.contains("value=\"90\""), "{field}");
+}
+
+#[tokio::test]
 async fn an_observed_wildcard_shows_the_subdomains_that_it_covers_and_no_others() {
     let world = World::new(false).await;
     for name in ["*.sub.example", "b.sub.example"] {

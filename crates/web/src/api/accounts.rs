@@ -48,15 +48,20 @@ pub(crate) struct NewAccount {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct AccountPatch {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "said")]
     #[schema(nullable = false, required = false)]
     read_only: Option<bool>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "said")]
     #[schema(max_items = 1000, nullable = false, required = false)]
     domains: Option<Vec<String>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "said")]
     #[schema(nullable = false, required = false)]
     password: Option<String>,
+}
+
+/// Nothing of an account has a default to which `null` could go back: whoever sends it means something that does not happen.
+fn said<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(value: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(value).map(Some)
 }
 
 /// List accounts

@@ -185,7 +185,7 @@ pub(crate) async fn change(
     };
     for (key, value) in patch {
         match value {
-            Value::Null => drop(merged.remove(&key)),
+            Value::Null if DomainSpec::is_key(&key) => drop(merged.remove(&key)),
             value => drop(merged.insert(key, value)),
         }
     }

@@ -231,9 +231,20 @@ pub(super) async fn edit(visitor: Visitor, Path(name): Path<String>) -> Answer {
     }
     let mut given = Given::from([("revision".to_owned(), shown["revision"].to_string())]);
     let own = texts(&shown, "own_keys");
+    // As the domain says it, and not as it is in force: what is more than the node allows now would be cut for good by saving the form.
+    let record = visitor
+        .ui
+        .state
+        .administration
+        .control
+        .local()
+        .domains()
+        .get(shown["name"].as_str().unwrap_or_default())
+        .cloned();
+    let said = record.and_then(|record| serde_json::to_value(&record.value).ok()).unwrap_or_default();
     for (key, _) in CHOICES.iter().map(|(key, _)| (key, ())).chain(AGES.iter().map(|(key, _)| (key, ()))) {
         if own.iter().any(|own| own == key) {
-            let text = match &shown[*key] {
+            let text = match &said[*key] {
                 Value::String(text) => text.clone(),
                 other => other.to_string(),
             };
