@@ -31,6 +31,11 @@ use crate::logging::DecisionLines;
 use crate::node::Node;
 use crate::output;
 
+/// How much longer than a question may take (`callout.timeout`) a stop waits for the answers that are under way.
+const GRACE: Duration = Duration::from_secs(5);
+/// How much longer than that a whole stop may take: sessions end with QUIT, and what is left is written.
+const STOP_GRACE: Duration = Duration::from_secs(15);
+
 /// How often the cache is swept, and metrics with it.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Pauses between two batches of a sweep, so that writes get through.
@@ -106,7 +111,13 @@ pub async fn run(args: ServeArgs, decisions: DecisionLines) -> anyhow::Result<u8
             _ = watchdog.tick() => notify(&[NotifyState::Watchdog]),
         }
     }
-    notify(&[NotifyState::Stopping, NotifyState::Status("answering what was asked")]);
+    let extended = u32::try_from((server.config.callout.timeout + STOP_GRACE).as_micros()).unwrap_or(u32::MAX);
+    notify(&[
+        NotifyState::Stopping,
+        NotifyState::Status("answering what was asked"),
+        // Whatever the unit's TimeoutStopSec is.
+        NotifyState::ExtendTimeoutUsec(extended),
+    ]);
     tracing::info!("stopping: what was asked is answered first");
     looking.abort();
     tokio::select! {
@@ -158,7 +169,7 @@ impl Server {
             true => None,
             false => {
                 let (engine, callouts) = (node.engine.clone(), node.callouts.clone());
-                let settings = config.gateway.settings.clone();
+                let settings = gateway_settings(&config);
                 Some(Gateway::new(engine, callouts, config.node.clone(), gateway_tls, settings))
             }
         };
@@ -213,12 +224,14 @@ impl Server {
         let mut tasks = JoinSet::new();
         for (name, here) in bound {
             tracing::info!(listener = name, address = %here.local_addr(), "listening");
-            let (engine, stop, limits) = (node.engine.clone(), shutdown.clone(), Limits::default());
+            let (engine, stop) = (node.engine.clone(), shutdown.clone());
+            let grace = config.callout.timeout + GRACE;
+            let (limits, http) = (Limits { grace, ..Limits::default() }, HttpLimits { grace, ..HttpLimits::default() });
             match name {
                 "policy" => drop(tasks.spawn(callahead_listeners::policy::serve(here, engine, limits, stop))),
                 "socketmap" => drop(tasks.spawn(callahead_listeners::socketmap::serve(here, engine, limits, stop))),
                 "milter" => {
-                    let limits = callahead_listeners::milter::limits();
+                    let limits = Limits { grace, ..callahead_listeners::milter::limits() };
                     drop(tasks.spawn(callahead_listeners::milter::serve(here, engine, limits, stop)));
                 }
                 "gateway" => {
@@ -230,11 +243,11 @@ impl Server {
                     let router = http_router(state.clone()).merge(web_router(state.clone(), web.clone()));
                     let router = reached(router, reach.clone());
                     match tls.clone() {
-                        Some(tls) => drop(tasks.spawn(serve_https(here, router, HttpLimits::default(), tls, stop))),
-                        None => drop(tasks.spawn(serve_http(here, router, HttpLimits::default(), stop))),
+                        Some(tls) => drop(tasks.spawn(serve_https(here, router, http, tls, stop))),
+                        None => drop(tasks.spawn(serve_http(here, router, http, stop))),
                     }
                 }
-                _ => drop(tasks.spawn(serve_http(here, admin_router(state.clone()), HttpLimits::default(), stop))),
+                _ => drop(tasks.spawn(serve_http(here, admin_router(state.clone()), http, stop))),
             }
         }
         readiness.set_started();
@@ -321,7 +334,7 @@ impl Server {
                 let config = self.as_far_as_it_is_in_force(config, http_tls.is_some());
                 self.node.callouts.reconfigure(config.callout_settings());
                 if let Some(gateway) = &self.gateway {
-                    gateway.reconfigure(gateway_tls, config.gateway.settings.clone());
+                    gateway.reconfigure(gateway_tls, gateway_settings(&config));
                 }
                 self.reach.set_trusted_proxies(config.http.trusted_proxies.clone());
                 if let (Some(shown), Some(read)) = (&self.tls, &http_tls) {
@@ -367,6 +380,11 @@ impl Server {
         self.node.shutdown(self.config.callout.timeout).await;
         self.control.keep_uses();
     }
+}
+
+/// What the gateway allows, with the time for a stop that the longest question takes.
+fn gateway_settings(config: &Config) -> callahead_listeners::gateway::Settings {
+    callahead_listeners::gateway::Settings { grace: config.callout.timeout + GRACE, ..config.gateway.settings.clone() }
 }
 
 /// Makes the folder that a Unix socket shall lie in, where only that one is missing: systemd makes `/run/callahead` for the service, and nobody

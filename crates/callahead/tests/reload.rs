@@ -3,9 +3,14 @@
 
 mod common;
 
+use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use callahead_testbed::Script;
+use callahead_testbed::mta::free_port;
 use common::world::World;
 use common::*;
 
@@ -104,7 +109,53 @@ fn what_a_reload_can_not_change_is_told_each_time_and_not_shown_as_in_force() {
     std::fs::write(&config, format!("{good}valid = [\"sales\"]\n")).unwrap();
     daemon.signal("HUP");
     while client.ask("sales@one.example") != "DUNNO" {
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(daemon.told("at the next start", &mut client), 0);
+}
+
+/// An answer that takes longer than the default of the stop's bound is given, where `callout.timeout` allows it, and systemd is told to wait.
+#[test]
+fn a_stop_waits_for_as_long_as_a_question_may_take() {
+    let script = Script::with_mailboxes(["anna@one.example"]);
+    let world = World::new(Script { reply_delay: Duration::from_secs(13), ..script });
+    let policy = format!("127.0.0.1:{}", free_port().unwrap()).parse().unwrap();
+    let folder = world.dir.path();
+    let (config, socket) = (folder.join("callahead.toml"), folder.join("notify"));
+    let text = format!(
+        "node = \"filter.example\"\ndata_dir = \"{}/data\"\n[listen]\npolicy = [\"{policy}\"]\n[callout]\ntimeout = \"2m\"\n{}",
+        folder.display(),
+        world.domain()
+    );
+    std::fs::write(&config, text).unwrap();
+    let systemd = UnixDatagram::bind(&socket).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let mut serve = program();
+    serve.args(["serve", "--config"]).arg(&config).env("NOTIFY_SOCKET", &socket).stderr(Stdio::null());
+    let mut daemon = Running(serve.spawn().unwrap());
+    let told = |what: &str| loop {
+        let mut octets = [0; 4096];
+        let length = systemd.recv(&mut octets).unwrap();
+        let told = String::from_utf8_lossy(&octets[..length]).into_owned();
+        if told.contains(what) {
+            return told;
+        }
+    };
+    told("READY=1");
+    let mut client = PolicyClient::connect(policy);
+    client.send("carol@one.example").unwrap();
+    while world.destination.record().sessions.is_empty() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let began = Instant::now();
+    let stop = std::process::Command::new("/bin/kill").arg(daemon.0.id().to_string()).status();
+    assert!(stop.unwrap().success());
+    assert!(told("STOPPING=1").contains("EXTEND_TIMEOUT_USEC=135000000"));
+    while TcpStream::connect(policy).is_ok() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(client.answer().unwrap(), REFUSED);
+    let took = began.elapsed();
+    assert!(took > Duration::from_secs(36), "the destination was too fast for this test: {took:?}");
+    assert_eq!(daemon.0.wait().unwrap().code(), Some(0));
 }
