@@ -1,4 +1,5 @@
-//! The commands and their options. Exit codes: 0 done, 1 the answer is "no", 2 usage or configuration, 3 could not be told or done.
+//! The commands and their options. Exit codes: 0 done, 1 the answer is "no", 2 it can't be done as it stands (usage, configuration, files, ports),
+//! 3 could not be told or done.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,9 +19,9 @@ use crate::{cache_command, check, config_command, demo, logging, output, serve, 
 pub const DONE: u8 = 0;
 /// The answer is no.
 pub const NO: u8 = 1;
-/// The command line or the configuration is wrong.
+/// The command line or the configuration is wrong, or this machine has not what they name: a file, a port, room on the disk.
 pub const USAGE: u8 = 2;
-/// It could not be told, or done.
+/// A destination or the daemon could not tell it, or do it.
 pub const UNTOLD: u8 = 3;
 
 /// Recipient callouts for mail filtering servers.
@@ -28,8 +29,9 @@ pub const UNTOLD: u8 = 3;
 /// Callahead asks a domain's mail server whether a mailbox exists before mail for it is accepted, keeps the answers in a cache that can be
 /// seen and cleared, and answers Postfix, Exim and others from it.
 ///
-/// Exit status: 0 done, 1 the answer is "no", 2 the command line or the configuration is wrong, or the daemon refuses, 3 it could not be told
-/// or done: a destination or the daemon does not answer, or the daemon fails.
+/// Exit status: 0 done, 1 the answer is "no", 2 it can't be done as it stands: the command line or the configuration is wrong, a file, a folder or a
+/// port can't be used (it is missing, taken or full), or the daemon refuses, 3 it could not be told or done: a destination or the daemon does not
+/// answer, or the daemon fails.
 #[derive(Debug, Parser)]
 #[command(name = "callahead", version, propagate_version = true, max_term_width = 100)]
 pub struct Cli {
@@ -42,7 +44,11 @@ enum Command {
     /// Run the daemon.
     ///
     /// SIGHUP makes it read its configuration again; a file with a mistake changes nothing. SIGTERM makes it answer what was asked and end.
-    #[command(after_help = "Example:\n  callahead serve --config /etc/callahead/callahead.toml")]
+    #[command(
+        after_help = "Environment:\n  CALLAHEAD_LOG  What is logged: error, warn, info (without it), debug, trace or off; or TARGET=LEVEL, \
+                            with commas between, such as \"info,callahead_callout=debug\"\n\n\
+                            Example:\n  callahead serve --config /etc/callahead/callahead.toml"
+    )]
     Serve(ServeArgs),
     /// Show what Callahead does, with servers of its own on loopback.
     ///

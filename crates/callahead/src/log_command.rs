@@ -64,8 +64,14 @@ pub async fn run(args: LogArgs) -> anyhow::Result<u8> {
     let client = AdminClient::new(&args.socket)?;
     if args.csv {
         query.push(("format", "csv"));
-        client.stream("/api/v1/log", &query, output::print_octets).await?;
-        return Ok(DONE);
+        let mut lines = 0;
+        let print = |octets: &[u8]| {
+            lines += octets.iter().filter(|octet| **octet == b'\n').count();
+            output::print_octets(octets);
+        };
+        client.stream("/api/v1/log", &query, print).await?;
+        // The first one has the columns' names.
+        return Ok(if lines > 1 { DONE } else { NO });
     }
     let rows = pages(&client, "/api/v1/log", "rows", &query, args.limit).await?;
     if args.socket.json {

@@ -159,3 +159,35 @@ fn a_stop_waits_for_as_long_as_a_question_may_take() {
     assert!(took > Duration::from_secs(36), "the destination was too fast for this test: {took:?}");
     assert_eq!(daemon.0.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn a_level_of_the_log_that_is_none_is_told() {
+    let said = |level: &str| {
+        let mut serve = program();
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("callahead.toml");
+        std::fs::write(&config, "node = \"filter.example\"\ndata_dir = \"/proc/nowhere\"\n").unwrap();
+        serve.args(["serve", "--log-format", "human", "--config"]).arg(config).env("CALLAHEAD_LOG", level);
+        finished(serve.output().unwrap()).2
+    };
+    for (level, part) in [("verbose", "verbose"), ("info,callout=loud", "callout=loud"), ("info,", "")] {
+        let sentence = format!("CALLAHEAD_LOG: \"{part}\" is not understood, and \"info\" is taken");
+        assert!(said(level).contains(&sentence), "{}", said(level));
+    }
+    for level in ["", "warn", "off", "INFO", "info,callahead_callout=debug"] {
+        assert!(!said(level).contains("CALLAHEAD_LOG"), "{}", said(level));
+    }
+}
+
+#[test]
+fn an_export_of_the_log_without_decisions_is_a_no() {
+    let world = world();
+    let daemon = Daemon::start(&configure(&world.dir, &world.domain()));
+    let (code, out, _) = daemon.command(&["log", "--csv", "--recipient", "anna@one.example"]);
+    assert!(code == 1 && out.lines().count() == 1, "{code} {out}");
+    daemon.client().ask("anna@one.example");
+    let began = Instant::now();
+    while daemon.command(&["log", "--csv", "--recipient", "anna@one.example"]).0 != 0 {
+        assert!(began.elapsed() < Duration::from_secs(30));
+    }
+}
