@@ -15,10 +15,30 @@ local function percent_encoded(text)
   end))
 end
 
+-- Where the sender is kept between MAIL and RCPT.
+local SENDER = 'callahead_sender'
+
+-- Who sends: for Callahead's log, and so that it makes no more callouts for who asks for many recipients that do not exist.
+local function who(conn_meta)
+  local query = {}
+  -- "192.0.2.1:1234" or "[2001:db8::1]:1234".
+  local peer = conn_meta and conn_meta:get_meta 'received_from'
+  local ip = peer and (tostring(peer):match '^%[(.+)%]:%d+$' or tostring(peer):match '^([%d.]+):%d+$')
+  if ip then
+    table.insert(query, 'client=' .. percent_encoded(ip))
+  end
+  local sender = conn_meta and conn_meta:get_meta(SENDER)
+  if sender then
+    table.insert(query, 'sender=' .. percent_encoded(tostring(sender)))
+  end
+  return #query > 0 and '?' .. table.concat(query, '&') or ''
+end
+
 -- The verdict's answer, or nil and what is wrong.
-function mod:ask(recipient)
+function mod:ask(recipient, conn_meta)
   local asked, answer = pcall(function()
-    local url = string.format('%s/api/v1/recipients/%s/verdict', self.server, percent_encoded(recipient))
+    local path = string.format('/api/v1/recipients/%s/verdict', percent_encoded(recipient))
+    local url = self.server .. path .. who(conn_meta)
     local request = self.client:get(url)
     request:bearer_auth(self.token)
     local response = request:send()
@@ -39,10 +59,15 @@ function mod:ask(recipient)
   return answer
 end
 
+-- Keeps a message's sender for the questions about its recipients.
+function mod:note_sender(sender, conn_meta)
+  conn_meta:set_meta(SENDER, sender.email)
+end
+
 -- What is said to RCPT: a code and a text, or nil where there is no objection. A reject is Callahead's own, word for word; where it
 -- does not answer, the recipient is put off.
-function mod:reply_to(recipient)
-  local answer, problem = self:ask(recipient)
+function mod:reply_to(recipient, conn_meta)
+  local answer, problem = self:ask(recipient, conn_meta)
   if answer and (answer.action == 'accept' or answer.action == 'none') then
     return nil
   end
@@ -55,7 +80,8 @@ function mod:reply_to(recipient)
   return 451, AWAY
 end
 
--- Where Callahead is. Without `handler = false` it also answers RCPT; with it, call reply_to in a handler of your own.
+-- Where Callahead is. Without `handler = false` it also notes the sender at MAIL and answers RCPT; with it, call note_sender and reply_to
+-- in handlers of your own.
 function mod:setup(options)
   self.server = options.server:gsub('/+$', '')
   self.token = options.token
@@ -64,12 +90,15 @@ function mod:setup(options)
   if options.handler == false then
     return
   end
+  kumo.on('smtp_server_mail_from', function(sender, conn_meta)
+    self:note_sender(sender, conn_meta)
+  end)
   kumo.on('smtp_server_rcpt_to', function(recipient, conn_meta)
     -- Your own users may write to whom they like.
     if conn_meta:get_meta 'authn_id' then
       return
     end
-    local code, text = self:reply_to(recipient.email)
+    local code, text = self:reply_to(recipient.email, conn_meta)
     if code then
       kumo.reject(code, text)
     end

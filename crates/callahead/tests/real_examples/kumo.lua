@@ -75,11 +75,16 @@ for at = 3, #arg do
   local authn_id = address:match '^authenticated:' and 'anna' or nil
   address = address:gsub('^authenticated:', '')
   local recipient = { email = address, user = address:match '^(.*)@', domain = address:match '@(.*)$' }
-  local meta = { get_meta = function(_, name) return name == 'authn_id' and authn_id or nil end }
+  local values = { authn_id = authn_id, received_from = at % 2 == 0 and '[2001:db8::7]:4711' or '192.0.2.7:4711' }
+  local meta = {
+    get_meta = function(_, name) return values[name] end,
+    set_meta = function(_, name, value) values[name] = value end,
+  }
+  events.smtp_server_mail_from({ email = at == 4 and '' or 'some+one@sender.example' }, meta)
   local accepted, reply = pcall(events.smtp_server_rcpt_to, recipient, meta)
   print(accepted and 'accepted' or type(reply) == 'table' and reply.code .. ' ' .. reply.text or reply)
 end
 events = {}
 require('callahead'):setup { server = arg[1], token = arg[2], handler = false }
-assert(not events.smtp_server_rcpt_to)
+assert(not events.smtp_server_rcpt_to and not events.smtp_server_mail_from)
 for _, line in ipairs(logged) do print('logged ' .. line) end

@@ -3,7 +3,7 @@
 
 use callahead_testbed::mta::Service;
 
-use crate::{World, example, rendered, token, until};
+use crate::{World, example, logged, rendered, token, until};
 
 /// What RCPT is answered for each of these, and what was logged.
 fn play(server: &str, token: &str, recipients: &[&str]) -> Vec<String> {
@@ -44,6 +44,16 @@ fn real_lua_runs_the_kumomta_policy_as_its_readme_says() {
     assert_eq!(said.len(), 6, "{said:?}");
     let asked = world.destination.look(|record| record.dialogue());
     assert!(asked.contains("dora+x/y%z@example.com"), "{asked}");
+
+    // Who asks is known, so clients that guess are too. The second recipient's sender is the null one.
+    for (recipient, client, sender) in [
+        ("anna@example.com", "192.0.2.7", "some+one@sender.example"),
+        ("dora+x/y%z@example.com", "2001:db8::7", ""),
+    ] {
+        let rows = logged(&daemon, recipient);
+        let said_so = |key: &str, value: &str| rows.contains(&format!("\"{key}\":\"{value}\""));
+        assert!(said_so("client", client) && said_so("sender", sender), "{rows}");
+    }
 
     let said = play(&world.server, "not-a-token", &["nobody@example.com"]);
     assert!(said[0].starts_with("451 4.3.5 ") && said[1].contains("Callahead answers 401"), "{said:?}");
