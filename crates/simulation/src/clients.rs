@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::history::Asked;
+use crate::node::check_engine;
 use crate::world::{DOMAINS, LOCAL_PARTS, World};
 
 /// What is no mailbox.
@@ -73,6 +74,7 @@ impl Clients {
                 Question { client, live, cached_only, ..Question::new(recipient.as_bytes(), Listener::Policy) };
             let decision = engine.decide(question).await;
             world.history.question_ended(id, &decision);
+            check_engine(&engine, &world.history);
         });
     }
 

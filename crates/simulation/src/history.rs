@@ -276,6 +276,10 @@ impl History {
         let (began, ended) = (events.life, events.seq);
         events.life = ended;
         events.asking.clear();
+        let late = events.questions.iter().find_map(|(id, asked)| Some((*id, asked.overdue()?)));
+        if let Some((id, waits)) = late {
+            events.break_promise(format!("question {id} has no answer after {waits:?}"));
+        }
         events.questions.clear();
         events.missed.clear();
         events.askers.clear();

@@ -10,7 +10,7 @@ use callahead_testbed::{Fault, Place, Step};
 use tokio::task::JoinSet;
 
 use crate::clients::{Clients, Manner};
-use crate::node::{NoNode, Node};
+use crate::node::{NoNode, Node, check_engine, check_queues};
 use crate::world::{DOMAINS, HOSTS, LOCAL_PARTS, World};
 
 /// How a life ends.
@@ -64,7 +64,8 @@ impl<'a> Life<'a> {
             if let Some(end) = self.step().await {
                 return Some(end);
             }
-            self.node.check_bounds(self.world);
+            check_engine(&self.node.engine, &self.world.history);
+            check_queues(&self.node.callouts, &self.world.history);
             if self.world.history.broken().is_some() {
                 return Some(End::Crash);
             }

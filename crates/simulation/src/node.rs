@@ -12,6 +12,7 @@ use callahead_engine::{
 };
 use callahead_smtp::{AddressError, Domain};
 
+use crate::history::History;
 use crate::promises::{HARVEST_LIMIT, Watched};
 use crate::world::World;
 
@@ -87,22 +88,18 @@ impl Node {
         });
         Ok(Self { engine, callouts })
     }
+}
 
-    /// The bounds that hold at every moment.
-    pub(crate) fn check_bounds(&self, world: &World) {
-        let history = &world.history;
-        let stats = self.engine.stats();
-        history.check(stats.under_way <= FLIGHTS, || format!("{} callouts are under way", stats.under_way));
-        history.check(stats.held_down <= HELD, || format!("{} recipients are held down", stats.held_down));
-        let open = world.open();
-        for (address, open) in &open {
-            let within = *open <= SESSIONS_PER_DESTINATION;
-            history.check(within, || format!("{open} connections to {address} are open"));
-        }
-        let all: usize = open.iter().map(|(_, open)| open).sum();
-        history.check(all <= SESSIONS, || format!("{all} connections are open"));
-        for host in self.callouts.destinations() {
-            history.check(host.waiting <= QUEUE, || format!("{} questions wait for {}", host.waiting, host.host));
-        }
+/// The engine's own bounds, which hold at every moment.
+pub(crate) fn check_engine(engine: &Engine, history: &History) {
+    let stats = engine.stats();
+    history.check(stats.under_way <= FLIGHTS, || format!("{} callouts are under way", stats.under_way));
+    history.check(stats.held_down <= HELD, || format!("{} recipients are held down", stats.held_down));
+}
+
+/// The bounds on those who wait for a session. That on sessions is held where they are opened, by the world.
+pub(crate) fn check_queues(callouts: &Callouts, history: &History) {
+    for host in callouts.destinations() {
+        history.check(host.waiting <= QUEUE, || format!("{} questions wait for {}", host.waiting, host.host));
     }
 }

@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use callahead_callout::{Ask, BoxFuture, Callouts, Hop, Outcome, Report, Request};
 use callahead_engine::{
-    AcceptOrDefer, Action, Callouts as Mode, Decision, DomainConfig, Policy, RejectOrDefer, Source,
-    Verdict,
+    AcceptOrDefer, Action, Callouts as Mode, Decision, DomainConfig, Policy, RejectOrDefer, Source, Verdict,
 };
 use callahead_smtp::Reply;
 use tokio::time::Instant;
 
 use crate::history::{Asked, Events, Fact, History, Learned, MAY_BE_LOST, Said, Seq};
-use crate::node::HELD;
+use crate::node::{FLIGHTS, HELD, check_queues};
 use crate::world::World;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -26,8 +25,9 @@ const FULL_AT_MOST: Duration = Duration::from_secs(300);
 const STALE_FOR: Duration = Duration::from_secs(4 * 24 * 3600);
 /// How long a 4xx is held.
 const HOLD_DOWN: Duration = Duration::from_secs(60);
-/// How long a question may take.
+/// How long a question may take, and what is let pass for that.
 const DEADLINE: Duration = Duration::from_secs(30);
+const ANSWERED_WITHIN: Duration = Duration::from_millis(30_002);
 /// How long a callout may wait for another one's random local part before it begins.
 const PROBE_WAIT: Duration = Duration::from_secs(5);
 /// Unknown recipients that a client may ask for within ten minutes.
@@ -51,7 +51,9 @@ impl Ask for Watched {
             let history = &self.world.history;
             let id = self.ids.fetch_add(1, Ordering::Relaxed);
             history.callout_began(id, &request);
+            check_queues(&self.callouts, history);
             let report = self.callouts.ask(request.clone()).await;
+            check_queues(&self.callouts, history);
             history.callout_ended(id, &request, &report, &self.world);
             report
         })
@@ -64,9 +66,7 @@ impl Ask for Watched {
 
 /// Whether a code of RFC 3463 talks of the system, the network, the protocol or policy rather than the mailbox.
 fn talks_of_the_filter(reply: &Reply) -> bool {
-    reply
-        .enhanced()
-        .is_some_and(|enhanced| [3, 4, 5, 7].contains(&enhanced.subject()))
+    reply.enhanced().is_some_and(|enhanced| [3, 4, 5, 7].contains(&enhanced.subject()))
 }
 
 /// Whether it says that the mailbox exists: disabled, or full (RFC 3463 3.3; 522 where there is no enhanced code).
@@ -86,61 +86,38 @@ impl History {
     fn callout_began(&self, id: u64, request: &Request) {
         let recipient = request.recipient.to_string();
         let (probe, background) = (request.probe, request.background);
-        self.note(|| {
-            format!("callout {id} of {recipient} begins (probe {probe}, background {background})")
-        });
+        self.note(|| format!("callout {id} of {recipient} begins (probe {probe}, background {background})"));
         let mut events = self.events();
         events.callouts += 1;
         let began = events.next();
-        let waiting: Vec<&Asked> = events
-            .questions
-            .values()
-            .filter(|asked| asked.recipient == recipient)
-            .collect();
+        let waiting: Vec<&Asked> = events.questions.values().filter(|asked| asked.recipient == recipient).collect();
         let live = waiting.iter().filter(|asked| asked.live).count();
 
         // One flight per recipient and epoch: another may be out only where a clear came in between, or somebody asked live.
         let domain = request.recipient.domain().to_string();
-        let since_clear = events
-            .asking
-            .values()
-            .filter(|other| other.recipient == recipient)
-            .filter(|other| {
-                !events.clears.iter().any(|clear| {
-                    clear.covers(&recipient, &domain)
-                        && clear.acknowledged_at.is_none_or(|at| at >= other.began_at)
-                })
-            });
+        let since_clear = events.asking.values().filter(|other| other.recipient == recipient).filter(|other| {
+            !events.clears.iter().any(|clear| {
+                clear.covers(&recipient, &domain) && clear.acknowledged_at.is_none_or(|at| at >= other.began_at)
+            })
+        });
         let flights = since_clear.count() + 1;
         let many = (flights > 1 + live).then(|| {
             format!("{flights} callouts of {recipient} are under way at once, with {live} live questions and no clear between")
         });
         // The destination is asked as seldom as possible: not for what is known and fresh.
-        let before = if request.background || live > 0 {
-            None
-        } else {
-            Before::of(&events, &recipient, &domain)
-        };
-        let known = before
-            .and_then(|before| before.known())
-            .map(|Learned { fact, at, .. }| {
-                format!(
-                    "{recipient} is asked for although {fact:?}, learned at {} ms, is fresh",
-                    at.0
-                )
-            });
+        let before = if request.background || live > 0 { None } else { Before::of(&events, &recipient, &domain) };
+        let known = before.and_then(|before| before.known()).map(|Learned { fact, at, .. }| {
+            format!("{recipient} is asked for although {fact:?}, learned at {} ms, is fresh", at.0)
+        });
         if let Some(what) = many.or(known) {
             events.break_promise(what);
         }
         events.last_asked.insert(recipient.clone(), began);
-        events.asking.insert(
-            id,
-            crate::history::Asking {
-                recipient,
-                began,
-                began_at: Instant::now(),
-            },
-        );
+        events.asking.insert(id, crate::history::Asking { recipient, began, began_at: Instant::now() });
+        let under_way = events.asking.len();
+        if under_way > FLIGHTS {
+            events.break_promise(format!("{under_way} callouts are under way"));
+        }
     }
 
     fn callout_ended(&self, id: u64, request: &Request, report: &Report, world: &World) {
@@ -151,9 +128,7 @@ impl History {
         let policies = world.policies(&domain);
         let mut events = self.events();
         let ended = events.next();
-        let Some(asking) = events.asking.remove(&id) else {
-            return;
-        };
+        let Some(asking) = events.asking.remove(&id) else { return };
         let fact = match &report.outcome {
             Outcome::AcceptsAll(_) => Fact::AcceptsAll,
             Outcome::Accepted(_) => Fact::Accepted,
@@ -168,17 +143,12 @@ impl History {
         };
         // Who has to have said so, since the callout began.
         let probe_of = |address: &str| {
-            address
-                .rsplit_once('@')
-                .is_some_and(|(local, of)| of == domain && events.probes.contains(local))
+            address.rsplit_once('@').is_some_and(|(local, of)| of == domain && events.probes.contains(local))
         };
         let truth = match (fact, report.outcome.reply()) {
             (Fact::NullMx, _) => {
                 let only_mx = request.route.hops == [Hop::Mx];
-                let told = events
-                    .null_mx
-                    .iter()
-                    .rfind(|(of, seq, _)| *of == domain && *seq > asking.began && only_mx);
+                let told = events.null_mx.iter().rfind(|(of, seq, _)| *of == domain && *seq > asking.began && only_mx);
                 told.map(|(_, seq, at)| (*seq, *at))
             }
             (_, None) => None,
@@ -186,40 +156,23 @@ impl History {
                 let fits = |said: &&Said| {
                     is_the_same(&said.reply, reply)
                         && match fact {
-                            Fact::Accepted => {
-                                said.address == recipient && said.reply.starts_with('2')
-                            }
-                            Fact::Rejected { .. } => {
-                                said.address == recipient && said.reply.starts_with('5')
-                            }
-                            Fact::AcceptsAll => {
-                                probe_of(&said.address) && said.reply.starts_with('2')
-                            }
-                            Fact::NullSenderRefused => {
-                                said.address.is_empty() && said.reply.starts_with('5')
-                            }
-                            _ => {
-                                said.reply.starts_with('4')
-                                    && (said.address.is_empty() || said.address == recipient)
-                            }
+                            Fact::Accepted => said.address == recipient && said.reply.starts_with('2'),
+                            Fact::Rejected { .. } => said.address == recipient && said.reply.starts_with('5'),
+                            Fact::AcceptsAll => probe_of(&said.address) && said.reply.starts_with('2'),
+                            Fact::NullSenderRefused => said.address.is_empty() && said.reply.starts_with('5'),
+                            _ => said.reply.starts_with('4') && (said.address.is_empty() || said.address == recipient),
                         }
                 };
                 // Several sessions may have said it, and what was decided first may have been sent last.
                 let heard = events.said.iter().filter(fits).filter_map(|said| {
-                    said.sent
-                        .filter(|(seq, _)| *seq > asking.began)
-                        .map(|sent| (said.decided, sent))
+                    said.sent.filter(|(seq, _)| *seq > asking.began).map(|sent| (said.decided, sent))
                 });
                 let latest = heard.reduce(|one, other| (one.0.max(other.0), one.1.max(other.1)));
                 latest.map(|(decided, (_, at))| (decided, at))
             }
         };
         let Some((decided, sent_at)) = truth else {
-            let reply = report
-                .outcome
-                .reply()
-                .map(|reply| format!(" ({reply})"))
-                .unwrap_or_default();
+            let reply = report.outcome.reply().map(|reply| format!(" ({reply})")).unwrap_or_default();
             events.break_promise(format!(
                 "callout {id} of {recipient} brought {fact:?}{reply}, which no destination said"
             ));
@@ -227,27 +180,18 @@ impl History {
         };
         let since = sent_at.elapsed();
         if since > CALLOUT {
-            events.break_promise(format!(
-                "callout {id} of {recipient} ended {since:?} after what it brought was said"
-            ));
+            events.break_promise(format!("callout {id} of {recipient} ended {since:?} after what it brought was said"));
             return;
         }
         // By the configuration that the question found which made this callout, and that may have been any of these.
-        let in_force = policies.iter().filter(|(_, until)| {
-            until.is_none_or(|until| until + DEADLINE + PROBE_WAIT >= asking.began_at)
-        });
-        let ttl = in_force
-            .map(|(policy, _)| ttl(fact, policy))
-            .min()
-            .unwrap_or_default();
+        let in_force = policies
+            .iter()
+            .filter(|(_, until)| until.is_none_or(|until| until + DEADLINE + PROBE_WAIT >= asking.began_at));
+        let ttl = in_force.map(|(policy, _)| ttl(fact, policy)).min().unwrap_or_default();
         let asked = asking.began;
         if matches!(fact, Fact::Rejected { .. }) {
             for client in events.askers.get(&recipient).cloned().unwrap_or_default() {
-                events
-                    .may_have_missed
-                    .entry(client)
-                    .or_default()
-                    .insert(recipient.clone(), at);
+                events.may_have_missed.entry(client).or_default().insert(recipient.clone(), at);
             }
         }
         events.learned.push(Learned {
@@ -272,15 +216,9 @@ impl History {
         });
         let mut events = self.events();
         asked.began = events.next();
-        let covering = events
-            .clears
-            .iter()
-            .filter(|clear| clear.covers(&asked.recipient, &asked.domain));
-        asked.floor = covering
-            .filter(|clear| clear.acknowledged.is_some())
-            .map(|clear| clear.requested)
-            .max()
-            .unwrap_or(0);
+        let covering = events.clears.iter().filter(|clear| clear.covers(&asked.recipient, &asked.domain));
+        asked.floor =
+            covering.filter(|clear| clear.acknowledged.is_some()).map(|clear| clear.requested).max().unwrap_or(0);
         asked.guessing = recent_misses(&events, &asked, false) > HARVEST_LIMIT;
         // What speaks of the whole domain is shared until it is on disk, and kept once more then, by the configuration of whoever asked.
         if let Some(config) = &asked.config {
@@ -293,11 +231,7 @@ impl History {
             }
         }
         if let Some(client) = asked.client {
-            events
-                .askers
-                .entry(asked.recipient.clone())
-                .or_default()
-                .insert(client);
+            events.askers.entry(asked.recipient.clone()).or_default().insert(client);
         }
         events.questions.insert(id, asked);
     }
@@ -312,36 +246,30 @@ impl History {
             )
         });
         let mut events = self.events();
-        let Some(asked) = events.questions.remove(&id) else {
-            return;
-        };
+        let Some(asked) = events.questions.remove(&id) else { return };
         events.decisions += 1;
         events.rejects += u64::from(decision.answer.action == Action::Reject);
-        if asked.began_at.elapsed() > DEADLINE + Duration::from_millis(2) {
-            events.break_promise(format!("question {id} took {:?}", asked.began_at.elapsed()));
+        if let Some(took) = asked.overdue() {
+            events.break_promise(format!("question {id} took {took:?}"));
         }
         if let Err(why) = judge(&events, &asked, decision) {
-            let (row, action, reply) = (
-                decision.row,
-                decision.answer.action,
-                decision.answer.reply(),
-            );
-            let told = format!(
-                "question {id} of {}: {why}: row {row}, {action:?} {reply}",
-                decision.recipient
-            );
+            let (row, action, reply) = (decision.row, decision.answer.action, decision.answer.reply());
+            let told = format!("question {id} of {}: {why}: row {row}, {action:?} {reply}", decision.recipient);
             events.break_promise(told.trim_end().to_owned());
         }
         if let Some(client) = asked.client
             && matches!(decision.row, 8 | 11)
             && decision.verdict == Some(Verdict::Invalid)
         {
-            events
-                .missed
-                .entry(client)
-                .or_default()
-                .insert(asked.recipient.clone(), asked.now);
+            events.missed.entry(client).or_default().insert(asked.recipient.clone(), asked.now);
         }
+    }
+}
+
+impl Asked {
+    /// How long it has taken, where that is too long.
+    pub(crate) fn overdue(&self) -> Option<Duration> {
+        Some(self.began_at.elapsed()).filter(|took| *took > ANSWERED_WITHIN)
     }
 }
 
@@ -350,19 +278,9 @@ impl History {
 fn recent_misses(events: &Events, asked: &Asked, brought: bool) -> usize {
     let Some(client) = asked.client else { return 0 };
     let told = events.missed.get(&client).into_iter().flatten();
-    let brought = events
-        .may_have_missed
-        .get(&client)
-        .filter(|_| brought)
-        .into_iter()
-        .flatten();
-    let recent = told
-        .chain(brought)
-        .filter(|(_, at)| asked.now.since(**at) <= HARVEST_WINDOW);
-    recent
-        .map(|(recipient, _)| recipient)
-        .collect::<HashSet<_>>()
-        .len()
+    let brought = events.may_have_missed.get(&client).filter(|_| brought).into_iter().flatten();
+    let recent = told.chain(brought).filter(|(_, at)| asked.now.since(**at) <= HARVEST_WINDOW);
+    recent.map(|(recipient, _)| recipient).collect::<HashSet<_>>().len()
 }
 
 /// For how long it counts by a policy.
@@ -389,48 +307,24 @@ struct Before<'a> {
 
 impl<'a> Before<'a> {
     fn of(events: &'a Events, recipient: &'a str, domain: &'a str) -> Option<Self> {
-        let first = events
-            .questions
-            .values()
-            .filter(|asked| asked.recipient == recipient)
-            .min_by_key(|asked| asked.began)?;
-        let settled = events
-            .clears
-            .iter()
-            .filter(|clear| clear.covers(recipient, domain));
+        let first =
+            events.questions.values().filter(|asked| asked.recipient == recipient).min_by_key(|asked| asked.began)?;
+        let settled = events.clears.iter().filter(|clear| clear.covers(recipient, domain));
         let mut cleared: Seq = 0;
         for clear in settled {
             // One that is not acknowledged yet may hold or not.
-            cleared = cleared.max(
-                clear
-                    .acknowledged
-                    .filter(|at| *at < first.began)
-                    .map_or(Seq::MAX, |at| at),
-            );
+            cleared = cleared.max(clear.acknowledged.filter(|at| *at < first.began).map_or(Seq::MAX, |at| at));
         }
-        Some(Self {
-            events,
-            recipient,
-            domain,
-            first,
-            policy: &first.config.as_ref()?.policy,
-            cleared,
-        })
+        Some(Self { events, recipient, domain, first, policy: &first.config.as_ref()?.policy, cleared })
     }
 
     /// What makes the callout needless, beyond doubt.
     fn known(&self) -> Option<&'a Learned> {
-        self.told()
-            .or_else(|| self.told_of_domain())
-            .or_else(|| self.held())
+        self.told().or_else(|| self.told_of_domain()).or_else(|| self.held())
     }
 
     fn latest(&self, fits: impl Fn(&Learned) -> bool) -> Option<&'a Learned> {
-        self.events
-            .learned
-            .iter()
-            .filter(|learned| fits(learned))
-            .max_by_key(|learned| learned.ended)
+        self.events.learned.iter().filter(|learned| fits(learned)).max_by_key(|learned| learned.ended)
     }
 
     fn counts(&self, learned: &Learned) -> bool {
@@ -441,17 +335,10 @@ impl<'a> Before<'a> {
 
     fn told(&self) -> Option<&'a Learned> {
         let latest = self.latest(|learned| {
-            learned.recipient == self.recipient
-                && matches!(learned.fact, Fact::Accepted | Fact::Rejected { .. })
+            learned.recipient == self.recipient && matches!(learned.fact, Fact::Accepted | Fact::Rejected { .. })
         });
         latest.filter(|learned| {
-            let deferred = matches!(
-                learned.fact,
-                Fact::Rejected {
-                    of_the_filter: true,
-                    ..
-                }
-            );
+            let deferred = matches!(learned.fact, Fact::Rejected { of_the_filter: true, .. });
             !deferred && !learned.lost && self.counts(learned)
         })
     }
@@ -460,23 +347,14 @@ impl<'a> Before<'a> {
     /// been set between.
     fn told_of_domain(&self) -> Option<&'a Learned> {
         let of_domain = |learned: &Learned| learned.domain == self.domain;
-        let latest = self
-            .latest(of_domain)
-            .filter(|latest| latest.fact.speaks_of_domain())?;
-        let is_newest = self
-            .events
-            .learned
-            .iter()
-            .all(|other| !of_domain(other) || other.at <= latest.at);
+        let latest = self.latest(of_domain).filter(|latest| latest.fact.speaks_of_domain())?;
+        let is_newest = self.events.learned.iter().all(|other| !of_domain(other) || other.at <= latest.at);
         let on_disk = self.first.began_at > latest.ended_at + MAY_BE_LOST;
         // What came back to a callout from before a clear stands in the domain's one place, if it came last; it was shared for a while.
         let displaced = self.events.learned.iter().any(|other| {
-            of_domain(other)
-                && other.asked <= self.cleared
-                && other.ended_at + SHARED_FOR >= latest.ended_at
+            of_domain(other) && other.asked <= self.cleared && other.ended_at + SHARED_FOR >= latest.ended_at
         });
-        (is_newest && on_disk && !displaced && !latest.lost && self.counts(latest))
-            .then_some(latest)
+        (is_newest && on_disk && !displaced && !latest.lost && self.counts(latest)).then_some(latest)
     }
 
     /// A hold-down is in memory, has a place there while there are some, and ends with the first question that finds it over, even if the
@@ -484,76 +362,38 @@ impl<'a> Before<'a> {
     fn held(&self) -> Option<&'a Learned> {
         let (learned, asked) = (&self.events.learned, &self.events.last_asked);
         let latest = self.latest(|learned| learned.recipient == self.recipient)?;
-        let asked_since = asked
-            .get(self.recipient)
-            .is_some_and(|began| *began > latest.ended);
+        let asked_since = asked.get(self.recipient).is_some_and(|began| *began > latest.ended);
         let of_this_life = |learned: &Learned| learned.ended > self.events.life;
-        if latest.fact != Fact::Deferred
-            || !of_this_life(latest)
-            || asked_since
-            || !self.counts(latest)
-        {
+        if latest.fact != Fact::Deferred || !of_this_life(latest) || asked_since || !self.counts(latest) {
             return None;
         }
         let takes_a_place = |learned: &&Learned| {
-            of_this_life(learned)
-                && matches!(
-                    learned.fact,
-                    Fact::Deferred
-                        | Fact::Rejected {
-                            of_the_filter: true,
-                            ..
-                        }
-                )
+            of_this_life(learned) && matches!(learned.fact, Fact::Deferred | Fact::Rejected { of_the_filter: true, .. })
         };
-        let mut places: HashSet<&str> = learned
-            .iter()
-            .filter(takes_a_place)
-            .map(|learned| &*learned.recipient)
-            .collect();
+        let mut places: HashSet<&str> =
+            learned.iter().filter(takes_a_place).map(|learned| &*learned.recipient).collect();
         // Of those that need SMTPUTF8 nothing is said by a destination.
-        places.extend(
-            asked
-                .keys()
-                .map(String::as_str)
-                .filter(|recipient| !recipient.is_ascii()),
-        );
+        places.extend(asked.keys().map(String::as_str).filter(|recipient| !recipient.is_ascii()));
         (places.len() <= HELD).then_some(latest)
     }
 }
 
 /// Whether a stale Valid is known beyond doubt, which is accepted where the destination can't be asked.
 fn stale_before(events: &Events, asked: &Asked) -> bool {
-    let mut covering = events
-        .clears
-        .iter()
-        .filter(|clear| clear.covers(&asked.recipient, &asked.domain));
+    let mut covering = events.clears.iter().filter(|clear| clear.covers(&asked.recipient, &asked.domain));
     let of_recipient = |learned: &&Learned| {
-        learned.recipient == asked.recipient
-            && matches!(learned.fact, Fact::Accepted | Fact::Rejected { .. })
+        learned.recipient == asked.recipient && matches!(learned.fact, Fact::Accepted | Fact::Rejected { .. })
     };
-    let Some(learned) = events
-        .learned
-        .iter()
-        .filter(of_recipient)
-        .max_by_key(|learned| learned.ended)
-    else {
+    let Some(learned) = events.learned.iter().filter(of_recipient).max_by_key(|learned| learned.ended) else {
         return false;
     };
     let in_time = asked.now >= learned.at && asked.now.since(learned.at) < learned.ttl + STALE_FOR;
-    let kept = learned.fact == Fact::Accepted
-        && !learned.lost
-        && asked.began_at > learned.ended_at + MAY_BE_LOST;
+    let kept = learned.fact == Fact::Accepted && !learned.lost && asked.began_at > learned.ended_at + MAY_BE_LOST;
     kept && in_time && covering.all(|clear| clear.acknowledged.is_some_and(|at| at < learned.asked))
 }
 
 /// Whether something was said that may still be served: not older than that, and not from before a clear.
-fn earned(
-    events: &Events,
-    asked: &Asked,
-    fact: &dyn Fn(&Learned) -> bool,
-    at_most: Duration,
-) -> bool {
+fn earned(events: &Events, asked: &Asked, fact: &dyn Fn(&Learned) -> bool, at_most: Duration) -> bool {
     events.learned.iter().any(|learned| {
         fact(learned)
             && learned.asked > asked.floor
@@ -576,10 +416,7 @@ fn is_latest(events: &Events, asked: &Asked, accepted: bool) -> bool {
             Fact::Accepted if accepted => served = served.max(ended),
             Fact::Rejected { .. } if !accepted => served = served.max(ended),
             // A word about the filter is kept or not, by the policy.
-            Fact::Rejected {
-                of_the_filter: true,
-                ..
-            } => {}
+            Fact::Rejected { of_the_filter: true, .. } => {}
             Fact::Accepted | Fact::Rejected { .. } if is_on_disk(events, asked, learned) => {
                 contrary = contrary.max(ended)
             }
@@ -610,11 +447,7 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
     if policy.callouts == Mode::Observe && decision.answer.action != Action::Accept {
         return Err("a domain in observe mode was not accepted".into());
     }
-    if !policy.pass_reply_text
-        && ["10.0.0.", "destination.example"]
-            .iter()
-            .any(|name| answer.text.contains(name))
-    {
+    if !policy.pass_reply_text && ["10.0.0.", "destination.example"].iter().any(|name| answer.text.contains(name)) {
         return Err("the destination's name or address is shown to the sender".into());
     }
     let earned = |fact: &dyn Fn(&Learned) -> bool, at_most| earned(events, asked, fact, at_most);
@@ -624,32 +457,20 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
     let accepts_all = |at_most| earned(&|l| l.fact == Fact::AcceptsAll && of_domain(l), at_most);
     let need = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
     let must = |expected: AcceptOrDefer| {
-        let expected = if expected == AcceptOrDefer::Accept {
-            Action::Accept
-        } else {
-            Action::Defer
-        };
+        let expected = if expected == AcceptOrDefer::Accept { Action::Accept } else { Action::Defer };
         need(answer.action == expected, "the policy has another answer")
     };
     match answer.action {
         Action::Reject => {
-            let full = |l: &Learned| {
-                of_recipient(l) && matches!(l.fact, Fact::Rejected { exists: true, .. })
-            };
+            let full = |l: &Learned| of_recipient(l) && matches!(l.fact, Fact::Rejected { exists: true, .. });
             let is_one = match answer.code {
                 Some(556) => decision.row == 15,
                 Some(552) => matches!(decision.row, 8 | 11) && earned(&full, FULL_AT_MOST),
                 code => code == Some(450) || (code == Some(550) && decision.row != 15),
             };
             need(is_one, "the code is no reject's, or not this one's")?;
-            need(
-                (answer.code == Some(450)) == (policy.reject_code == 450),
-                "the code is not the policy's",
-            )?;
-            need(
-                matches!(decision.row, 3 | 8 | 11 | 15),
-                "no such row rejects",
-            )?;
+            need((answer.code == Some(450)) == (policy.reject_code == 450), "the code is not the policy's")?;
+            need(matches!(decision.row, 3 | 8 | 11 | 15), "no such row rejects")?;
         }
         Action::None => return Err("a configured domain always has an answer".into()),
         Action::Accept | Action::Defer => {}
@@ -663,21 +484,12 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
     let valid_for = policy.valid_ttl;
     match decision.row {
         6 | 9 => {
-            need(
-                accepts_all(valid_for),
-                "no random local part was accepted within the time that it counts",
-            )?;
+            need(accepts_all(valid_for), "no random local part was accepted within the time that it counts")?;
             must(policy.accept_all)
         }
         7 | 10 => {
-            need(
-                answer.action == Action::Accept,
-                "a recipient that exists is not accepted",
-            )?;
-            need(
-                accepted(valid_for),
-                "no 2xx was said to its RCPT within the time that it counts",
-            )?;
+            need(answer.action == Action::Accept, "a recipient that exists is not accepted")?;
+            need(accepted(valid_for), "no 2xx was said to its RCPT within the time that it counts")?;
             need(
                 decision.row == 10 || is_latest(events, asked, true),
                 "accepted, though it was refused since and that was kept",
@@ -695,37 +507,21 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
             let held = decision.row == 12 && decision.source == Source::Cache;
             if held {
                 let deferred = |l: &Learned| {
-                    of_recipient(l)
-                        && matches!(
-                            l.fact,
-                            Fact::Deferred
-                                | Fact::Rejected {
-                                    of_the_filter: true,
-                                    ..
-                                }
-                        )
+                    of_recipient(l) && matches!(l.fact, Fact::Deferred | Fact::Rejected { of_the_filter: true, .. })
                 };
                 // A recipient that needs SMTPUTF8 is held without a word of the destination's.
-                need(
-                    earned(&deferred, HOLD_DOWN) || !asked.recipient.is_ascii(),
-                    "nobody said 4xx to it",
-                )?;
+                need(earned(&deferred, HOLD_DOWN) || !asked.recipient.is_ascii(), "nobody said 4xx to it")?;
             }
             match answer.action {
-                Action::Accept if policy.tempfail == AcceptOrDefer::Defer => need(
-                    accepted(stale) || accepts_all(stale),
-                    "accepted as stale, and it was never valid",
-                ),
+                Action::Accept if policy.tempfail == AcceptOrDefer::Defer => {
+                    need(accepted(stale) || accepts_all(stale), "accepted as stale, and it was never valid")
+                }
                 Action::Accept => Ok(()),
                 _ if stale_before(events, asked) => {
                     Err("deferred, though it was valid within the time that counts".into())
                 }
-                _ if decision
-                    .reason
-                    .contains("too many recipients that do not exist") =>
-                {
-                    let guesses =
-                        asked.guessing || recent_misses(events, asked, true) > HARVEST_LIMIT;
+                _ if decision.reason.contains("too many recipients that do not exist") => {
+                    let guesses = asked.guessing || recent_misses(events, asked, true) > HARVEST_LIMIT;
                     need(guesses, "the client did not guess")
                 }
                 _ => must(policy.tempfail),
@@ -733,20 +529,14 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
         }
         13 => {
             need(
-                earned(
-                    &|l| l.fact == Fact::NullSenderRefused && of_domain(l),
-                    INVALID_AT_MOST,
-                ),
+                earned(&|l| l.fact == Fact::NullSenderRefused && of_domain(l), INVALID_AT_MOST),
                 "MAIL was not refused",
             )?;
             must(policy.unverifiable)
         }
         15 => {
             let at_most = policy.invalid_ttl.min(INVALID_AT_MOST);
-            need(
-                earned(&|l| l.fact == Fact::NullMx && of_domain(l), at_most),
-                "no null MX was seen within 2 h",
-            )
+            need(earned(&|l| l.fact == Fact::NullMx && of_domain(l), at_most), "no null MX was seen within 2 h")
         }
         row => Err(format!("row {row} does not fit")),
     }?;
@@ -754,17 +544,12 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
     if asked.guessing && callout && !asked.live && !asked.cached_only {
         return Err("the destination was asked for a client that guesses".into());
     }
-    need(
-        !(asked.cached_only && callout),
-        "the destination was asked for a question of what is kept only",
-    )
+    need(!(asked.cached_only && callout), "the destination was asked for a question of what is kept only")
 }
 
 /// Rows 3 to 5: what a domain's lists and its policy say of a recipient, whatever is known of it.
 fn without_asking(config: &DomainConfig, recipient: &str) -> Option<(u8, Action)> {
-    let local_part = recipient
-        .rsplit_once('@')
-        .map_or("", |(local_part, _)| local_part);
+    let local_part = recipient.rsplit_once('@').map_or("", |(local_part, _)| local_part);
     if config.valid.contains(&local_part.to_lowercase()) {
         return Some((3, Action::Accept));
     }
@@ -774,34 +559,16 @@ fn without_asking(config: &DomainConfig, recipient: &str) -> Option<(u8, Action)
     if config.policy.callouts == Mode::Off {
         return Some((4, Action::Accept));
     }
-    local_part
-        .eq_ignore_ascii_case("postmaster")
-        .then_some((5, Action::Accept))
+    local_part.eq_ignore_ascii_case("postmaster").then_some((5, Action::Accept))
 }
 
 /// Rows 8 and 11: the recipient was refused.
-fn judge_refusal(
-    events: &Events,
-    asked: &Asked,
-    policy: &Policy,
-    row: u8,
-    action: Action,
-) -> Result<(), String> {
+fn judge_refusal(events: &Events, asked: &Asked, policy: &Policy, row: u8, action: Action) -> Result<(), String> {
     let refused = |filter: bool, at_most: Duration| {
-        [(false, at_most), (true, at_most.min(FULL_AT_MOST))]
-            .into_iter()
-            .any(|(exists, at_most)| {
-                let fact = Fact::Rejected {
-                    of_the_filter: filter,
-                    exists,
-                };
-                earned(
-                    events,
-                    asked,
-                    &|learned| learned.recipient == asked.recipient && learned.fact == fact,
-                    at_most,
-                )
-            })
+        [(false, at_most), (true, at_most.min(FULL_AT_MOST))].into_iter().any(|(exists, at_most)| {
+            let fact = Fact::Rejected { of_the_filter: filter, exists };
+            earned(events, asked, &|learned| learned.recipient == asked.recipient && learned.fact == fact, at_most)
+        })
     };
     let at_most = policy.invalid_ttl.min(INVALID_AT_MOST);
     let counts = policy.policy_rejects == RejectOrDefer::Reject;
@@ -809,9 +576,7 @@ fn judge_refusal(
         Action::Reject if refused(false, at_most) => Ok(()),
         // A word about the filter that is kept from when such words counted stays what it was.
         Action::Reject if refused(true, at_most) && (row == 8 || counts) => Ok(()),
-        Action::Reject => {
-            Err("no 5xx was said to its RCPT within 2 h and since the last clear".into())
-        }
+        Action::Reject => Err("no 5xx was said to its RCPT within 2 h and since the last clear".into()),
         Action::Defer if !counts && refused(true, HOLD_DOWN) => Ok(()),
         _ => Err("a recipient that was refused is accepted".into()),
     }

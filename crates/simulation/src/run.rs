@@ -1,14 +1,17 @@
 //! A whole run: lives one after another over the same cache folder, until so many things have happened.
 
 use std::cell::Cell;
+use std::convert::Infallible;
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Once;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use callahead_callout::TlsClient;
 use tokio::runtime::Builder;
 
-use crate::history::Broken;
+use crate::history::{Broken, History};
 use crate::life::{End, Life};
 use crate::world::World;
 
@@ -29,6 +32,10 @@ pub struct Summary {
     pub digest: u64,
 }
 
+/// How long a run may take by the clock on the wall, and for each step of it: a hundred times what it does.
+const PATIENCE: Duration = Duration::from_secs(60);
+const A_STEP: Duration = Duration::from_millis(50);
+
 thread_local! {
     static PANICKED: Cell<bool> = const { Cell::new(false) };
 }
@@ -45,12 +52,31 @@ fn watch_panics() {
     });
 }
 
+/// Ends the process and names the seed where its run comes to no end by the clock on the wall: with a waiter that nobody wakes, and nothing else
+/// due, simulated time stands still for ever. The run is over when what this gives is dropped.
+fn watchdog(seed: u64, steps: usize, history: History) -> Sender<Infallible> {
+    let (over, ended) = channel();
+    let limit = PATIENCE + steps.try_into().map_or(Duration::MAX, |steps: u32| A_STEP * steps);
+    std::thread::spawn(move || {
+        if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+            let mut out = std::io::stderr().lock();
+            let _ = writeln!(out, "seed {seed} with {steps} steps comes to no end; it has come to this:");
+            // Behind the seed: whoever hangs may hold it.
+            let _ = writeln!(out, "{}\nseed {seed} with {steps} steps comes to no end", history.trace().join("\n"));
+            std::process::exit(101);
+        }
+    });
+    over
+}
+
 /// Runs a seed: `steps` things happen, in as many lives of the node as that takes, over a cache in `folder`, which is empty at first.
 ///
 /// # Errors
 /// The promise that was broken, with the trace that led there.
 pub fn run(seed: u64, steps: usize, folder: &Path, tls: &TlsClient) -> Result<Summary, Box<Broken>> {
-    run_in(&World::new(seed), steps, folder, tls)
+    let world = World::new(seed);
+    let _over = watchdog(seed, steps, world.history.clone());
+    run_in(&world, steps, folder, tls)
 }
 
 /// What happens in a seed's run, line by line, whether or not a promise is broken.

@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::time::Instant;
 
 use crate::history::History;
+use crate::node::{SESSIONS, SESSIONS_PER_DESTINATION};
 
 /// Hosts of destinations, `10.0.0.1:25` and on.
 pub(crate) const HOSTS: u8 = 5;
@@ -335,7 +336,15 @@ impl World {
 
 impl Dial for World {
     fn dial(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>> {
-        *self.shared().open.entry(address).or_default() += 1;
+        let (here, all) = {
+            let mut shared = self.shared();
+            let here = shared.open.entry(address).or_default();
+            *here += 1;
+            (*here, shared.open.values().sum::<usize>())
+        };
+        let history = &self.history;
+        history.check(here <= SESSIONS_PER_DESTINATION, || format!("{here} connections to {address} are open"));
+        history.check(all <= SESSIONS, || format!("{all} connections are open"));
         let counted = Counted(self.clone(), address);
         Box::pin(async move {
             let stream = self.net.dial(address).await?;
