@@ -208,7 +208,8 @@ impl DomainSpec {
         // has its last label as its suffix, by the list's own rule.
         let below = format!("callahead.{whole}");
         let is_suffix = |name: &str| psl::suffix(name.as_bytes()).is_none_or(|suffix| suffix == name.as_bytes());
-        if !is_suffix(whole) && !(covers && is_suffix(&below)) {
+        let has_others_below = is_suffix(whole) || (covers && is_suffix(&below));
+        if !has_others_below {
             return Ok(());
         }
         let what = if covers { "covers the names below" } else { "is" };
