@@ -343,8 +343,8 @@ impl Errand<'_> {
                 }
                 Err(Broken { trouble, pipelining_suspect, at_probe, not_accept_all }) => {
                     pooled.end(self.settings.quit_timeout);
-                    // Whatever becomes of the recipient, here or at the next host.
-                    self.not_accept_all |= not_accept_all && !in_clear;
+                    // Whatever becomes of the recipient, here or at the next host. Not where a reply may have been read as that to another command.
+                    self.not_accept_all |= not_accept_all && !in_clear && !pipelining_suspect;
                     let refused_in_clear = in_clear && trouble.reply.as_ref().is_some_and(Reply::is_permanent);
                     if refused_in_clear {
                         pool.try_tls_again(self.settings.quit_timeout);

@@ -284,6 +284,7 @@ async fn a_reply_too_many_to_mail_is_never_taken_for_the_answer_to_rcpt() {
         for recipient in ["anna@one.example", "carol@one.example"] {
             let report = bench.probe(recipient).await;
             assert_eq!(kind(&report.outcome), "unreachable", "{}", dialogue(&report));
+            assert!(!report.not_accept_all, "nor for that to the random local part's\n{}", dialogue(&report));
         }
         bench.end().await;
         destination.assert_polite();
