@@ -32,7 +32,11 @@ fn hook(server: &str, token: &std::path::Path, input: &str) -> (i32, String, Str
 fn the_cpanel_hook_asks_to_be_run_as_root() {
     let described = Command::new("perl").args([HOOK, "--describe"]).output().unwrap();
     let hooks: serde_json::Value = serde_json::from_slice(&described.stdout).unwrap();
-    assert_eq!((&hooks[0]["escalateprivs"], &hooks[0]["event"]), (&1.into(), &"UAPI::Email::add_pop".into()), "{hooks}");
+    assert_eq!(
+        (&hooks[0]["escalateprivs"], &hooks[0]["event"]),
+        (&1.into(), &"UAPI::Email::add_pop".into()),
+        "{hooks}"
+    );
 }
 
 #[test]

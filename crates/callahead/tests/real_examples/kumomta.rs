@@ -46,10 +46,9 @@ fn real_lua_runs_the_kumomta_policy_as_its_readme_says() {
     assert!(asked.contains("dora+x/y%z@example.com"), "{asked}");
 
     // Who asks is known, so clients that guess are too. The second recipient's sender is the null one.
-    for (recipient, client, sender) in [
-        ("anna@example.com", "192.0.2.7", "some+one@sender.example"),
-        ("dora+x/y%z@example.com", "2001:db8::7", ""),
-    ] {
+    for (recipient, client, sender) in
+        [("anna@example.com", "192.0.2.7", "some+one@sender.example"), ("dora+x/y%z@example.com", "2001:db8::7", "")]
+    {
         let rows = logged(&daemon, recipient);
         let said_so = |key: &str, value: &str| rows.contains(&format!("\"{key}\":\"{value}\""));
         assert!(said_so("client", client) && said_so("sender", sender), "{rows}");
