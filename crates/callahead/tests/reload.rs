@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use callahead_testbed::Script;
 use callahead_testbed::mta::free_port;
@@ -114,11 +114,11 @@ fn what_a_reload_can_not_change_is_told_each_time_and_not_shown_as_in_force() {
     assert_eq!(daemon.told("at the next start", &mut client), 0);
 }
 
-/// An answer that takes longer than the default of the stop's bound is given, where `callout.timeout` allows it, and systemd is told to wait.
+/// `callout.timeout` is longer than what systemd waits for by itself.
 #[test]
-fn a_stop_waits_for_as_long_as_a_question_may_take() {
+fn a_stop_gives_what_was_asked_for_and_has_systemd_wait_for_as_long_as_that_may_take() {
     let script = Script::with_mailboxes(["anna@one.example"]);
-    let world = World::new(Script { reply_delay: Duration::from_secs(13), ..script });
+    let world = World::new(Script { reply_delay: Duration::from_millis(500), ..script });
     let policy = format!("127.0.0.1:{}", free_port().unwrap()).parse().unwrap();
     let folder = world.dir.path();
     let (config, socket) = (folder.join("callahead.toml"), folder.join("notify"));
@@ -147,7 +147,6 @@ fn a_stop_waits_for_as_long_as_a_question_may_take() {
     while world.destination.record().sessions.is_empty() {
         std::thread::sleep(Duration::from_millis(10));
     }
-    let began = Instant::now();
     let stop = std::process::Command::new("/bin/kill").arg(daemon.0.id().to_string()).status();
     assert!(stop.unwrap().success());
     assert!(told("STOPPING=1").contains("EXTEND_TIMEOUT_USEC=135000000"));
@@ -155,8 +154,6 @@ fn a_stop_waits_for_as_long_as_a_question_may_take() {
         std::thread::sleep(Duration::from_millis(10));
     }
     assert_eq!(client.answer().unwrap(), REFUSED);
-    let took = began.elapsed();
-    assert!(took > Duration::from_secs(36), "the destination was too fast for this test: {took:?}");
     assert_eq!(daemon.0.wait().unwrap().code(), Some(0));
 }
 

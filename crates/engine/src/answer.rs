@@ -52,11 +52,12 @@ fn of_a_mailbox_that_exists(words: &StoredReply) -> Option<(u16, (u8, u16, u16),
         Some(enhanced) => (enhanced.subject() == 2).then_some(enhanced.detail())?,
         None => matches!(words.code, 522 | 552).then_some(2)?,
     };
-    Some(match detail {
-        1 => (550, (5, 2, 1), "Recipient address rejected: the mailbox is disabled"),
-        2 => (552, (5, 2, 2), "Recipient address rejected: the mailbox is full"),
-        other => (550, (5, 2, other), "Recipient address rejected: the mailbox takes no mail"),
-    })
+    match detail {
+        1 => Some((550, (5, 2, 1), "Recipient address rejected: the mailbox is disabled")),
+        2 => Some((552, (5, 2, 2), "Recipient address rejected: the mailbox is full")),
+        // The others say nothing of that: of a mailbox that does not exist OpenSMTPD says 5.2.4.
+        _ => None,
+    }
 }
 
 /// The reply to the sender.
