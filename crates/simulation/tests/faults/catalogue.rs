@@ -202,7 +202,9 @@ pub fn catalogue() -> Vec<Case> {
                 _ => {}
             }
             let (fresh, known) = by_design(step, name);
-            let case = case(format!("{}: {name}", step_name(step)), server(script), fresh).known(known);
+            let mut case = case(format!("{}: {name}", step_name(step)), server(script), fresh).known(known);
+            // The random local part was refused before RSET, in a whole reply.
+            case.tells_apart = (step == Step::Rset && fresh == NoAnswer).then_some(true);
             let relayed = by_design_relayed(step, name).unwrap_or(case.relayed);
             cases.push(case.relayed(relayed));
         }

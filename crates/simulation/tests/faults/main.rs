@@ -118,7 +118,7 @@ fn kept(case: &Case, exists: bool, state: State) -> (Option<RecipientState>, Opt
         Says::Refuses => (Some(RecipientState::Invalid), Some(DomainState::NotAcceptAll)),
         Says::RefusesNullSender => (before.0, Some(DomainState::RefusesNullSender)),
         Says::NullMx => (before.0, Some(DomainState::NullMx)),
-        Says::Later if case.tells_apart == Some(true) => (before.0, Some(DomainState::NotAcceptAll)),
+        Says::Later | Says::NoAnswer if case.tells_apart == Some(true) => (before.0, Some(DomainState::NotAcceptAll)),
         Says::Later | Says::NoAnswer | Says::Truth => before,
     }
 }
