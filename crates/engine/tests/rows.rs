@@ -319,9 +319,12 @@ async fn row_12_a_refusal_of_what_this_node_said_is_no_word_on_the_mailbox() {
         let told = bench.alerts.0.lock().unwrap().iter().any(|alert| alert.kind == AlertKind::TalksOfFilter);
         assert_eq!(told, detail.is_some(), "{code} {detail:?}");
     }
-    let bench = Bench::new();
-    bench.says(Outcome::Rejected(reply(501, (5, 1, 3), "Bad recipient address syntax")));
-    assert_eq!(short(&bench.ask(ANNA).await), "11 invalid callout reject 550 5.1.1");
+    // Outlook.com says of a mailbox that does not exist: 550 5.5.0 Requested action not taken: mailbox unavailable.
+    for (code, enhanced) in [(501, (5, 1, 3)), (550, (5, 5, 0))] {
+        let bench = Bench::new();
+        bench.says(Outcome::Rejected(reply(code, enhanced, "Requested action not taken: mailbox unavailable")));
+        assert_eq!(short(&bench.ask(ANNA).await), "11 invalid callout reject 550 5.1.1");
+    }
 }
 
 #[tokio::test(start_paused = true)]

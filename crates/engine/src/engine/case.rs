@@ -265,9 +265,10 @@ pub(super) fn talks_of_filter(enhanced: Option<EnhancedCode>) -> bool {
 }
 
 /// Whether it refuses what this node said and not the mailbox: subject 5 (protocol) of RFC 3463, and 504, with which Postfix refuses the name in EHLO
-/// where it refuses at RCPT only (`smtpd_delay_reject`). Whatever `policy_rejects` says: nobody can mean that for a word on the mailbox.
+/// where it refuses at RCPT only (`smtpd_delay_reject`). Whatever `policy_rejects` says: nobody can mean that for a word on the mailbox. 5.5.0,
+/// undefined, Outlook.com says of mailboxes.
 fn talks_of_protocol(reply: &Reply) -> bool {
-    reply.code() == 504 || reply.enhanced().is_some_and(|enhanced| enhanced.subject() == 5)
+    reply.code() == 504 || reply.enhanced().is_some_and(|enhanced| enhanced.subject() == 5 && enhanced.detail() > 0)
 }
 
 /// Whether a refusal is no word on the recipient.
