@@ -112,6 +112,17 @@ impl ClientSession {
         &self.destination
     }
 
+    /// Whether it is in clear although the host offers STARTTLS. Where the route would have TLS wherever it comes about, it did not: what is
+    /// refused then may be refused for that alone.
+    pub fn is_in_clear_though_tls_is_offered(&self) -> bool {
+        self.session.starttls && !self.session.encrypted
+    }
+
+    /// It refuses in clear what it may want encryption for: TLS is tried again, by callouts too.
+    pub fn try_tls_again(&self) {
+        self.pool.try_tls_again(self.quit_timeout);
+    }
+
     /// Writes commands, each with its CRLF.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use callahead_listeners::gateway::Settings;
-use callahead_testbed::{Destination, Ended, Fault, Script, Step};
+use callahead_testbed::{Destination, Ended, Fault, Script, Step, Tls};
 use world::{Client, MAIL, World, settings, settle, taking, without_trace};
 
 /// What a destination was told that begins so.
@@ -89,6 +89,36 @@ async fn a_destination_that_fails_before_the_message_puts_the_recipient_off() {
         destination.assert_polite();
         arrives_at_the_next_try(&mut client, &destination).await;
     }
+}
+
+/// The handshake fails once, and the server wants TLS: that it refuses the sender in clear is no word on the sender.
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_in_clear_for_want_of_tls_is_put_off() {
+    for (step, reply, told) in [
+        (Step::Mail, "550 5.7.1 mx7: not in clear", "451 4.4.1"),
+        (Step::Mail, "554 no", "451 4.4.1"),
+        (Step::Mail, "553 5.1.8 no such sender", "553 5.1.8"),
+        (Step::Rcpt, "550 5.7.1 mx7: not in clear", "451 4.4.1"),
+        (Step::Rcpt, "550 5.1.1 nobody", "550 5.1.1"),
+    ] {
+        for lacks in ["", "PIPELINING"] {
+            let (_world, destination, mut client) = warm().await;
+            *destination.script() = Script { tls: Tls::GarbageAfter220, ..taking().without(lacks) };
+            destination.script().faults.insert(step, (Fault::Reply(reply.into()), None));
+            client.expect(MAIL, "250").await;
+            client.expect("RCPT TO:<anna@one.example>", told).await;
+            client.expect("RSET", "250").await;
+            settle().await;
+            arrives_at_the_next_try(&mut client, &destination).await;
+        }
+    }
+    let (_world, destination, mut client) = warm().await;
+    destination.script().tls = Tls::GarbageAfter220;
+    client.envelope("ben@one.example").await;
+    client.expect("RSET", "250").await;
+    client.envelope("anna@one.example").await;
+    destination.script().faults.insert(Step::Rcpt, (Fault::Reply("550 5.7.1 mx7: not in clear".into()), Some(1)));
+    client.expect("RCPT TO:<ben@one.example>", "451 4.4.2").await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use callahead_callout::{Callouts, ClientSession, ConnectError, Failure, Hop, Route, Step};
+use callahead_callout::{Callouts, ClientSession, ConnectError, Failure, Hop, Route, Step, TlsPolicy};
 use callahead_engine::DomainConfig;
 use callahead_smtp::{Domain, Recipient, Reply};
 use tokio::runtime::Handle;
@@ -233,6 +233,7 @@ impl Relay {
             let together: Vec<u8> = commands.iter().flat_map(|(_, octets)| octets).copied().collect();
             link.session.send(Step::Mail, &together, deadline).await?;
         }
+        let in_clear = link.is_in_clear_for_want_of_tls();
         let mut refused = None;
         let mut answered = false;
         let suspect = |failure| Broken { failure, pipelining_suspect: pipelined };
@@ -260,13 +261,13 @@ impl Relay {
             answered = true;
             match (step, reply.code()) {
                 (Step::Rset, 200..=299) | (Step::Mail, 200..=299) => {}
-                (Step::Mail, _) if is_refusal(step, &reply) && pipelined => refused = Some(reply),
-                (Step::Mail, _) if is_refusal(step, &reply) => {
+                (Step::Mail, _) if is_refusal(step, &reply, in_clear) && pipelined => refused = Some(reply),
+                (Step::Mail, _) if is_refusal(step, &reply, in_clear) => {
                     link.needs_reset = true;
                     return Ok((Some(reply.clone()), reply));
                 }
                 // What RCPT gets behind a MAIL that was refused says nothing, whatever it is.
-                (Step::Rcpt, _) if refused.is_some() || reply.is_positive() || is_refusal(step, &reply) => {
+                (Step::Rcpt, _) if refused.is_some() || reply.is_positive() || is_refusal(step, &reply, in_clear) => {
                     if pipelined && link.session.said_too_much().await {
                         return Err(suspect(Failure::Unsolicited(step)));
                     }
@@ -277,8 +278,16 @@ impl Relay {
                     let destination = link.session.destination();
                     tracing::info!(target: "callahead::message", destination, %step, said = %reply, "a server refuses the session");
                     let failure = Failure::UnexpectedReply(step);
+                    let for_tls = in_clear && reply.is_permanent() && code != 503;
+                    if for_tls {
+                        link.session.try_tls_again();
+                    }
                     // What it wants for the session it wants whether commands come together or not.
-                    return Err(if matches!(code, 504 | 530 | 538) { failure.into() } else { suspect(failure) });
+                    return Err(if for_tls || matches!(code, 504 | 530 | 538) {
+                        failure.into()
+                    } else {
+                        suspect(failure)
+                    });
                 }
             }
         }
@@ -302,8 +311,9 @@ impl Relay {
         }
         let deadline = Instant::now() + self.patience.step;
         let command = rcpt_to(rcpt, recipient, link.session.offers());
+        let in_clear = link.is_in_clear_for_want_of_tls();
         match exchange(&mut link.session, Step::Rcpt, &command, deadline).await {
-            Ok(reply) if reply.is_positive() || is_refusal(Step::Rcpt, &reply) => {
+            Ok(reply) if reply.is_positive() || is_refusal(Step::Rcpt, &reply, in_clear) => {
                 transaction.accepted += usize::from(reply.is_positive());
                 transaction.words &= domain.policy.pass_reply_text;
                 passed(&reply, About::Recipient, domain.policy.pass_reply_text)
@@ -346,7 +356,7 @@ impl Relay {
         };
         match begun {
             Ok((true, _)) => {}
-            Ok((false, reply)) if is_refusal(Step::Data, &reply) => {
+            Ok((false, reply)) if is_refusal(Step::Data, &reply, false) => {
                 let reply = passed(&reply, About::Message, words);
                 if let Some(Message::Dots(_)) = transaction.message {
                     // It was DATA that was refused, so no message is begun there.
@@ -417,7 +427,7 @@ impl Relay {
         let words = transaction.words;
         match link.session.reply(Step::Message, Instant::now() + self.patience.step).await {
             Ok(reply) if reply.is_positive() => say(250, (2, 0, 0), "Ok"),
-            Ok(reply) if is_refusal(Step::Message, &reply) => {
+            Ok(reply) if is_refusal(Step::Message, &reply, false) => {
                 let reply = passed(&reply, About::Message, words);
                 self.cut();
                 reply
@@ -459,7 +469,7 @@ impl Relay {
         let words = self.transaction.take().is_some_and(|transaction| transaction.words);
         let Some(link) = &mut self.link else { return unsaid(lost()) };
         let said = match link.session.reply(Step::Message, deadline).await {
-            Ok(reply) if reply.is_positive() || is_refusal(Step::Message, &reply) => reply,
+            Ok(reply) if reply.is_positive() || is_refusal(Step::Message, &reply, false) => reply,
             _ => {
                 // Nobody can tell whether it was delivered (RFC 1047): the client sends again, and the recipient may have it twice.
                 self.end_link();
@@ -539,9 +549,11 @@ impl Drop for Relay {
     }
 }
 
-/// Whether a reply says no to the sender, the recipient or the message.
-fn is_refusal(step: Step, reply: &Reply) -> bool {
-    (reply.is_transient() || reply.is_permanent()) && !is_of_the_session(step, reply)
+/// Whether a reply says no to the sender, the recipient or the message. `in_clear` is whether it may say so for want of TLS: then only what
+/// is said of an address is (5.1.x), as for callouts.
+fn is_refusal(step: Step, reply: &Reply, in_clear: bool) -> bool {
+    let for_tls = in_clear && reply.is_permanent() && reply.enhanced().is_none_or(|enhanced| enhanced.subject() != 1);
+    (reply.is_transient() || reply.is_permanent()) && !is_of_the_session(step, reply) && !for_tls
 }
 
 /// Whether it says what is wrong with the session instead, which is no word on anybody: that the server does not know a command (500,
@@ -562,6 +574,13 @@ async fn exchange(session: &mut ClientSession, step: Step, octets: &[u8], deadli
     quiet(session, step).await?;
     session.send(step, octets, deadline).await?;
     session.reply(step, deadline).await
+}
+
+impl Link {
+    /// Whether TLS was wanted and offered, and did not come about: it goes on in clear then.
+    fn is_in_clear_for_want_of_tls(&self) -> bool {
+        self.hop.route.tls == TlsPolicy::Opportunistic && self.session.is_in_clear_though_tls_is_offered()
+    }
 }
 
 impl NextHop {
