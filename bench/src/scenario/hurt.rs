@@ -169,11 +169,12 @@ async fn attack(bench: &Bench, section: &mut Section, table: &mut Table) -> anyh
     }
     daemon.kill().await?;
     let asked: u64 = rounds.beside.iter().map(|mail| mail.asked).sum();
-    let allowed = u64::from(GUESSERS * (HARVEST + 1)) + asked;
+    // The first refusal of a host in a session that was used before is asked again in a new one.
+    let allowed = u64::from(GUESSERS * (HARVEST + 1)) + asked + 1;
     section.say(format!(
         "A dictionary attack: {GUESSERS} clients guess {} local parts, none twice, {} a second in all. A client is believed until it has \
          guessed wrong {HARVEST} times, and the next one makes it known: {GUESSERS} x {} callouts, and {} for real mail, are what the \
-         protection allows. The destination was told {} recipients. {} guesses were refused, the others put off without a callout.",
+         protection allows, and the first refusal is asked for twice. The destination was told {} recipients. {} guesses were refused, the others put off without a callout.",
         count(each * u64::from(GUESSERS) * bench.size.rounds),
         count(GUESSES_PER_SECOND.into()),
         HARVEST + 1,
