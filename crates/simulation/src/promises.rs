@@ -139,7 +139,14 @@ impl History {
             Outcome::Deferred(_) => Fact::Deferred,
             Outcome::NullSenderRefused(_) => Fact::NullSenderRefused,
             Outcome::NullMx => Fact::NullMx,
-            Outcome::NeedsSmtpUtf8 | Outcome::Unreachable(_) | Outcome::Busy => return,
+            Outcome::NeedsSmtpUtf8 | Outcome::Unreachable(_) | Outcome::Busy => {
+                // That the random local part was refused counts, whatever became of the recipient.
+                let accepts_all = |learned: &&mut Learned| learned.domain == domain && learned.fact == Fact::AcceptsAll;
+                if report.not_accept_all {
+                    events.learned.iter_mut().filter(accepts_all).for_each(|learned| learned.lost = true);
+                }
+                return;
+            }
         };
         // Who has to have said so, since the callout began.
         let probe_of = |address: &str| {
