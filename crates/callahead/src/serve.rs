@@ -225,7 +225,7 @@ impl Server {
         for (name, here) in bound {
             tracing::info!(listener = name, address = %here.local_addr(), "listening");
             let (engine, stop) = (node.engine.clone(), shutdown.clone());
-            let grace = config.callout.timeout + GRACE;
+            let grace = grace(&config);
             let (limits, http) = (Limits { grace, ..Limits::default() }, HttpLimits { grace, ..HttpLimits::default() });
             match name {
                 "policy" => drop(tasks.spawn(callahead_listeners::policy::serve(here, engine, limits, stop))),
@@ -382,9 +382,14 @@ impl Server {
     }
 }
 
+/// How long a stop waits for the answers that are under way.
+fn grace(config: &Config) -> Duration {
+    config.callout.timeout + GRACE
+}
+
 /// What the gateway allows, with the time for a stop that the longest question takes.
 fn gateway_settings(config: &Config) -> callahead_listeners::gateway::Settings {
-    callahead_listeners::gateway::Settings { grace: config.callout.timeout + GRACE, ..config.gateway.settings.clone() }
+    callahead_listeners::gateway::Settings { grace: grace(config), ..config.gateway.settings.clone() }
 }
 
 /// Makes the folder that a Unix socket shall lie in, where only that one is missing: systemd makes `/run/callahead` for the service, and nobody

@@ -284,8 +284,7 @@ impl Errand<'_> {
                 }
             };
             let used_before = pooled.session.uses;
-            // In clear although STARTTLS was offered, because the handshake failed: what is refused now may be refused for that.
-            let in_clear = key.tls == TlsPolicy::Opportunistic && pooled.session.starttls && !pooled.session.encrypted;
+            let in_clear = pooled.session.is_in_clear_for_want_of_tls(key.tls);
             // A group that is answered in part only costs time; some is left for another try without pipelining.
             let left = deadline.saturating_duration_since(Instant::now());
             let patience =
@@ -300,7 +299,9 @@ impl Errand<'_> {
                         pool.try_tls_again(self.settings.quit_timeout);
                         // It answered, and others may fare better.
                         admission.succeeded();
-                        return Err(failed(Trouble { failure: refuses_in_clear(), reply: Some(reply) }));
+                        let failure =
+                            Failure::TlsFailed("and in clear it refuses what it may want encryption for".into());
+                        return Err(failed(Trouble { failure, reply: Some(reply) }));
                     }
                     let refusal = match &found.outcome {
                         Outcome::Rejected(reply) => Some(Refusal::of(reply, recipient)),
@@ -402,8 +403,4 @@ fn make_room(hosts: &mut HashMap<Key, Arc<HostPool>>) {
 fn not_of_the_mailbox(outcome: &Outcome) -> Option<Reply> {
     let (Outcome::Rejected(reply) | Outcome::NullSenderRefused(reply)) = outcome else { return None };
     (!reply.enhanced().is_some_and(is_of_the_mailbox)).then(|| reply.clone())
-}
-
-fn refuses_in_clear() -> Failure {
-    Failure::TlsFailed("and in clear it refuses what it may want encryption for".into())
 }

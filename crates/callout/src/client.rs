@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::callouts::Callouts;
 use crate::outcome::{Failure, HostFailure, Step};
 use crate::pool::{HostPool, RelayPlace};
-use crate::route::Route;
+use crate::route::{Route, TlsPolicy};
 use crate::session::{Offers, Session, Surplus};
 use crate::transcript::Transcript;
 use crate::way::{Next, Walk};
@@ -112,10 +112,9 @@ impl ClientSession {
         &self.destination
     }
 
-    /// Whether it is in clear although the host offers STARTTLS. Where the route would have TLS wherever it comes about, it did not: what is
-    /// refused then may be refused for that alone.
-    pub fn is_in_clear_though_tls_is_offered(&self) -> bool {
-        self.session.starttls && !self.session.encrypted
+    /// Whether the policy wanted TLS, the host offered it, and it did not come about: what is refused then may be refused for that alone.
+    pub fn is_in_clear_for_want_of_tls(&self, policy: TlsPolicy) -> bool {
+        self.session.is_in_clear_for_want_of_tls(policy)
     }
 
     /// It refuses in clear what it may want encryption for: TLS is tried again, by callouts too.

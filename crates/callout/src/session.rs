@@ -243,6 +243,12 @@ impl Opening<'_> {
 }
 
 impl Session {
+    /// Whether the policy wanted TLS, the host offered it, and it did not come about, because the handshake failed: what is refused now may be
+    /// refused for that.
+    pub(crate) fn is_in_clear_for_want_of_tls(&self, policy: TlsPolicy) -> bool {
+        policy == TlsPolicy::Opportunistic && self.starttls && !self.encrypted
+    }
+
     fn new(stream: BoxStream, settings: &Settings) -> Self {
         Self {
             stream,

@@ -34,9 +34,7 @@ fn side(own: &Map<String, Value>, other: Option<&Map<String, Value>>, word: &str
         if there == Some(value) {
             continue;
         }
-        let list =
-            |value: Option<&Value>| value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default().to_vec();
-        let (mine, theirs) = (list(Some(value)), list(there));
+        let (mine, theirs) = (entries(Some(value)), entries(there));
         if value.is_array() && mine.len().max(theirs.len()) > SHORT {
             room = room.saturating_sub(key.len() + FRAME);
             long.push((key, mine, theirs));
@@ -49,9 +47,8 @@ fn side(own: &Map<String, Value>, other: Option<&Map<String, Value>>, word: &str
     }
     let share = room / long.len().max(1);
     for (key, mine, theirs) in long {
-        let theirs: HashSet<Value> = theirs.into_iter().collect();
-        let entries = mine.len();
-        let mut differing: Vec<Value> = mine.into_iter().filter(|entry| !theirs.contains(entry)).collect();
+        let theirs: HashSet<&Value> = theirs.iter().collect();
+        let mut differing: Vec<&Value> = mine.iter().filter(|entry| !theirs.contains(entry)).collect();
         let count = differing.len();
         let mut left = share;
         let fitting = differing.iter().take_while(|entry| {
@@ -62,13 +59,17 @@ fn side(own: &Map<String, Value>, other: Option<&Map<String, Value>>, word: &str
         });
         let fitting = fitting.count();
         differing.truncate(fitting);
-        let mut told = json!({"entries": entries, word: differing});
+        let mut told = json!({"entries": mine.len(), word: differing});
         if fitting < count {
             told["left_out"] = json!(count - fitting);
         }
         kept.insert(key.clone(), told);
     }
     kept
+}
+
+fn entries(value: Option<&Value>) -> &[Value] {
+    value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -45,18 +45,31 @@ pub(crate) fn reason(ruling: &Ruling) -> &'static str {
 const NOT_THERE: (u16, (u8, u16, u16), &str) =
     (550, (5, 1, 1), "Recipient address rejected: the mailbox does not exist");
 
-/// What is wrong with a mailbox that exists, where that is what the destination said (RFC 3463 3.3; 522 and 552 where there is no enhanced code):
-/// told that it does not, senders and lists would take the address off.
-fn of_a_mailbox_that_exists(words: &StoredReply) -> Option<(u16, (u8, u16, u16), &'static str)> {
-    let detail = match words.enhanced {
-        Some(enhanced) => (enhanced.subject() == 2).then_some(enhanced.detail())?,
-        None => matches!(words.code, 522 | 552).then_some(2)?,
-    };
-    match detail {
-        1 => Some((550, (5, 2, 1), "Recipient address rejected: the mailbox is disabled")),
-        2 => Some((552, (5, 2, 2), "Recipient address rejected: the mailbox is full")),
-        // The others say nothing of that: of a mailbox that does not exist OpenSMTPD says 5.2.4.
-        _ => None,
+/// Why a mailbox that exists takes nothing now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closed {
+    Disabled,
+    Full,
+}
+
+impl Closed {
+    /// By the codes of a refusal: 5.2.1 and 5.2.2 of RFC 3463; where there is no enhanced code 552 of RFC 5321, and 522, which is qmail's. The
+    /// others of subject 2 say nothing of that: of a mailbox that does not exist OpenSMTPD says 5.2.4.
+    pub(crate) fn by(code: u16, enhanced: Option<EnhancedCode>) -> Option<Self> {
+        match (enhanced.map(|enhanced| (enhanced.subject(), enhanced.detail())), code) {
+            (Some((2, 1)), _) => Some(Self::Disabled),
+            (Some((2, 2)), _) | (None, 522 | 552) => Some(Self::Full),
+            _ => None,
+        }
+    }
+}
+
+/// To a refusal: told that a mailbox does not exist, senders and lists take its address off.
+fn refused(words: Option<&StoredReply>) -> (u16, (u8, u16, u16), &'static str) {
+    match words.and_then(|words| Closed::by(words.code, words.enhanced)) {
+        Some(Closed::Disabled) => (550, (5, 2, 1), "Recipient address rejected: the mailbox is disabled"),
+        Some(Closed::Full) => (552, (5, 2, 2), "Recipient address rejected: the mailbox is full"),
+        None => NOT_THERE,
     }
 }
 
@@ -68,7 +81,7 @@ pub(crate) fn answer(ruling: &Ruling, policy: Option<&Policy>, words: Option<&St
         (Action::Reject, Because::NullMx) => {
             (556, (5, 1, 10), "Recipient address rejected: the domain takes no mail (null MX)")
         }
-        (Action::Reject, Because::DoesNotExist) => words.and_then(of_a_mailbox_that_exists).unwrap_or(NOT_THERE),
+        (Action::Reject, Because::DoesNotExist) => refused(words),
         (Action::Reject, _) => NOT_THERE,
         (_, Because::AcceptAll) => (451, (4, 7, 1), "Recipients of this domain can't be verified; try again later"),
         (_, Because::RefusedWithPolicy) => (451, (4, 7, 1), "The recipient can't be verified now; try again later"),

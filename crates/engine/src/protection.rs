@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -189,10 +188,15 @@ const SWEEP_FROM: usize = 1000;
 /// Recipients whose destination said "later" a moment ago. Bounded: when full, new ones are simply asked again.
 #[derive(Debug)]
 pub(crate) struct HoldDowns {
-    held: Mutex<HashMap<Recipient, Held>>,
-    /// With so many, those that are over are looked for.
-    sweep_at: AtomicUsize,
+    book: Mutex<HeldBook>,
     max: usize,
+}
+
+#[derive(Debug)]
+struct HeldBook {
+    held: HashMap<Recipient, Held>,
+    /// With so many, those that are over are looked for.
+    sweep_at: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -204,24 +208,23 @@ pub(crate) struct Held {
 
 impl HoldDowns {
     pub(crate) fn new(max: usize) -> Self {
-        Self { held: Mutex::default(), sweep_at: AtomicUsize::new(SWEEP_FROM), max }
+        Self { book: Mutex::new(HeldBook { held: HashMap::new(), sweep_at: SWEEP_FROM }), max }
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<Recipient, Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn book(&self) -> MutexGuard<'_, HeldBook> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn domains(&self) -> HashSet<Domain> {
-        self.held().keys().map(|recipient| recipient.domain().clone()).collect()
+        self.book().held.keys().map(|recipient| recipient.domain().clone()).collect()
     }
 
     pub(crate) fn hold(&self, recipient: Recipient, held: Held, now: Timestamp) {
-        let mut all = self.held();
+        let HeldBook { held: all, sweep_at } = &mut *self.book();
         // Those that are over go whenever there are twice as many as were left the last time.
-        let full = self.sweep_at.load(Ordering::Relaxed).min(self.max);
-        if all.len() >= full {
+        if all.len() >= self.max.min(*sweep_at) {
             all.retain(|_, held| now < held.until);
-            self.sweep_at.store(SWEEP_FROM.max(2 * all.len()), Ordering::Relaxed);
+            *sweep_at = SWEEP_FROM.max(2 * all.len());
         }
         if all.len() < self.max {
             all.insert(recipient, held);
@@ -230,7 +233,7 @@ impl HoldDowns {
 
     /// What was said, unless the hold-down is over or somebody cleared since.
     pub(crate) fn find(&self, recipient: &Recipient, floor: Epoch, now: Timestamp) -> Option<Held> {
-        let mut all = self.held();
+        let all = &mut self.book().held;
         let held = all.get(recipient)?;
         if now < held.until && held.epoch >= floor {
             return Some(held.clone());
@@ -241,7 +244,7 @@ impl HoldDowns {
 
     /// How many are held down now.
     pub(crate) fn held_down(&self, now: Timestamp) -> usize {
-        self.held().values().filter(|held| now < held.until).count()
+        self.book().held.values().filter(|held| now < held.until).count()
     }
 }
 

@@ -49,26 +49,22 @@ pub(crate) struct Ownership {
 impl Administration {
     /// Whose the domain of a recipient is; `None` where it is not configured.
     pub(crate) fn ownership(&self, engine: &Engine, domain: &Domain) -> Option<Ownership> {
-        let name = engine.directory().find(domain)?.name.clone();
-        let (owner, since) = (self.owner(&name), self.owned_since(&name));
-        Some(Ownership { name, owner, since })
+        Some(self.ownership_of(engine.directory().find(domain)?.name.clone()))
     }
 
-    /// Since when a configured domain is whose it is.
-    pub(crate) fn owned_since(&self, name: &str) -> Timestamp {
-        let since = match self.domains.is_in_file(name) {
-            true => None,
-            false => self.control.local().domains().get(name).and_then(|record| record.value.owned_since),
-        };
-        Timestamp(since.unwrap_or_default())
+    /// Whose a configured domain is, by its own name. The file's domains belong to the administrators, also where a record has the name.
+    pub(crate) fn ownership_of(&self, name: String) -> Ownership {
+        let in_file = self.domains.is_in_file(&name);
+        let local = self.control.local();
+        let record = local.domains().get(&name).filter(|_| !in_file);
+        let (owner, since) =
+            record.map(|record| (record.value.owner.clone(), record.value.owned_since)).unwrap_or_default();
+        Ownership { name, owner, since: Timestamp(since.unwrap_or_default()) }
     }
 
-    /// The owner of a configured domain by its own name. The file's domains belong to the administrators, also where a record has the name.
+    /// The owner of a configured domain by its own name.
     pub(crate) fn owner(&self, name: &str) -> Option<String> {
-        if self.domains.is_in_file(name) {
-            return None;
-        }
-        self.control.local().domains().get(name).and_then(|record| record.value.owner.clone())
+        self.ownership_of(name.to_owned()).owner
     }
 
     /// Whether somebody may see what concerns recipients of a domain. Administrators see those too that are not configured.

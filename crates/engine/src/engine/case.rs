@@ -9,7 +9,7 @@ use callahead_callout::{Outcome, Report};
 use callahead_smtp::{EnhancedCode, Recipient, Reply};
 
 use super::Case;
-use crate::answer::{answer, reason};
+use crate::answer::{Closed, answer, reason};
 use crate::decision::{Action, Answer, Decision, Source};
 use crate::directory::{Callouts, Policy, RejectOrDefer};
 use crate::flights::Flown;
@@ -230,14 +230,12 @@ pub(super) fn kept_until(policy: &Policy, report: &Report, at: Timestamp) -> Opt
     Some(at.after(ttl))
 }
 
-/// How long a refusal is kept. Where it says that the mailbox exists and takes nothing now (5.2.1 and 5.2.2 of RFC 3463; where there is no enhanced
-/// code 552 of RFC 5321, and 522, which is qmail's), that is over as soon as somebody makes room.
+/// How long a refusal is kept. Where the mailbox exists and takes nothing now, that is over as soon as somebody makes room.
 fn refused_for(policy: &Policy, reply: &Reply) -> Duration {
-    let exists = match reply.enhanced() {
-        Some(enhanced) => enhanced.subject() == 2 && matches!(enhanced.detail(), 1 | 2),
-        None => matches!(reply.code(), 522 | 552),
-    };
-    if exists { policy.invalid_ttl.min(FULL_FOR) } else { policy.invalid_ttl }
+    match Closed::by(reply.code(), reply.enhanced()) {
+        Some(_) => policy.invalid_ttl.min(FULL_FOR),
+        None => policy.invalid_ttl,
+    }
 }
 
 /// Whether it is the same for every recipient of the domain.

@@ -1,7 +1,6 @@
 //! Callouts: started as tasks of their own, what they bring kept, and who is told of it.
 
 use std::hash::Hash;
-use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
@@ -13,7 +12,7 @@ use tokio::time::timeout;
 use super::case::{is_deferred_reject, records, speaks_of_domain, talks_of_filter};
 use super::{ALERT_EVERY, Case, Engine, MAX_ALERTS, MAX_REFRESHES, PROBE_WAIT, REFRESH_EVERY};
 use crate::directory::{Callouts, DomainConfig, Policy};
-use crate::flights::{Arrival, Boarding, Flights, Flown, Start};
+use crate::flights::{Arrival, Boarding, Flights, Flown, Landing, Start};
 use crate::greylisting::Greylisting;
 use crate::observer::{Alert, AlertKind};
 use crate::protection::{Held, Place};
@@ -45,10 +44,7 @@ impl Engine {
             // place among the flights is neither: it looks again, now that it has its place.
             let is_as_it_was =
                 engine.route_now(&recipient, &domain).is_some_and(|now| Arc::ptr_eq(&now, &domain.route));
-            if !is_as_it_was
-                && let ControlFlow::Break(told) = engine.begin_anew(id, &domain, &mut request, &mut epoch).await
-            {
-                told.into_iter().for_each(|flown| landing.land(flown));
+            if !is_as_it_was && !engine.begins_anew(id, &landing, &domain, &mut request, &mut epoch).await {
                 return;
             }
             // One random local part for a domain, however many of its recipients are asked for at the same time.
@@ -62,10 +58,7 @@ impl Engine {
                     told = timeout(PROBE_WAIT, arrival.wait()).await.ok().flatten();
                     // What is asked from here on is newer than a clear that came while it waited.
                     let anew = told.as_deref().is_none_or(|flown| !speaks_of_domain(&flown.report.outcome));
-                    if anew
-                        && let ControlFlow::Break(told) = engine.begin_anew(id, &domain, &mut request, &mut epoch).await
-                    {
-                        told.into_iter().for_each(|flown| landing.land(flown));
+                    if anew && !engine.begins_anew(id, &landing, &domain, &mut request, &mut epoch).await {
                         return;
                     }
                 }
@@ -104,29 +97,31 @@ impl Engine {
         (now.policy.fold_local_part == then.policy.fold_local_part).then(|| Arc::clone(&now.route))
     }
 
-    /// For a flight that is among the others and has asked nobody yet: under which epoch, and where. It ends with what a newer flight brought, or
-    /// with nothing where there is no such recipient any more: then nobody is asked, and those who wait are told to come again.
-    async fn begin_anew(
+    /// For a flight that is among the others and has asked nobody yet: under which epoch, and where. It is over where a newer flight brought what
+    /// those who wait want to know, and where there is no such recipient any more: then nobody is asked, and they are told to come again.
+    async fn begins_anew(
         &self,
         id: u64,
+        landing: &Landing,
         then: &DomainConfig,
         request: &mut Request,
         epoch: &mut Epoch,
-    ) -> ControlFlow<Option<Arc<Flown>>> {
+    ) -> bool {
         // The route may have changed, and only then been cleared: it is read after the epoch, as in `case`.
         *epoch = self.lookup(&request.recipient).epoch;
         match self.route_now(&request.recipient, then) {
             Some(route) => request.route = route,
-            None => return ControlFlow::Break(None),
+            None => return false,
         }
         // Whoever asked after that clear has a flight of their own, which is as good for those who wait for this one.
         if let Some(newer) = self.inner.flights.renew(&request.recipient, id, *epoch, self.now())
             && let Some(flown) = newer.wait().await
             && !flown.gave_way()
         {
-            return ControlFlow::Break(Some(flown));
+            landing.land(flown);
+            return false;
         }
-        ControlFlow::Continue(())
+        true
     }
 
     /// Keeps what was learned, and returns when that is on disk.

@@ -17,7 +17,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use callahead_callout::{Callouts, ClientSession, ConnectError, Failure, Hop, Route, Step, TlsPolicy};
+use callahead_callout::{Callouts, ClientSession, ConnectError, Failure, Hop, Route, Step};
 use callahead_engine::DomainConfig;
 use callahead_smtp::{Domain, Recipient, Reply};
 use tokio::runtime::Handle;
@@ -233,7 +233,7 @@ impl Relay {
             let together: Vec<u8> = commands.iter().flat_map(|(_, octets)| octets).copied().collect();
             link.session.send(Step::Mail, &together, deadline).await?;
         }
-        let in_clear = link.is_in_clear_for_want_of_tls();
+        let in_clear = link.session.is_in_clear_for_want_of_tls(link.hop.route.tls);
         let mut refused = None;
         let mut answered = false;
         let suspect = |failure| Broken { failure, pipelining_suspect: pipelined };
@@ -311,7 +311,7 @@ impl Relay {
         }
         let deadline = Instant::now() + self.patience.step;
         let command = rcpt_to(rcpt, recipient, link.session.offers());
-        let in_clear = link.is_in_clear_for_want_of_tls();
+        let in_clear = link.session.is_in_clear_for_want_of_tls(link.hop.route.tls);
         match exchange(&mut link.session, Step::Rcpt, &command, deadline).await {
             Ok(reply) if reply.is_positive() || is_refusal(Step::Rcpt, &reply, in_clear) => {
                 transaction.accepted += usize::from(reply.is_positive());
@@ -574,13 +574,6 @@ async fn exchange(session: &mut ClientSession, step: Step, octets: &[u8], deadli
     quiet(session, step).await?;
     session.send(step, octets, deadline).await?;
     session.reply(step, deadline).await
-}
-
-impl Link {
-    /// Whether TLS was wanted and offered, and did not come about: it goes on in clear then.
-    fn is_in_clear_for_want_of_tls(&self) -> bool {
-        self.hop.route.tls == TlsPolicy::Opportunistic && self.session.is_in_clear_though_tls_is_offered()
-    }
 }
 
 impl NextHop {

@@ -91,7 +91,7 @@ pub(super) async fn observed(visitor: Visitor, Path(name): Path<String>) -> Answ
     let administration = &visitor.ui.state.administration;
     let since = match visitor.principal.is_admin() {
         true => Timestamp(0),
-        false => administration.owned_since(&config.name),
+        false => administration.ownership_of(config.name.clone()).since,
     };
     let accepted = administration.log.accepted(names, since).await?;
     for row in &mut rows {
