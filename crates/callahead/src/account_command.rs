@@ -11,7 +11,7 @@ use crate::admin_client::{AdminClient, encoded, pages};
 use crate::cache_command::field;
 use crate::cli::{DONE, NO, SocketArgs};
 use crate::domain_command::{done, print};
-use crate::output::{self, Style};
+use crate::output;
 
 /// What an account may do at most.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -31,8 +31,8 @@ pub enum AccountCommand {
     #[command(after_help = "Example:\n  callahead account list")]
     List {
         /// Accounts at most.
-        #[arg(long, default_value_t = 1000)]
-        limit: usize,
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+        limit: u64,
         /// Of which daemon.
         #[command(flatten)]
         socket: SocketArgs,
@@ -128,11 +128,7 @@ pub async fn run(command: AccountCommand) -> anyhow::Result<u8> {
     match command {
         AccountCommand::List { limit, socket } => {
             let client = AdminClient::new(&socket)?;
-            let accounts = pages(&client, "/api/v1/accounts", "accounts", &[], limit).await?;
-            if socket.json {
-                accounts.iter().for_each(|account| output::print(&format!("{account}\n")));
-                return Ok(DONE);
-            }
+            let listed = pages(&client, "/api/v1/accounts", "accounts", &[], limit).await?;
             let row = |account: &Value| {
                 let domains: Vec<&str> =
                     account["domains"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
@@ -145,8 +141,7 @@ pub async fn run(command: AccountCommand) -> anyhow::Result<u8> {
                     domains.join(" "),
                 ]
             };
-            let rows: Vec<_> = accounts.iter().map(row).collect();
-            output::print(&output::table(Style::stdout(), &["ACCOUNT", "ROLE", "MAY", "OWNER", "DOMAINS"], &rows));
+            listed.print(socket.json, &["ACCOUNT", "ROLE", "MAY", "OWNER", "DOMAINS"], row);
             Ok(DONE)
         }
         AccountCommand::LoginLink { name, web, socket } => {
@@ -182,9 +177,9 @@ pub async fn run(command: AccountCommand) -> anyhow::Result<u8> {
                 body["password"] = json!(password()?);
             }
             let client = AdminClient::new(&socket)?;
-            let added = client.send(Method::POST, "/api/v1/accounts", &[], Some(&body)).await?;
+            let added = client.make("/api/v1/accounts", &body, "name").await?;
             let hint = format!("{name} is there; \"callahead token create --account {name}\" makes a token for it");
-            done(added.as_ref(), socket.json, &hint);
+            done(Some(&added), socket.json, &hint);
             Ok(DONE)
         }
         AccountCommand::Set { name, read_only, domain, password_stdin, socket } => {

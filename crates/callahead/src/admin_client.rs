@@ -9,6 +9,8 @@ use callahead_config::{Config, DEFAULT_PATH};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::CONTENT_TYPE;
+use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject as _;
@@ -17,6 +19,7 @@ use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::cli::SocketArgs;
+use crate::output::{self, Style};
 
 /// Where the socket is when nobody says otherwise.
 const DEFAULT_SOCKET: &str = "/run/callahead/admin.sock";
@@ -27,7 +30,7 @@ const CONNECTS_WITHIN: Duration = Duration::from_secs(10);
 /// How long an answer may take to begin. A test of a route with many hosts takes longest.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(300);
 
-/// The daemon can't be reached, gives no answer, or fails itself (5xx): nothing that the command line could be blamed for.
+/// The daemon can't be reached, gives no answer, or fails itself (5xx), or what answers is something else: nothing that the command line could be blamed for.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Untold(String);
@@ -55,10 +58,26 @@ enum Way {
 }
 
 /// What the daemon says where it does not do what it is asked (RFC 9457: `detail` is the sentence).
-fn problem(status: StatusCode, body: &Value) -> anyhow::Error {
-    let said = body["detail"].as_str().or(body["title"].as_str()).unwrap_or("no reason given");
-    let said = crate::output::printable(said);
-    if status.is_server_error() { Untold(said).into() } else { anyhow::Error::msg(said) }
+struct Problem {
+    status: StatusCode,
+    detail: String,
+}
+
+impl Problem {
+    /// Only in the form that the daemon has: whatever else answers there, a proxy or another server, does not speak for it.
+    fn read(head: &Parts, body: &[u8]) -> Option<Self> {
+        let body: Value = serde_json::from_slice(body).ok().filter(|_| is_of_type(head, "application/problem+json"))?;
+        let detail = output::printable(body["detail"].as_str()?);
+        (body["status"] == head.status.as_u16()).then_some(Self { status: head.status, detail })
+    }
+
+    fn error(self) -> anyhow::Error {
+        if self.status.is_server_error() { Untold(self.detail).into() } else { anyhow::Error::msg(self.detail) }
+    }
+}
+
+fn is_of_type(head: &Parts, name: &str) -> bool {
+    head.headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(name.as_bytes()))
 }
 
 impl AdminClient {
@@ -104,41 +123,71 @@ impl AdminClient {
         query: &[(&str, &str)],
         body: Option<&Value>,
     ) -> anyhow::Result<Option<Value>> {
-        let response = self.response(method, path, query, body).await?;
-        let status = response.status();
-        let body = response.into_body().collect().await?.to_bytes();
-        if status == StatusCode::NOT_FOUND {
-            return Ok(None);
+        match self.answer(method, path, query, body).await? {
+            Ok(answer) => Ok(Some(answer)),
+            Err(problem) if problem.status == StatusCode::NOT_FOUND => Ok(None),
+            Err(problem) => Err(problem.error()),
         }
-        if status == StatusCode::NO_CONTENT {
-            return Ok(Some(Value::Null));
-        }
-        let at = self.place();
-        let body: Value =
-            serde_json::from_slice(&body).with_context(|| format!("what answers at {at} is no callahead"))?;
-        if status.is_success() { Ok(Some(body)) } else { Err(problem(status, &body)) }
     }
 
-    /// Hands an answer that may be large to `take`, piece by piece.
+    /// Has something made, and gives it as it is then: a record that has `key`.
+    pub(crate) async fn make(&self, path: &str, body: &Value, key: &str) -> anyhow::Result<Value> {
+        let made = self.answer(Method::POST, path, &[], Some(body)).await?.map_err(Problem::error)?;
+        if made[key].is_string() { Ok(made) } else { Err(self.no_callahead(&format!("its answer has no {key:?}"))) }
+    }
+
+    async fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> anyhow::Result<Result<Value, Problem>> {
+        let (head, body) = self.response(method, path, query, body).await?.into_parts();
+        let octets = self.whole(body).await?;
+        if !head.status.is_success() {
+            return Problem::read(&head, &octets).map(Err).ok_or_else(|| self.not_in_its_form(head.status));
+        }
+        if head.status == StatusCode::NO_CONTENT {
+            return Ok(Ok(Value::Null));
+        }
+        serde_json::from_slice(&octets).map(Ok).map_err(|_| self.not_in_its_form(head.status))
+    }
+
+    /// Hands CSV, which may be large, to `take`, piece by piece.
     pub(crate) async fn stream(
         &self,
         path: &str,
         query: &[(&str, &str)],
         mut take: impl FnMut(&[u8]),
     ) -> anyhow::Result<()> {
-        let response = self.response(Method::GET, path, query, None).await?;
-        let status = response.status();
-        let mut body = response.into_body();
-        if !status.is_success() {
-            let octets = body.collect().await?.to_bytes();
-            return Err(problem(status, &serde_json::from_slice(&octets).unwrap_or_default()));
+        let (head, mut body) = self.response(Method::GET, path, query, None).await?.into_parts();
+        if !head.status.is_success() || !is_of_type(&head, "text/csv") {
+            let octets = self.whole(body).await?;
+            return Err(Problem::read(&head, &octets).map_or_else(|| self.not_in_its_form(head.status), Problem::error));
         }
         while let Some(frame) = body.frame().await {
-            if let Ok(octets) = frame.context("the daemon broke its answer off")?.into_data() {
+            if let Ok(octets) = frame.map_err(|error| self.broken_off(&error))?.into_data() {
                 take(&octets);
             }
         }
         Ok(())
+    }
+
+    async fn whole(&self, body: Incoming) -> anyhow::Result<Bytes> {
+        Ok(body.collect().await.map_err(|error| self.broken_off(&error))?.to_bytes())
+    }
+
+    fn broken_off(&self, error: &hyper::Error) -> anyhow::Error {
+        Untold(format!("the answer of {} broke off before its end: {error}", self.place())).into()
+    }
+
+    fn not_in_its_form(&self, status: StatusCode) -> anyhow::Error {
+        self.no_callahead(&format!("it says {status} in another form; --server and --socket name another place"))
+    }
+
+    fn no_callahead(&self, why: &str) -> anyhow::Error {
+        Untold(format!("what answers at {} is no callahead: {why}", self.place())).into()
     }
 
     async fn response(
@@ -277,6 +326,27 @@ pub(crate) fn encoded(text: &str) -> String {
     text.bytes().map(encode).collect()
 }
 
+/// Entries of a list, and whether there are more than were wanted.
+pub(crate) struct Listed {
+    pub(crate) entries: Vec<Value>,
+    more: bool,
+}
+
+impl Listed {
+    /// As JSON, one a line, or as a table; where there are more, standard error says so.
+    pub(crate) fn print(&self, json: bool, header: &[&str], row: impl Fn(&Value) -> Vec<String>) {
+        if json {
+            self.entries.iter().for_each(|entry| output::print(&format!("{entry}\n")));
+        } else {
+            let rows: Vec<Vec<String>> = self.entries.iter().map(row).collect();
+            output::print(&output::table(Style::stdout(), header, &rows));
+        }
+        if self.more {
+            output::remark(&format!("… and more than these {}: --limit N shows up to N", self.entries.len()));
+        }
+    }
+}
+
 /// All entries of a list that comes in pages, up to `limit`.
 ///
 /// # Errors
@@ -286,25 +356,30 @@ pub(crate) async fn pages(
     path: &str,
     key: &str,
     query: &[(&str, &str)],
-    limit: usize,
-) -> anyhow::Result<Vec<Value>> {
+    limit: u64,
+) -> anyhow::Result<Listed> {
     /// Entries on one page of the daemon's lists at most.
     const PAGE: usize = 1000;
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let mut entries = Vec::new();
     let mut cursor: Option<String> = None;
-    while entries.len() < limit {
-        let page = (limit - entries.len()).min(PAGE).to_string();
+    // One more than is wanted: a page can be followed by one that is empty.
+    while entries.len() <= limit {
+        let page = (limit - entries.len()).saturating_add(1).min(PAGE).to_string();
         let mut query = query.to_vec();
         query.push(("limit", page.as_str()));
         query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
-        let Some(mut answer) = client.ask(Method::GET, path, &query).await? else { break };
-        if let Some(Value::Array(page)) = answer.get_mut(key).map(Value::take) {
-            entries.extend(page);
-        }
+        let mut answer = client.ask(Method::GET, path, &query).await?.unwrap_or_default();
+        let Value::Array(page) = answer[key].take() else {
+            return Err(client.no_callahead(&format!("its answer has no {key:?}")));
+        };
+        entries.extend(page);
         match answer["next"].as_str() {
             Some(next) => cursor = Some(next.to_owned()),
             None => break,
         }
     }
-    Ok(entries)
+    let more = entries.len() > limit;
+    entries.truncate(limit);
+    Ok(Listed { entries, more })
 }

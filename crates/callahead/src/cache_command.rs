@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::admin_client::{AdminClient, encoded, pages};
 use crate::cache_file;
 use crate::cli::{CacheCommand, ClearArgs, DONE, NO, USAGE};
-use crate::output::{self, Style};
+use crate::output;
 
 /// Does it.
 ///
@@ -19,15 +19,15 @@ pub async fn run(command: CacheCommand) -> anyhow::Result<u8> {
     match command {
         CacheCommand::List { domain, prefix, state, limit, socket } => {
             let client = AdminClient::new(&socket)?;
-            let entries = list(&client, domain.as_deref(), prefix.as_deref(), state.as_deref(), limit).await?;
-            if socket.json {
-                entries.iter().for_each(|entry| output::print(&format!("{entry}\n")));
-            } else if entries.is_empty() {
+            let given = [("domain", &domain), ("prefix", &prefix), ("state", &state)];
+            let query: Vec<(&str, &str)> =
+                given.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect();
+            let listed = pages(&client, "/api/v1/cache", "entries", &query, limit).await?;
+            if listed.entries.is_empty() && !socket.json {
                 output::print("nothing is kept\n");
             } else {
-                let rows: Vec<Vec<String>> = entries.iter().map(row).collect();
                 let header = ["RECIPIENT OR DOMAIN", "STATE", "", "CHECKED AT", "UNTIL", "DESTINATION"];
-                output::print(&output::table(Style::stdout(), &header, &rows));
+                listed.print(socket.json, &header, row);
             }
             Ok(DONE)
         }
@@ -63,18 +63,6 @@ pub async fn run(command: CacheCommand) -> anyhow::Result<u8> {
             Ok(DONE)
         }
     }
-}
-
-async fn list(
-    client: &AdminClient,
-    domain: Option<&str>,
-    prefix: Option<&str>,
-    state: Option<&str>,
-    limit: usize,
-) -> anyhow::Result<Vec<Value>> {
-    let given = [("domain", domain), ("prefix", prefix), ("state", state)];
-    let query: Vec<(&str, &str)> = given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-    pages(client, "/api/v1/cache", "entries", &query, limit).await
 }
 
 async fn clear(what: &ClearArgs, yes: bool, client: AdminClient, json: bool) -> anyhow::Result<u8> {

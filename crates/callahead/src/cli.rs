@@ -238,8 +238,8 @@ pub enum CacheCommand {
         #[arg(long)]
         state: Option<String>,
         /// Entries at most.
-        #[arg(long, default_value_t = 100)]
-        limit: usize,
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+        limit: u64,
         /// Of which daemon.
         #[command(flatten)]
         socket: SocketArgs,

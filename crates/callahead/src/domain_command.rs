@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::admin_client::{AdminClient, encoded, pages};
 use crate::cache_command::{field, tree};
 use crate::cli::{DONE, NO, SocketArgs};
-use crate::output::{self, Style};
+use crate::output;
 
 /// What `domain` can do.
 #[derive(Debug, Subcommand)]
@@ -20,8 +20,8 @@ pub enum DomainCommand {
         #[arg(long)]
         prefix: Option<String>,
         /// Domains at most.
-        #[arg(long, default_value_t = 1000)]
-        limit: usize,
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+        limit: u64,
         /// Of which daemon.
         #[command(flatten)]
         socket: SocketArgs,
@@ -155,11 +155,7 @@ pub async fn run(command: DomainCommand) -> anyhow::Result<u8> {
         DomainCommand::List { prefix, limit, socket } => {
             let client = AdminClient::new(&socket)?;
             let query: Vec<_> = prefix.as_deref().map(|prefix| ("prefix", prefix)).into_iter().collect();
-            let domains = pages(&client, "/api/v1/domains", "domains", &query, limit).await?;
-            if socket.json {
-                domains.iter().for_each(|domain| output::print(&format!("{domain}\n")));
-                return Ok(DONE);
-            }
+            let listed = pages(&client, "/api/v1/domains", "domains", &query, limit).await?;
             let row = |domain: &Value| {
                 let route: Vec<&str> =
                     domain["route"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
@@ -172,8 +168,7 @@ pub async fn run(command: DomainCommand) -> anyhow::Result<u8> {
                     route.join(" "),
                 ]
             };
-            let rows: Vec<_> = domains.iter().map(row).collect();
-            output::print(&output::table(Style::stdout(), &["DOMAIN", "CALLOUTS", "FROM", "OWNER", "ROUTE"], &rows));
+            listed.print(socket.json, &["DOMAIN", "CALLOUTS", "FROM", "OWNER", "ROUTE"], row);
             Ok(DONE)
         }
         DomainCommand::Show { name, socket } => {
@@ -189,8 +184,8 @@ pub async fn run(command: DomainCommand) -> anyhow::Result<u8> {
                 bail!("a domain needs a route: give --route HOST, or --route mx");
             }
             let client = AdminClient::new(&socket)?;
-            let added = client.send(Method::POST, "/api/v1/domains", &[], Some(&Value::Object(body))).await?;
-            done(added.as_ref(), socket.json, &format!("{name} is in force"));
+            let added = client.make("/api/v1/domains", &Value::Object(body), "name").await?;
+            done(Some(&added), socket.json, &format!("{name} is in force"));
             Ok(DONE)
         }
         DomainCommand::Set { name, what, unset, socket } => {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::admin_client::{AdminClient, pages};
 use crate::cache_command::field;
 use crate::cli::{DONE, NO, SocketArgs};
-use crate::output::{self, Style};
+use crate::output;
 
 /// What `log` takes.
 #[derive(Debug, clap::Args)]
@@ -33,9 +33,9 @@ pub struct LogArgs {
     /// Decided before then; likewise.
     #[arg(long, value_name = "TIME")]
     pub until: Option<String>,
-    /// Decisions at most; an export has all.
-    #[arg(long, default_value_t = 100)]
-    pub limit: usize,
+    /// Decisions at most; an export with --csv has all, up to 1,000,000.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: u64,
     /// Export as CSV.
     #[arg(long, conflicts_with = "json")]
     pub csv: bool,
@@ -73,15 +73,13 @@ pub async fn run(args: LogArgs) -> anyhow::Result<u8> {
         // The first one has the columns' names.
         return Ok(if lines > 1 { DONE } else { NO });
     }
-    let rows = pages(&client, "/api/v1/log", "rows", &query, args.limit).await?;
-    if args.socket.json {
-        rows.iter().for_each(|row| output::print(&format!("{row}\n")));
-    } else if !rows.is_empty() {
-        let shown: Vec<_> = rows.iter().map(row).collect();
-        let header = ["AT", "CLIENT", "SENDER", "RECIPIENT", "VERDICT", "ROW", "FROM", "ANSWER"];
-        output::print(&output::table(Style::stdout(), &header, &shown));
+    let listed = pages(&client, "/api/v1/log", "rows", &query, args.limit).await?;
+    if listed.entries.is_empty() {
+        return Ok(NO);
     }
-    Ok(if rows.is_empty() { NO } else { DONE })
+    let header = ["AT", "CLIENT", "SENDER", "RECIPIENT", "VERDICT", "ROW", "FROM", "ANSWER"];
+    listed.print(args.socket.json, &header, row);
+    Ok(DONE)
 }
 
 fn row(row: &Value) -> Vec<String> {

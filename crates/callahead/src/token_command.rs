@@ -10,7 +10,7 @@ use crate::admin_client::{AdminClient, encoded, pages};
 use crate::cache_command::field;
 use crate::cli::{DONE, NO, SocketArgs};
 use crate::domain_command::done;
-use crate::output::{self, Style};
+use crate::output;
 
 /// What `token` can do.
 #[derive(Debug, Subcommand)]
@@ -19,8 +19,8 @@ pub enum TokenCommand {
     #[command(after_help = "Example:\n  callahead token list")]
     List {
         /// Tokens at most.
-        #[arg(long, default_value_t = 1000)]
-        limit: usize,
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+        limit: u64,
         /// Of which daemon.
         #[command(flatten)]
         socket: SocketArgs,
@@ -67,11 +67,7 @@ pub async fn run(command: TokenCommand) -> anyhow::Result<u8> {
     match command {
         TokenCommand::List { limit, socket } => {
             let client = AdminClient::new(&socket)?;
-            let tokens = pages(&client, "/api/v1/tokens", "tokens", &[], limit).await?;
-            if socket.json {
-                tokens.iter().for_each(|token| output::print(&format!("{token}\n")));
-                return Ok(DONE);
-            }
+            let listed = pages(&client, "/api/v1/tokens", "tokens", &[], limit).await?;
             let row = |token: &Value| {
                 let scopes: Vec<&str> =
                     token["scopes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
@@ -79,9 +75,8 @@ pub async fn run(command: TokenCommand) -> anyhow::Result<u8> {
                 row.extend(["expires_at", "last_used_at", "last_used_from", "label"].map(|name| field(token, name)));
                 row
             };
-            let rows: Vec<_> = tokens.iter().map(row).collect();
             let header = ["ID", "ACCOUNT", "SCOPES", "EXPIRES AT", "LAST USED AT", "FROM", "LABEL"];
-            output::print(&output::table(Style::stdout(), &header, &rows));
+            listed.print(socket.json, &header, row);
             Ok(DONE)
         }
         TokenCommand::Create { account, label, scope, expires_in, socket } => {
@@ -98,7 +93,7 @@ pub async fn run(command: TokenCommand) -> anyhow::Result<u8> {
                 body["expires_at"] = json!(format!("{end:.3}"));
             }
             let client = AdminClient::new(&socket)?;
-            let made = client.send(Method::POST, "/api/v1/tokens", &[], Some(&body)).await?.unwrap_or_default();
+            let made = client.make("/api/v1/tokens", &body, "token").await?;
             if socket.json {
                 output::print(&format!("{made}\n"));
                 return Ok(DONE);
@@ -114,8 +109,8 @@ pub async fn run(command: TokenCommand) -> anyhow::Result<u8> {
         }
         TokenCommand::Remove { id, socket } => {
             let client = AdminClient::new(&socket)?;
-            let tokens = pages(&client, "/api/v1/tokens", "tokens", &[], usize::MAX).await?;
-            if !tokens.iter().any(|token| token["id"] == id.as_str()) {
+            let tokens = pages(&client, "/api/v1/tokens", "tokens", &[], u64::MAX).await?;
+            if !tokens.entries.iter().any(|token| token["id"] == id.as_str()) {
                 output::remark(&format!("there is no token {}", output::printable(&id)));
                 return Ok(NO);
             }

@@ -3,7 +3,8 @@
 
 mod common;
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -396,6 +397,68 @@ fn a_route_is_tested_step_by_step_and_each_is_sent_when_it_is_taken() {
     world.destination.assert_polite();
 }
 
+/// A server on loopback that answers everything with these octets; gives its URL.
+fn a_server_that_says(answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut request = Vec::new();
+            // The head is enough, and what follows it is read so that the connection is not reset.
+            while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+                let mut part = [0; 4096];
+                match stream.read(&mut part) {
+                    Ok(0) | Err(_) => break,
+                    Ok(read) => request.extend_from_slice(&part[..read]),
+                }
+            }
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    url
+}
+
+#[test]
+fn what_is_no_callahead_is_never_taken_for_one() {
+    let not_found =
+        "HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno\n";
+    let json =
+        "HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+    let empty = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+    let proxy =
+        "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>";
+    let short = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 900\r\nConnection: close\r\n\r\n{\"entries";
+    let making: [&[&str]; 3] = [
+        &["domain", "add", "new.example", "--route", "mx"],
+        &["account", "add", "root", "--role", "admin"],
+        &["token", "create", "--account", "root"],
+    ];
+    let seeing: [&[&str]; 7] = [
+        &["cache", "list"],
+        &["cache", "show", "anna@new.example"],
+        &["domain", "list"],
+        &["domain", "show", "new.example"],
+        &["domain", "remove", "new.example"],
+        &["account", "login-link", "root"],
+        &["log", "--csv"],
+    ];
+    let all: Vec<&[&str]> = making.into_iter().chain(seeing).collect();
+    let is_none = "is no callahead";
+    for (answer, commands, words) in [
+        (not_found, all.as_slice(), is_none),
+        (json, &all, is_none),
+        (proxy, &all, "it says 502 Bad Gateway"),
+        (empty, &[making[0], making[1], making[2], seeing[0], seeing[6]], is_none),
+        (short, &seeing[..4], "broke off before its end"),
+    ] {
+        let server = a_server_that_says(answer);
+        for command in commands {
+            let (code, said, error) = run(&[command, &["--server", &server, "--token", "x"][..]].concat());
+            assert!(code == 3 && said.is_empty() && error.contains(words), "{command:?}: {code} {said}{error}");
+        }
+    }
+}
+
 #[test]
 fn what_was_decided_is_found_in_the_log_after_a_restart_too() {
     let world = world();
@@ -416,6 +479,12 @@ fn what_was_decided_is_found_in_the_log_after_a_restart_too() {
     assert_eq!(found.lines().count(), 2, "{found}");
     let newest: Value = serde_json::from_str(found.lines().next().unwrap()).unwrap();
     assert_eq!((&newest["listener"], &newest["decision"]["row"]), (&Value::from("policy"), &Value::from(11)));
+    for (limit, more) in [("2", "… and more than these 2: --limit N"), ("3", "")] {
+        let (code, found, told) = daemon.command(&["log", "--limit", limit, "--json"]);
+        assert_eq!((code, found.lines().count().to_string().as_str()), (0, limit), "{told}");
+        assert!(told.starts_with(more) && told.is_empty() == more.is_empty(), "{told}");
+    }
+    assert_eq!(daemon.command(&["log", "--limit", "0"]).0, 2);
     let (_, csv, _) = daemon.command(&["log", "--csv"]);
     assert!(csv.starts_with("at,node,listener,client,") && csv.lines().count() == 4, "{csv}");
     assert_eq!(daemon.command(&["log", "--recipient", "zzz"]).0, 1);
