@@ -175,6 +175,8 @@ fn resume(file: &mut File, input: &Input, header: &StringRecord) -> anyhow::Resu
         end = here;
         rows += 1;
     }
+    // What is cut off has to be our own.
+    ensure!(rows > 0 || octets.is_empty(), "it is no output of this command; choose another output file");
     Ok((rows.saturating_sub(1), end))
 }
 
@@ -256,6 +258,7 @@ impl Progress {
         self.bar.finish_and_clear();
         let (at, all) = (self.bar.position(), self.bar.length().unwrap_or(0));
         let how = if stopped { "stopped; the same command goes on from here" } else { "done" };
-        output::remark(&format!("{at} of {all} {how}: {}", self.summary()));
+        let summary = Some(self.summary()).filter(|summary| !summary.is_empty());
+        output::remark(&format!("{at} of {all} {how}{}", summary.map(|it| format!(": {it}")).unwrap_or_default()));
     }
 }
