@@ -8,7 +8,7 @@ use std::time::Duration;
 use callahead_cache::StoredReply;
 use callahead_callout::{Ask as _, Outcome, Request};
 use callahead_engine::{Decision, Listener, Question, Source, Verdict};
-use callahead_smtp::Recipient;
+use callahead_smtp::{AddressError, Recipient};
 use hyper::Method;
 use serde_json::Value;
 
@@ -30,7 +30,14 @@ pub async fn run(args: CheckArgs) -> anyhow::Result<u8> {
     let style = Style::stdout();
     let (mut no, mut untold, mut refused) = (false, false, false);
     for address in &args.addresses {
-        let recipient: Option<Recipient> = address.parse().ok();
+        let parsed = address.parse::<Recipient>();
+        let is_local_part = || format!("{address}@domain.invalid").parse::<Recipient>().is_ok();
+        if parsed == Err(AddressError::NoDomain) && is_local_part() {
+            output::error(&anyhow::anyhow!("{0} has no domain: write {0}@DOMAIN", output::printable(address)));
+            refused = true;
+            continue;
+        }
+        let recipient = parsed.ok();
         let asked = match recipient.as_ref().filter(|recipient| asker.is_elsewhere(recipient.domain())) {
             Some(elsewhere) => by_daemon(&args, elsewhere).await,
             None => Ok(serde_json::to_value(by_itself(&asker, address, recipient.as_ref()).await)?),
@@ -121,8 +128,8 @@ async fn by_daemon(args: &CheckArgs, recipient: &Recipient) -> anyhow::Result<Va
         Ok(Some(decision)) => decision,
         Ok(None) => anyhow::bail!("{domain} is not in {file}, and the daemon has no verdicts: {way_out}"),
         Err(error) => {
-            let sentence =
-                format!("{domain} is not in {file}, and no daemon can be asked for it ({error:#}): {way_out}");
+            let why = output::sentence(&error);
+            let sentence = format!("{domain} is not in {file}, and no daemon can be asked for it ({why}): {way_out}");
             return Err(Untold::new(sentence).into());
         }
     };

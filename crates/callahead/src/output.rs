@@ -65,7 +65,16 @@ pub fn print_octets(octets: &[u8]) {
 /// Prints an error as one sentence to standard error.
 pub fn error(error: &anyhow::Error) {
     let mut out = std::io::stderr().lock();
-    let _ = writeln!(out, "callahead: {error:#}");
+    let _ = writeln!(out, "callahead: {}", sentence(error));
+}
+
+/// An error with its causes; one whose words the error has in its own already is not said again.
+pub fn sentence(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.is_empty() {
+        true => cause,
+        false if said.contains(&cause) => said,
+        false => format!("{said}: {cause}"),
+    })
 }
 
 /// Prints a remark to standard error.

@@ -27,8 +27,14 @@ fn check_asks_and_its_exit_status_is_the_answer() {
     assert!(verdicts[0].get("transcript").is_none());
     let (code, out, _) = run(&["check", "--json", "--transcript", "--route", &route, "anna@one.example"]);
     assert!(code == 0 && out.contains("\"line\":\"EHLO"), "{out}");
-    assert_eq!(run(&["check", "--route", &route, "nobody"]).0, 3, "not ours to tell");
-    assert_eq!(run(&["check", "--route", &route, "a..b@one.example"]).0, 1);
+    for name in ["nobody", "postmaster"] {
+        let (code, out, error) = run(&["check", "--route", &route, name]);
+        let told = format!("callahead: {name} has no domain: write {name}@DOMAIN\n");
+        assert_eq!((code, out.as_str(), error), (2, "", told));
+    }
+    for none in ["a..b@one.example", "no address"] {
+        assert_eq!(run(&["check", "--route", &route, none]).0, 1);
+    }
     drop(world.listening);
     let (code, out, _) = run(&["check", "--route", &route, "anna@one.example"]);
     assert!(code == 3 && out.contains("could not be told") && out.contains("refused"), "{out}");
@@ -107,6 +113,9 @@ fn verify_goes_through_a_file_and_goes_on_where_it_was_stopped() {
     assert!(lines[2].starts_with("\"'=cmd, 1\",user1@one.example,invalid,false,11,"), "{}", lines[2]);
     assert!(lines[41].starts_with("odd,no address at all,no_address,false,1,"), "{}", lines[41]);
 
+    let (code, _, said) = verify();
+    assert!(code == 0 && said.ends_with("41 of 41 done\n"), "nothing is left to be asked: {said}");
+
     // As a kill leaves it: some rows, and a torn one.
     std::fs::write(&output, format!("{}\n\"'=cmd, 20\",user2", lines[..21].join("\n"))).unwrap();
     let asked = world.destination.record().rcpt;
@@ -122,6 +131,13 @@ fn verify_goes_through_a_file_and_goes_on_where_it_was_stopped() {
     std::fs::write(&input, rows.replace("user3@", "other@")).unwrap();
     let (code, _, said) = verify();
     assert!(code == 2 && said.contains("the input has changed"), "{said}");
+    // Nor is a file emptied that is somebody else's.
+    for other in [&b"one line"[..], b"a line\nanother\n", b"\xff\xfe\n\xff\n", b"name,Email,verdict"] {
+        std::fs::write(&output, other).unwrap();
+        let (code, _, said) = verify();
+        assert!(code == 2 && said.contains("choose another output file"), "{said}");
+        assert_eq!(std::fs::read(&output).unwrap(), other);
+    }
     world.destination.assert_polite();
 }
 
@@ -205,6 +221,20 @@ fn config_check_show_and_init() {
     assert!(code == 2 && error.contains(":1: there is no key \"lisen\""), "{error}");
     let (code, said) = json(&["config", "check"]);
     assert!(code == 2 && said["good"] == false && said["mistakes"].as_array().unwrap().len() == 1, "{said}");
+}
+
+#[test]
+fn what_the_system_says_is_said_once() {
+    let dir = TempDir::new().unwrap();
+    let config = dir.path().join("callahead.toml");
+    let folder = dir.path().display();
+    // An address of no host (RFC 5737).
+    let text =
+        format!("node = \"filter.example\"\ndata_dir = \"{folder}/data\"\n[listen]\npolicy = [\"192.0.2.1:0\"]\n");
+    std::fs::write(&config, text).unwrap();
+    let (code, _, error) = run(&["serve", "--config", config.to_str().unwrap()]);
+    let told = error.lines().find(|line| line.contains("can't listen on 192.0.2.1:0")).unwrap_or_default();
+    assert!(code == 2 && told.matches("os error").count() == 1, "{error}");
 }
 
 #[test]
