@@ -1,10 +1,10 @@
 //! `callahead config`: check, show, init.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use callahead_config::{Config, INIT};
 use callahead_web::HTTP_PROTOCOLS;
 use serde_json::json;
@@ -38,7 +38,10 @@ pub fn run(command: ConfigCommand) -> anyhow::Result<u8> {
                 std::fs::create_dir_all(folder)
                     .with_context(|| format!("the folder {} can't be made", folder.display()))?;
             }
-            write(&path).with_context(|| format!("{} can't be written", path.display()))?;
+            write(&path).map_err(|error| match error.kind() {
+                ErrorKind::AlreadyExists => anyhow!("{} is there already; name another file", path.display()),
+                _ => anyhow!("{} can't be written: {error}", path.display()),
+            })?;
             output::print(&format!(
                 "{} is written; \"callahead config check --config {0}\" reads it\n",
                 path.display()
@@ -52,7 +55,8 @@ fn check(path: &Path, as_json: bool) -> u8 {
     let loaded = Config::load_with_remarks(path).map_err(|error| error.0).and_then(|(good, remarks)| {
         // What a start would fail for, beyond the file itself.
         let unusable = [good.gateway_tls().err(), good.http_tls(HTTP_PROTOCOLS).err()];
-        let mistakes: Vec<String> = unusable.into_iter().flatten().flat_map(|error| error.0).collect();
+        let mistakes = unusable.into_iter().flatten().flat_map(|error| error.0);
+        let mistakes: Vec<String> = mistakes.map(|mistake| format!("{}: {mistake}", path.display())).collect();
         if mistakes.is_empty() { Ok((good, remarks)) } else { Err(mistakes) }
     });
     if as_json {

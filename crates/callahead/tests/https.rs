@@ -108,7 +108,7 @@ async fn a_renewed_certificate_is_taken_over_by_itself_and_other_files_and_proxi
     // Files that can't be used are a mistake of the configuration, of which nothing is put into force.
     configure(&folder, &http(Path::new("/nowhere"), ""));
     daemon.signal("HUP");
-    daemon.until("[http]: the certificate /nowhere/cert.pem can't be read");
+    daemon.until("http.tls_certificate: /nowhere/cert.pem can't be read");
     daemon.until("nothing was changed");
     assert!(ask(daemon.http, &third, &request).await.unwrap().contains("\"last_used_from\":\"203.0.113.9"));
     configure(&folder, "");
@@ -153,7 +153,7 @@ fn commands_reach_a_daemon_over_tls_by_the_authority_that_they_are_given_and_by_
 }
 
 #[test]
-fn a_certificate_that_is_not_there_is_an_error_of_the_check_and_at_the_start_that_names_section_and_file() {
+fn a_certificate_that_is_not_there_is_an_error_of_the_check_and_at_the_start_that_names_key_and_file() {
     let folder = tempfile::tempdir().unwrap();
     for section in ["http", "gateway"] {
         let tls = format!("[{section}]\ntls_certificate = \"/nowhere/cert.pem\"\ntls_key = \"/nowhere/key.pem\"\n");
@@ -162,7 +162,11 @@ fn a_certificate_that_is_not_there_is_an_error_of_the_check_and_at_the_start_tha
             let output = program().args(command).arg("--config").arg(&config).output().unwrap();
             assert!(!output.status.success());
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(said.contains(&format!("[{section}]: the certificate /nowhere/cert.pem can't be read")), "{said}");
+            for (key, file) in [("tls_certificate", "/nowhere/cert.pem"), ("tls_key", "/nowhere/key.pem")] {
+                let told = format!("{section}.{key}: {file} can't be read: No such file or directory (os error 2)");
+                assert!(said.contains(&told), "{said}");
+            }
+            assert!(command[0] == "serve" || said.starts_with(&format!("{}: ", config.display())), "{said}");
         }
     }
 }

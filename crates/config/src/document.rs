@@ -81,9 +81,14 @@ impl<'a, 'p> Section<'a, 'p> {
         array.map(|array| array.iter().map(|entry| entry.span().start).collect()).unwrap_or_default()
     }
 
-    /// What is wrong with a key beyond its own value: with what stands elsewhere, say.
+    /// What is wrong with a key, or with a part of its value.
     pub(super) fn wrong(&self, key: &str, at: usize, why: &str) {
         self.problems.add(at, format!("{}: {why}", self.key(key)));
+    }
+
+    /// What is no mistake of a key, and worth a look.
+    pub(super) fn remark(&self, key: &str, at: usize, what: &str) {
+        self.problems.remark(Some(at), format!("{}: {what}", self.key(key)));
     }
 
     /// In which line that is.
@@ -104,6 +109,36 @@ impl<'a, 'p> Section<'a, 'p> {
             Ok(value) => *place = value,
             Err(why) => self.problems.add(at, format!("{}: {why}", self.key(key))),
         }
+    }
+
+    /// Reads each entry of a list of strings into its place, where it is there; what is wrong with one is told at its own place. Whether nothing is.
+    pub(super) fn set_list<T, C: FromIterator<T>>(
+        &mut self,
+        key: &'static str,
+        place: &mut C,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> bool {
+        self.known.push(key);
+        let Some((at, value)) = self.find(key) else { return true };
+        let Some(array) = value.as_array() else {
+            let hint = value.as_str().map(|text| format!(": write [{text:?}]")).unwrap_or_default();
+            self.wrong(key, at, &format!("must be a list of strings, and is {}{hint}", what_it_is(value)));
+            return false;
+        };
+        let mut is_good = true;
+        let entries = array.iter().filter_map(|entry| match text(entry.get_ref()).and_then(&read) {
+            Ok(entry) => Some(entry),
+            Err(why) => {
+                is_good = false;
+                self.wrong(key, entry.span().start, &why);
+                None
+            }
+        });
+        let entries: C = entries.collect();
+        if is_good {
+            *place = entries;
+        }
+        is_good
     }
 
     /// A key that has to be there.
@@ -200,10 +235,4 @@ pub(super) fn what_it_is(value: &DeValue<'_>) -> String {
 /// A string.
 pub(super) fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {
     value.as_str().ok_or_else(|| format!("must be a string in quotes, and is {}", what_it_is(value)))
-}
-
-/// A list of strings.
-pub(super) fn strings<'v>(value: &'v DeValue<'_>) -> Result<Vec<&'v str>, String> {
-    let array = value.as_array().ok_or_else(|| format!("must be a list of strings, and is {}", what_it_is(value)))?;
-    array.iter().map(|entry| text(entry.get_ref()).map_err(|_| "must be a list of strings".to_owned())).collect()
 }

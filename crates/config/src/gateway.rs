@@ -7,7 +7,7 @@ use callahead_listeners::gateway::Settings;
 use ipnet::IpNet;
 use toml::de::DeValue;
 
-use super::document::{Section, strings};
+use super::document::Section;
 use super::{duration, number, tls};
 
 /// The gateway's settings, of which [`Default`] has the documented values.
@@ -34,11 +34,12 @@ pub(super) fn read(section: &mut Section<'_, '_>, config: &mut GatewayConfig) {
     tls::read(section, &mut config.tls);
     section.set("sessions_per_destination", &mut config.sessions_per_destination, number(1, 10_000));
     let settings = &mut config.settings;
-    section.set("trusted", &mut settings.trusted, |value| strings(value)?.into_iter().map(network).collect());
+    let is_trusted_read = section.set_list("trusted", &mut settings.trusted, network);
     let yes_or_no = |value: &DeValue<'_>| value.as_bool().ok_or_else(|| "must be true or false".to_owned());
     section.set("proxy_protocol", &mut settings.proxy_protocol, yes_or_no);
     if settings.proxy_protocol
         && settings.trusted.is_empty()
+        && is_trusted_read
         && let Some(at) = section.place_of("proxy_protocol")
     {
         let why = "it is of no use without networks in \"trusted\", since connections from all others are closed: name the balancer's there";

@@ -1,4 +1,4 @@
-//! What this host calls itself: the default of `node`.
+//! What this host calls itself, the default of `node`, and how it listens.
 //!
 //! Debian's `/proc/sys/kernel/hostname` is the short name, and destinations that want a full one in EHLO refuse it. The full name is where
 //! `hostname -f` finds it too: in the line of `/etc/hosts` that has the short one. The DNS is not asked; a start does not wait for it.
@@ -11,6 +11,11 @@ pub(super) fn name() -> Domain {
     let hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
     Domain::parse(&canonical(short.trim(), &hosts))
         .unwrap_or(Domain::Literal(AddressLiteral::V4([127, 0, 0, 1].into())))
+}
+
+/// Whether a socket that listens on `[::]` has IPv4's connections too (`net.ipv6.bindv6only`).
+pub(super) fn ipv6_takes_ipv4() -> bool {
+    std::fs::read_to_string("/proc/sys/net/ipv6/bindv6only").is_ok_and(|only| only.trim() == "0")
 }
 
 /// Whether destinations that want a full name in EHLO take this one.

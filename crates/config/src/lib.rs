@@ -28,7 +28,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 pub use callahead_control::{format_duration, parse_duration};
-use document::{Problems, Section, strings, text, what_it_is};
+use document::{Problems, Section, text, what_it_is};
 pub use gateway::GatewayConfig;
 pub use init::INIT;
 
@@ -195,7 +195,10 @@ impl Config {
             Err(error) => {
                 let at = error.span().map_or(0, |span| span.start);
                 let message = error.message().lines().collect::<Vec<_>>().join(", ");
-                problems.add(at, format!("this is no TOML: {message}"));
+                // "duplicate key" by itself does not say which.
+                let which = error.span().and_then(|span| text.get(span)).filter(|_| message == "duplicate key");
+                let which = which.map(|key| format!(" {key:?}")).unwrap_or_default();
+                problems.add(at, format!("this is no TOML: {message}{which}"));
                 return Err(ConfigError(problems.into_sentences()));
             }
         };
@@ -212,57 +215,51 @@ impl Config {
             Domain::parse(text(value)?).map_err(|error| format!("no name for a node: {error}"))
         });
         if !host::is_full(&config.node) {
-            let why = "has no dot, and destinations that want a full name in EHLO refuse whatever they are asked; write node = \"...\" with \
-                       the name that the DNS has for this host's address, such as \"mx1.filter.example\"";
-            let (at, whose) = match top.place_of("node") {
-                Some(at) => (Some(at), "node:"),
-                None => (None, "there is no \"node\", and this host's own name"),
+            let (node, at) = (&config.node, top.place_of("node"));
+            let what = match (at, node) {
+                (Some(_), Domain::Name(_)) => format!("node: \"{node}\" has no dot"),
+                (Some(_), Domain::Literal(_)) => format!("node: \"{node}\" is every host to itself"),
+                (None, Domain::Name(_)) => {
+                    format!("there is no \"node\", and this host's own name \"{node}\" has no dot")
+                }
+                (None, Domain::Literal(_)) => {
+                    format!("there is no \"node\", and this host has no name, so \"{node}\" stands for one")
+                }
             };
-            problems.remark(at, format!("{whose} \"{}\" {why}", config.node));
+            let why = "destinations that want a full name in EHLO refuse whatever they are asked; write node = \"...\" with the name that \
+                       the DNS has for this host's address, such as \"mx1.filter.example\"";
+            problems.remark(at, format!("{what}, and {why}"));
         }
         top.set("data_dir", &mut config.data_dir, |value| {
             let path = PathBuf::from(text(value)?);
             if path.is_absolute() { Ok(path) } else { Err("must be an absolute path".into()) }
         });
         top.section("listen", |listen| {
-            let addresses = |value: &DeValue<'_>| -> Result<Vec<Listen>, String> {
-                strings(value)?
-                    .into_iter()
-                    .map(|text| text.parse::<Listen>().map_err(|error| error.to_string()))
-                    .collect()
-            };
-            listen.set("policy", &mut config.listen.policy, addresses);
-            listen.set("socketmap", &mut config.listen.socketmap, addresses);
-            listen.set("milter", &mut config.listen.milter, addresses);
-            listen.set("http", &mut config.listen.http, addresses);
-            listen.set("admin", &mut config.listen.admin, |value| {
-                let listens = addresses(value)?;
-                match listens.iter().find(|listen| matches!(listen, Listen::Tcp(_))) {
-                    None => Ok(listens),
-                    Some(tcp) => {
-                        Err(format!("\"{tcp}\" is no Unix socket: who may use it is told by the file's permissions"))
-                    }
+            let address = |text: &str| text.parse::<Listen>().map_err(|error| error.to_string());
+            listen.set_list("policy", &mut config.listen.policy, address);
+            listen.set_list("socketmap", &mut config.listen.socketmap, address);
+            listen.set_list("milter", &mut config.listen.milter, address);
+            listen.set_list("http", &mut config.listen.http, address);
+            listen.set_list("admin", &mut config.listen.admin, |text| match address(text)? {
+                unix @ Listen::Unix(_) => Ok(unix),
+                Listen::Tcp(tcp) => {
+                    Err(format!("\"{tcp}\" is no Unix socket: who may use it is told by the file's permissions"))
                 }
             });
-            listen.set("gateway", &mut config.listen.gateway, |value| {
-                let listens = addresses(value)?;
-                match listens.iter().find(|listen| matches!(listen, Listen::Unix(_))) {
-                    None => Ok(listens),
-                    Some(unix) => {
-                        Err(format!("\"{unix}\" is no TCP address: mail comes in from clients with addresses"))
-                    }
+            listen.set_list("gateway", &mut config.listen.gateway, |text| match address(text)? {
+                tcp @ Listen::Tcp(_) => Ok(tcp),
+                unix @ Listen::Unix(_) => {
+                    Err(format!("\"{unix}\" is no TCP address: mail comes in from clients with addresses"))
                 }
             });
             each_place_once(listen, &config.listen);
         });
         top.section("resolver", |resolver| {
-            resolver.set("servers", &mut config.resolver, |value| strings(value)?.into_iter().map(server).collect());
+            resolver.set_list("servers", &mut config.resolver, server);
         });
         top.section("http", |http| {
             tls::read(http, &mut config.http.tls);
-            http.set("trusted_proxies", &mut config.http.trusted_proxies, |value| {
-                strings(value)?.into_iter().map(network).collect()
-            });
+            http.set_list("trusted_proxies", &mut config.http.trusted_proxies, network);
         });
         top.section("log", |log| {
             log.set("days", &mut config.log.days, log_days());
@@ -274,9 +271,7 @@ impl Config {
             let limits = &mut config.callout;
             let second = Duration::from_secs(1);
             callout.set("timeout", &mut limits.timeout, duration(second, second * 300));
-            callout.set("deny_destinations", &mut limits.deny_destinations, |value| {
-                strings(value)?.into_iter().map(network).collect()
-            });
+            callout.set_list("deny_destinations", &mut limits.deny_destinations, network);
             callout.set("connect_timeout", &mut limits.connect_timeout, duration(second / 10, second * 60));
             callout.set("idle", &mut limits.idle, duration(Duration::ZERO, second * 300));
             callout.set("uses", &mut limits.uses, number(1, 1000));
@@ -343,8 +338,11 @@ fn each_place_once(section: &Section<'_, '_>, config: &ListenConfig) {
         places.extend(listens.iter().zip(section.places_in(key)).map(|(listen, at)| (key, listen, at)));
     }
     places.sort_by_key(|(_, _, at)| *at);
+    let v6_is_v4_too = host::ipv6_takes_ipv4();
     for (n, (key, listen, at)) in places.iter().enumerate() {
-        if let Some((other, taken, first)) = places[..n].iter().find(|(_, before, _)| is_same_place(before, listen)) {
+        if let Some((other, taken, first)) =
+            places[..n].iter().find(|(_, before, _)| is_same_place(before, listen, v6_is_v4_too))
+        {
             let line = section.line(*first);
             let another = if matches!(listen, Listen::Tcp(_)) { "port" } else { "path" };
             section.wrong(
@@ -358,13 +356,14 @@ fn each_place_once(section: &Section<'_, '_>, config: &ListenConfig) {
     }
 }
 
-/// Whether the system refuses the second of them. `[::]` is every IPv4 address too, and port 0 is one that is free.
-fn is_same_place(one: &Listen, other: &Listen) -> bool {
+/// Whether the system refuses the second of them. `[::]` may be every IPv4 address too, and port 0 is one that is free.
+fn is_same_place(one: &Listen, other: &Listen, v6_is_v4_too: bool) -> bool {
     match (one, other) {
         (Listen::Unix(one), Listen::Unix(other)) => one == other,
         (Listen::Tcp(one), Listen::Tcp(other)) => {
-            let covers =
-                |all: &SocketAddr, one: &SocketAddr| all.ip().is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+            let covers = |all: &SocketAddr, one: &SocketAddr| {
+                all.ip().is_unspecified() && (all.is_ipv6() == one.is_ipv6() || all.is_ipv6() && v6_is_v4_too)
+            };
             one.port() == other.port()
                 && one.port() != 0
                 && (one.ip() == other.ip() || covers(one, other) || covers(other, one))
@@ -384,13 +383,16 @@ fn domain(section: &mut Section<'_, '_>, defaults: &Policy, tls: TlsPolicy) -> O
             None => ("", text),
         };
         let domain = Domain::parse(rest).map_err(|error| format!("{text:?} is no domain: {error}"))?;
+        if !star.is_empty() && domain.name().is_none() {
+            return Err(format!("{text:?} is no domain: an address literal has no subdomains"));
+        }
         Ok(format!("{star}{domain}"))
     });
     section.once("name", &name, "the domain");
     let (mut hops, mut relay) = (Vec::new(), Vec::new());
     section.need("route");
-    section.set("route", &mut hops, hops_of);
-    section.set("relay", &mut relay, hops_of);
+    hops_of(section, "route", &mut hops);
+    hops_of(section, "relay", &mut relay);
     let (mut policy_here, mut tls) = (defaults.clone(), tls);
     policy(section, &mut policy_here, &mut tls);
     section.set("log_days", &mut policy_here.log_days, log_days());
@@ -400,17 +402,14 @@ fn domain(section: &mut Section<'_, '_>, defaults: &Policy, tls: TlsPolicy) -> O
     let fold = policy_here.fold_local_part;
     let mut valid = std::collections::HashSet::new();
     let mut invalid = std::collections::HashSet::new();
-    section.set("valid", &mut valid, |value| {
-        strings(value)?.into_iter().map(|text| local_part(text).map(|local| local.to_lowercase())).collect()
-    });
-    section.set("invalid", &mut invalid, |value| {
-        let fold = |local: String| if fold { local.to_lowercase() } else { local };
-        let invalid: std::collections::HashSet<String> =
-            strings(value)?.into_iter().map(|text| local_part(text).map(fold)).collect::<Result<_, _>>()?;
-        match invalid.iter().find(|local| valid.contains(&local.to_lowercase())) {
-            Some(both) => Err(format!("{both:?} is in \"valid\" too; take it out of one of them")),
-            None => Ok(invalid),
+    section.set_list("valid", &mut valid, |text| local_part(text).map(|local| local.to_lowercase()));
+    section.set_list("invalid", &mut invalid, |text| {
+        let local = local_part(text)?;
+        let folded = local.to_lowercase();
+        if valid.contains(&folded) {
+            return Err(format!("{local:?} is in \"valid\" too; take it out of one of them"));
         }
+        Ok(if fold { folded } else { local })
     });
     section.finish();
     if name.is_empty() || hops.is_empty() {
@@ -421,12 +420,11 @@ fn domain(section: &mut Section<'_, '_>, defaults: &Policy, tls: TlsPolicy) -> O
 }
 
 /// The hops of a route.
-fn hops_of(value: &DeValue<'_>) -> Result<Vec<Hop>, String> {
-    let hops: Vec<Hop> = strings(value)?
-        .into_iter()
-        .map(|text| text.parse::<Hop>().map_err(|error| error.to_string()))
-        .collect::<Result<_, _>>()?;
-    if hops.is_empty() { Err("is empty: name at least one host, or \"mx\"".into()) } else { Ok(hops) }
+fn hops_of(section: &mut Section<'_, '_>, key: &'static str, hops: &mut Vec<Hop>) {
+    let is_good = section.set_list(key, hops, |text| text.parse::<Hop>().map_err(|error| error.to_string()));
+    if let Some(at) = section.place_of(key).filter(|_| is_good && hops.is_empty()) {
+        section.wrong(key, at, "is empty: name at least one host, or \"mx\"");
+    }
 }
 
 /// The names of what is logged of recipients.
@@ -463,6 +461,16 @@ fn policy(section: &mut Section<'_, '_>, policy: &mut Policy, tls: &mut TlsPolic
         Ok(ttl)
     });
     section.set("invalid_refresh", &mut policy.invalid_refresh, duration(Duration::from_secs(1), HOUR * 2));
+    for (ttl_key, ttl, key, refresh) in [
+        ("valid_ttl", policy.valid_ttl, "valid_refresh", policy.valid_refresh),
+        ("invalid_ttl", policy.invalid_ttl, "invalid_refresh", policy.invalid_refresh),
+    ] {
+        if let Some(at) = section.place_of(key).or(section.place_of(ttl_key)).filter(|_| refresh > ttl) {
+            let (ttl, refresh) = (format_duration(ttl), format_duration(refresh));
+            let what = format!("{refresh} is longer than {ttl_key}, {ttl}: nothing is asked again before it expires");
+            section.remark(key, at, &what);
+        }
+    }
     section.set("accept_all", &mut policy.accept_all, &accept_or_defer);
     section.set("unverifiable", &mut policy.unverifiable, &accept_or_defer);
     section.set("tempfail", &mut policy.tempfail, &accept_or_defer);
@@ -500,11 +508,14 @@ fn one_of<T: Copy>(choices: &[(&'static str, T)]) -> impl Fn(&DeValue<'_>) -> Re
 fn duration(least: Duration, most: Duration) -> impl Fn(&DeValue<'_>) -> Result<Duration, String> {
     move |value| {
         if let Some(number) = value.as_integer() {
-            return Err(format!(
-                "{} has no unit: write it as \"{}s\", with ms, s, m, h or d",
-                number.as_str(),
-                number.as_str()
-            ));
+            // The one that is meant, as a rule: hours are what a bound of minutes or more is written in.
+            let unit = match (least.as_secs(), most.as_secs()) {
+                (60.., _) => "h",
+                (_, ..=3600) => "s",
+                _ => "m",
+            };
+            let number = number.as_str();
+            return Err(format!("{number} has no unit: write ms, s, m, h or d behind it, such as \"{number}{unit}\""));
         }
         let duration = parse_duration(text(value)?)?;
         if duration < least || duration > most {
@@ -571,4 +582,26 @@ fn local_part(text: &str) -> Result<String, String> {
     Recipient::new(text, nowhere)
         .map(|recipient| recipient.local_part().to_owned())
         .map_err(|error| format!("{text:?} is no local part (what stands before the @): {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_same_place;
+
+    #[test]
+    fn ipv6_and_ipv4_go_beside_each_other_where_the_system_keeps_them_apart() {
+        let same = |one: &str, other: &str, v6_is_v4_too| {
+            let place = |text: &str| text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+            is_same_place(&place(one), &place(other), v6_is_v4_too)
+        };
+        for (one, other) in [("0.0.0.0:25", "[::]:25"), ("[::]:25", "192.0.2.1:25")] {
+            assert!(same(one, other, true) && !same(one, other, false), "{one} {other}");
+        }
+        for v6_is_v4_too in [true, false] {
+            assert!(
+                same("[::]:25", "[2001:db8::1]:25", v6_is_v4_too) && same("192.0.2.1:25", "0.0.0.0:25", v6_is_v4_too)
+            );
+            assert!(!same("[::1]:25", "0.0.0.0:25", v6_is_v4_too));
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! `tls_certificate` and `tls_key` of the sections that have them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use callahead_listeners::{TlsFiles, TlsServer};
+use callahead_listeners::{TlsFiles, TlsFilesError, TlsServer};
 use toml::de::DeValue;
 
 use super::document::{Section, text};
@@ -40,6 +40,19 @@ pub(super) fn read(section: &mut Section<'_, '_>, files: &mut Option<TlsFiles>) 
 }
 
 fn load(section: &str, files: Option<&TlsFiles>, protocols: &[&[u8]]) -> Result<Option<TlsServer>, ConfigError> {
-    let loaded = files.map(|files| TlsServer::load(files.clone(), protocols)).transpose();
-    loaded.map_err(|why| ConfigError(vec![format!("[{section}]: {why}")]))
+    let Some(files) = files else { return Ok(None) };
+    // What is not there, or not for this user, is told apart from what is no PEM.
+    let unreadable = |(key, file): (&str, &Path)| {
+        let error = std::fs::File::open(file).err()?;
+        Some(format!("{section}.{key}: {} can't be read: {error}", file.display()))
+    };
+    let both = [("tls_certificate", &*files.certificate), ("tls_key", &*files.key)];
+    let unreadable: Vec<String> = both.into_iter().filter_map(unreadable).collect();
+    if !unreadable.is_empty() {
+        return Err(ConfigError(unreadable));
+    }
+    TlsServer::load(files.clone(), protocols).map(Some).map_err(|why| {
+        let key = if matches!(why, TlsFilesError::Key { .. }) { "tls_key" } else { "tls_certificate" };
+        ConfigError(vec![format!("{section}.{key}: {why}")])
+    })
 }

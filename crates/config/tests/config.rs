@@ -18,8 +18,17 @@ fn each_mistake_is_one_sentence_with_file_line_and_key() {
         ),
         (
             "[callout]\ntimeout = 30",
-            "callahead.toml:2: callout.timeout: 30 has no unit: write it as \"30s\", with ms, s, m, h or d",
+            "callahead.toml:2: callout.timeout: 30 has no unit: write ms, s, m, h or d behind it, such as \"30s\"",
         ),
+        (
+            "[defaults]\nvalid_ttl = 96",
+            "callahead.toml:2: defaults.valid_ttl: 96 has no unit: write ms, s, m, h or d behind it, such as \"96h\"",
+        ),
+        (
+            "[defaults]\ninvalid_refresh = 30",
+            "callahead.toml:2: defaults.invalid_refresh: 30 has no unit: write ms, s, m, h or d behind it, such as \"30m\"",
+        ),
+        ("[callout]\nuses = 5\nidle = \"1s\"\nuses = 6", "callahead.toml:4: this is no TOML: duplicate key \"uses\""),
         ("[callout]\ntimeout = \"1h\"", "callahead.toml:2: callout.timeout: 1h is not between 1s and 5m"),
         ("[callout]\nuses = 0", "callahead.toml:2: callout.uses: must be a number from 1 to 1000"),
         ("[callout]\nuses = \"many\"", "callahead.toml:2: callout.uses: must be a number, and is a string"),
@@ -142,6 +151,22 @@ fn each_mistake_is_one_sentence_with_file_line_and_key() {
             "[[domain]]\nname = \"a.example\"\nroute = [\"mx\"]\ninvalid_ttl = \"121m\"",
             "callahead.toml:4: domain.invalid_ttl: 2h1m is more than 2h, and a mailbox that was created must not be refused for longer",
         ),
+        (
+            "[gateway]\nproxy_protocol = true\ntrusted = [\n  \"10.0.0.0/8\",\n  \"balancer\",\n]",
+            "callahead.toml:5: gateway.trusted: \"balancer\" is no network: write it as \"192.0.2.0/24\" or \"2001:db8::/32\"",
+        ),
+        (
+            "[[domain]]\nname = \"a.example\"\nroute = \"mx\"",
+            "callahead.toml:3: domain.route: must be a list of strings, and is a string: write [\"mx\"]",
+        ),
+        (
+            "[[domain]]\nname = \"a.example\"\nroute = [\"mx\"]\nvalid = [\n\"a\",\n1]",
+            "callahead.toml:6: domain.valid: must be a string in quotes, and is an integer",
+        ),
+        (
+            "[[domain]]\nname = \"*.[192.0.2.1]\"\nroute = [\"mx\"]",
+            "callahead.toml:2: domain.name: \"*.[192.0.2.1]\" is no domain: an address literal has no subdomains",
+        ),
         ("domain = 1", "callahead.toml:1: domain must be an array of tables, [[domain]]"),
     ] {
         assert_eq!(mistakes(text), [sentence], "{text}");
@@ -168,6 +193,26 @@ fn a_node_without_a_full_name_is_told_of_and_no_mistake() {
         [
             "callahead.toml:2: node: \"vm\" has no dot, and destinations that want a full name in EHLO refuse whatever they are asked; write \
           node = \"...\" with the name that the DNS has for this host's address, such as \"mx1.filter.example\""
+        ]
+    );
+    let literal = remarks("node = \"[127.0.0.1]\"");
+    assert!(
+        literal.len() == 1
+            && literal[0]
+                .starts_with("callahead.toml:1: node: \"[127.0.0.1]\" is every host to itself, and destinations"),
+        "{literal:?}"
+    );
+}
+
+#[test]
+fn what_is_never_asked_again_in_the_background_is_told_of_where_it_is_written_and_no_mistake() {
+    let text = "node = \"mx1.filter.example\"\n[defaults]\nvalid_ttl = \"6h\"\n[[domain]]\nname = \"a.example\"\nroute = [\"mx\"]\n\
+                [[domain]]\nname = \"b.example\"\nroute = [\"mx\"]\ninvalid_refresh = \"2h\"\ninvalid_ttl = \"90m\"\n";
+    assert_eq!(
+        Config::parse_with_remarks(text, "callahead.toml").unwrap().1,
+        [
+            "callahead.toml:3: defaults.valid_refresh: 12h is longer than valid_ttl, 6h: nothing is asked again before it expires",
+            "callahead.toml:10: domain.invalid_refresh: 2h is longer than invalid_ttl, 1h30m: nothing is asked again before it expires",
         ]
     );
 }
