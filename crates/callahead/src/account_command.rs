@@ -4,7 +4,7 @@ use std::io::Read as _;
 
 use anyhow::{Context as _, bail};
 use clap::{Subcommand, ValueEnum};
-use hyper::Method;
+use hyper::{Method, Uri};
 use serde_json::{Map, Value, json};
 
 use crate::admin_client::{AdminClient, encoded, pages};
@@ -99,7 +99,7 @@ pub enum AccountCommand {
         /// The account's name.
         name: String,
         /// Where people find the web interface; without it only the path is printed.
-        #[arg(long, value_name = "URL")]
+        #[arg(long, value_name = "URL", value_parser = web_address)]
         web: Option<String>,
         /// Of which daemon.
         #[command(flatten)]
@@ -114,6 +114,15 @@ pub enum AccountCommand {
         #[command(flatten)]
         socket: SocketArgs,
     },
+}
+
+/// Where a link can lead.
+fn web_address(text: &str) -> Result<String, String> {
+    let uri = text.parse::<Uri>().ok().filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")));
+    match uri.filter(|uri| uri.query().is_none()) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("a link needs the whole address: write https://HOST, or http://HOST:PORT".to_owned()),
+    }
 }
 
 fn path(name: &str) -> String {

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::cli::AskArgs;
 use crate::node::Node;
+use crate::output;
 
 /// A node that lives as long as its command.
 pub(crate) struct Asker {
@@ -34,11 +35,12 @@ impl Observer for Quiet {
 impl Asker {
     /// For recipients of these domains: by `--route`, else as configured, else by MX.
     pub(crate) fn new(args: &AskArgs, domains: impl Iterator<Item = Domain>) -> anyhow::Result<Self> {
-        let mut config = match &args.config {
-            Some(path) => Config::load(path)?,
-            None if Path::new(DEFAULT_PATH).exists() => Config::load(Path::new(DEFAULT_PATH))?,
-            None => Config::default(),
+        let (mut config, remarks) = match &args.config {
+            Some(path) => Config::load_with_remarks(path)?,
+            None if Path::new(DEFAULT_PATH).exists() => Config::load_with_remarks(Path::new(DEFAULT_PATH))?,
+            None => (Config::default(), Vec::new()),
         };
+        output::warnings(&remarks);
         // A list is asked in one go by one who may: nobody guesses here.
         config.harvest.limit = 0;
         let configured = config.directory();

@@ -113,11 +113,40 @@ fn row(entry: &Value) -> Vec<String> {
     row
 }
 
+/// What people look for first in a record, in this order; the rest follows by name.
+const FIRST: [&str; 22] = [
+    "recipient",
+    "domain",
+    "name",
+    "state",
+    "freshness",
+    "role",
+    "owner",
+    "read_only",
+    "domains",
+    "destination",
+    "code",
+    "enhanced",
+    "text",
+    "reply",
+    "checked_at",
+    "expires_at",
+    "callouts",
+    "route",
+    "relay",
+    "tls",
+    "valid",
+    "invalid",
+];
+
 /// A JSON object as indented lines, for people.
 pub(crate) fn tree(value: &Value, depth: usize) -> String {
     let Value::Object(object) = value else { return String::new() };
     let width = object.keys().map(String::len).max().unwrap_or(0);
-    let lines = object.iter().map(|(name, value)| {
+    let mut fields: Vec<(&String, &Value)> = object.iter().collect();
+    // Stable, and what comes in is in the order of names.
+    fields.sort_by_key(|(name, _)| FIRST.iter().position(|first| first == name).unwrap_or(FIRST.len()));
+    let lines = fields.into_iter().map(|(name, value)| {
         let indent = "  ".repeat(depth);
         match value {
             Value::Object(_) => format!("{indent}{name}\n{}", tree(value, depth + 1)),

@@ -67,7 +67,7 @@ fn check(path: &Path, as_json: bool) -> u8 {
     match loaded {
         Ok(_) if as_json => DONE,
         Ok((good, remarks)) => {
-            remarks.iter().for_each(|remark| output::remark(&format!("warning: {remark}")));
+            output::warnings(&remarks);
             let listen = &good.listen;
             let listeners =
                 [&listen.policy, &listen.socketmap, &listen.milter, &listen.gateway, &listen.http, &listen.admin];

@@ -164,7 +164,11 @@ const SESSION: &[(&str, &str)] = &[
 
 impl Destinations {
     async fn start() -> anyhow::Result<Self> {
-        let normal = Destination::new(Script::taking_messages(["anna@normal.example", "ben@normal.example"]));
+        let normal = Destination::new(Script::taking_messages([
+            "anna@normal.example",
+            "ben@normal.example",
+            "postmaster@normal.example",
+        ]));
         let all = Destination::new(Script { accept_all: true, ..Script::taking_messages([]) });
         let grey = Destination::new(Script { greylist: Some(Duration::from_secs(120)), ..Script::accept_all() });
         let refusal = "550 5.7.1 Bounces are not accepted here".to_owned();
@@ -227,7 +231,7 @@ impl Destinations {
 
 fn introduction(style: Style, destinations: &Destinations, server: &Server) -> String {
     let what = [
-        ("normal.example", "has the mailboxes anna and ben"),
+        ("normal.example", "has the mailboxes anna, ben and postmaster"),
         ("all.example", "accepts every local part"),
         ("grey.example", "greylists: says 450 for the first 2 minutes"),
         ("nobounce.example", "refuses the null sender"),

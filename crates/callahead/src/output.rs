@@ -83,6 +83,11 @@ pub fn remark(text: &str) {
     let _ = writeln!(out, "{text}");
 }
 
+/// Prints what is no mistake of a configuration, and worth a look.
+pub fn warnings(remarks: &[String]) {
+    remarks.iter().for_each(|text| remark(&format!("warning: {text}")));
+}
+
 /// A table with columns as wide as they need to be; the last one is not padded.
 pub fn table(style: Style, header: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();

@@ -89,6 +89,10 @@ fn check_asks_the_daemon_for_domains_that_only_the_daemon_knows() {
     assert!(out.contains("anna@two.example: exists"), "{out}");
     let (code, out, _) = run(&["check", "--config", file, "--route", &world.route(), "anna@two.example"]);
     assert!(code == 0 && out.contains("exists"), "{out}");
+    let written = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, written.replace("filter.example", "vm")).unwrap();
+    let (code, _, error) = run(&["check", "--config", file, "anna@two.example"]);
+    assert!(code == 0 && error.starts_with("warning: ") && error.contains("\"vm\" has no dot"), "{error}");
 }
 
 #[test]
@@ -180,9 +184,13 @@ fn the_demo_stays_until_it_is_told_to_end_and_leaves_nothing_behind() {
         let mut lines = BufReader::new(demo.0.stdout.take().unwrap()).lines().map(Result::unwrap);
         let admin =
             lines.find_map(|line| line.trim().strip_prefix("admin")?.trim().strip_prefix("unix:").map(PathBuf::from));
-        let folder = admin.unwrap().parent().unwrap().to_owned();
+        let admin = admin.unwrap();
+        let folder = admin.parent().unwrap().to_owned();
         assert!(folder.is_dir());
         assert!(lines.any(|line| line.contains("Ctrl-C ends it")));
+        let socket = admin.to_str().unwrap();
+        let (code, tested, error) = run(&["domain", "test", "normal.example", "--socket", socket]);
+        assert!(code == 0 && tested.contains("postmaster    ok"), "{tested}{error}");
         let signal = Command::new("/bin/kill").args([name, &demo.0.id().to_string()]).status();
         assert!(signal.unwrap().success());
         assert!(lines.any(|line| line.starts_with("stopped; every session ended in QUIT")), "{name}");

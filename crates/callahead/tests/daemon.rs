@@ -42,6 +42,8 @@ fn a_mailbox_created_after_it_was_refused_is_accepted_after_the_clear_and_not_be
     }
     let (code, shown, _) = kept;
     assert!(code == 0 && shown.contains("invalid") && shown.contains("User unknown"), "{shown}");
+    let names: Vec<_> = shown.lines().take(3).filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(names, ["recipient", "state", "freshness"], "{shown}");
     let (_, listed, _) = daemon.cache(&["list", "--domain", "one.example"]);
     assert!(listed.contains("anna@one.example") && listed.contains("carol@one.example"), "{listed}");
     let (_, invalid, _) = daemon.cache(&["list", "--state", "invalid", "--json"]);

@@ -27,4 +27,8 @@ fn a_link_logs_its_first_user_in_and_nobody_after_that() {
     let json: Value = serde_json::from_str(&json).unwrap();
     assert!(json["path"].as_str().unwrap().starts_with("/login/link?key=") && json["expires_at"].is_string(), "{json}");
     assert_eq!(daemon.command(&["account", "login-link", "nobody"]).0, 1);
+    for web in ["foo", "filter.example", "ftp://filter.example", "https://"] {
+        let (code, link, error) = daemon.command(&["account", "login-link", "anna", "--web", web]);
+        assert!(code == 2 && link.is_empty() && error.contains("write https://HOST"), "{web}: {link}{error}");
+    }
 }
