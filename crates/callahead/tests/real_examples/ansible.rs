@@ -49,7 +49,10 @@ fn real_ansible_adds_and_changes_domains_and_clears_and_changes_nothing_the_seco
     world.destination.add_mailbox("carol+x/y%z@example.com");
     assert!(client.ask("carol+x/y%z@example.com").starts_with("550 5.1.1"));
 
-    let new = json!({"name": "new.example", "route": ["mail.example.net", "192.0.2.1:2525", "[2001:db8::1]"], "callouts": "observe", "valid": ["sales", "info"]});
+    let new = json!({
+        "name": "New.Example", "route": ["Mail.Example.net", "192.0.2.1:2525", "[2001:db8::1]", "2001:DB8::2", "[2001:db8::3]:26", "MX"],
+        "relay": ["filter.example.net", "192.0.2.9"], "callouts": "observe", "valid": ["Sales", "info", "SALES"], "invalid": ["b", "Old", "a", "old"],
+    });
     let (code, changed, said) = play(&with(new.clone()));
     assert_eq!((code, changed), (0, 2), "{said}");
     assert_eq!(client.ask("carol+x/y%z@example.com"), "DUNNO");
