@@ -31,7 +31,7 @@ pub const UNTOLD: u8 = 3;
 ///
 /// Exit status: 0 done, 1 the answer is "no", 2 it can't be done as it stands: the command line or the configuration is wrong, a file, a folder or a
 /// port can't be used (it is missing, taken or full), or the daemon refuses, 3 it could not be told or done: a destination or the daemon does not
-/// answer, or the daemon fails.
+/// answer, what answers is no callahead, or the daemon fails.
 #[derive(Debug, Parser)]
 #[command(name = "callahead", version, propagate_version = true, max_term_width = 100)]
 pub struct Cli {

@@ -6,7 +6,6 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use callahead_config::{Config, INIT};
-use callahead_web::HTTP_PROTOCOLS;
 use serde_json::json;
 
 use crate::cli::{ConfigCommand, DONE, USAGE};
@@ -52,13 +51,7 @@ pub fn run(command: ConfigCommand) -> anyhow::Result<u8> {
 }
 
 fn check(path: &Path, as_json: bool) -> u8 {
-    let loaded = Config::load_with_remarks(path).map_err(|error| error.0).and_then(|(good, remarks)| {
-        // What a start would fail for, beyond the file itself.
-        let unusable = [good.gateway_tls().err(), good.http_tls(HTTP_PROTOCOLS).err()];
-        let mistakes = unusable.into_iter().flatten().flat_map(|error| error.0);
-        let mistakes: Vec<String> = mistakes.map(|mistake| format!("{}: {mistake}", path.display())).collect();
-        if mistakes.is_empty() { Ok((good, remarks)) } else { Err(mistakes) }
-    });
+    let loaded = Config::check(path).map_err(|error| error.0);
     if as_json {
         let mistakes = loaded.as_ref().err().map_or(&[][..], |mistakes| mistakes);
         let remarks = loaded.as_ref().map_or(&[][..], |(_, remarks)| remarks);

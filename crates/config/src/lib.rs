@@ -165,15 +165,21 @@ impl Config {
     /// # Errors
     /// All that is wrong with it.
     pub fn load_with_remarks(path: &Path) -> Result<(Self, Vec<String>), ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            let hint = if error.kind() == std::io::ErrorKind::NotFound {
-                format!("; write one with \"callahead config init --output {}\"", path.display())
-            } else {
-                String::new()
-            };
-            ConfigError(vec![format!("{}: the configuration can't be read: {error}{hint}", path.display())])
-        })?;
-        Self::parse_with_remarks(&text, &path.display().to_string())
+        Self::parse_with_remarks(&read_file(path)?, &path.display().to_string())
+    }
+
+    /// Like [`Config::load_with_remarks`], and looks at what a start would fail for beyond the file itself: certificates and their keys.
+    ///
+    /// # Errors
+    /// All that is wrong with it, and with those.
+    pub fn check(path: &Path) -> Result<(Self, Vec<String>), ConfigError> {
+        Self::examine(&read_file(path)?, &path.display().to_string(), |config, document, problems| {
+            for (name, files) in [("gateway", &config.gateway.tls), ("http", &config.http.tls)] {
+                if let Some(DeValue::Table(table)) = document.get(name).map(Spanned::get_ref) {
+                    tls::check(&Section::new(name, table, problems), files.as_ref());
+                }
+            }
+        })
     }
 
     /// Reads a document; `file` is what it is called in errors.
@@ -189,6 +195,15 @@ impl Config {
     /// # Errors
     /// All that is wrong with it.
     pub fn parse_with_remarks(text: &str, file: &str) -> Result<(Self, Vec<String>), ConfigError> {
+        Self::examine(text, file, |_, _, _| {})
+    }
+
+    /// Reads a document, and looks at more than it says.
+    fn examine(
+        text: &str,
+        file: &str,
+        more: impl FnOnce(&Self, &DeTable<'_>, &Problems<'_>),
+    ) -> Result<(Self, Vec<String>), ConfigError> {
         let problems = Problems::new(file, text);
         let document = match DeTable::parse(text) {
             Ok(document) => document,
@@ -203,6 +218,7 @@ impl Config {
             }
         };
         let config = Self::read(&document, &problems);
+        more(&config, document.get_ref(), &problems);
         let remarks = problems.remarks();
         let sentences = problems.into_sentences();
         if sentences.is_empty() { Ok((config, remarks)) } else { Err(ConfigError(sentences)) }
@@ -321,6 +337,17 @@ impl Config {
     pub fn engine_settings(&self) -> callahead_engine::Settings {
         callahead_engine::Settings { deadline: self.callout.timeout, harvest: self.harvest, ..Default::default() }
     }
+}
+
+fn read_file(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|error| {
+        let hint = if error.kind() == std::io::ErrorKind::NotFound {
+            format!("; write one with \"callahead config init --output {}\"", path.display())
+        } else {
+            String::new()
+        };
+        ConfigError(vec![format!("{}: the configuration can't be read: {error}{hint}", path.display())])
+    })
 }
 
 /// No place can be listened on twice.

@@ -1,6 +1,6 @@
 //! `tls_certificate` and `tls_key` of the sections that have them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use callahead_listeners::{TlsFiles, TlsFilesError, TlsServer};
 use toml::de::DeValue;
@@ -14,7 +14,7 @@ impl Config {
     /// # Errors
     /// When the certificate or its key can't be used.
     pub fn gateway_tls(&self) -> Result<Option<TlsServer>, ConfigError> {
-        load("gateway", self.gateway.tls.as_ref(), &[])
+        load(self.gateway.tls.as_ref(), &[]).map_err(|wrong| sentences("gateway", &wrong))
     }
 
     /// What the http listener shows, with the protocols that its server speaks (ALPN, RFC 7301); `None` where it has no certificate.
@@ -22,8 +22,15 @@ impl Config {
     /// # Errors
     /// When the certificate or its key can't be used.
     pub fn http_tls(&self, protocols: &[&[u8]]) -> Result<Option<TlsServer>, ConfigError> {
-        load("http", self.http.tls.as_ref(), protocols)
+        load(self.http.tls.as_ref(), protocols).map_err(|wrong| sentences("http", &wrong))
     }
+}
+
+/// Which key names what can't be used, and why it can't.
+type Wrong = Vec<(&'static str, String)>;
+
+fn sentences(section: &str, wrong: &Wrong) -> ConfigError {
+    ConfigError(wrong.iter().map(|(key, why)| format!("{section}.{key}: {why}")).collect())
 }
 
 /// Reads both, of which neither is of use without the other.
@@ -39,20 +46,27 @@ pub(super) fn read(section: &mut Section<'_, '_>, files: &mut Option<TlsFiles>) 
     *files = certificate.zip(key).map(|(certificate, key)| TlsFiles { certificate, key });
 }
 
-fn load(section: &str, files: Option<&TlsFiles>, protocols: &[&[u8]]) -> Result<Option<TlsServer>, ConfigError> {
+/// Whether what both name can be used.
+pub(super) fn check(section: &Section<'_, '_>, files: Option<&TlsFiles>) {
+    for (key, why) in load(files, &[]).err().unwrap_or_default() {
+        section.wrong(key, section.place_of(key).unwrap_or_default(), &why);
+    }
+}
+
+fn load(files: Option<&TlsFiles>, protocols: &[&[u8]]) -> Result<Option<TlsServer>, Wrong> {
     let Some(files) = files else { return Ok(None) };
     // What is not there, or not for this user, is told apart from what is no PEM.
-    let unreadable = |(key, file): (&str, &Path)| {
+    let both = [("tls_certificate", &files.certificate), ("tls_key", &files.key)];
+    let unreadable = both.into_iter().filter_map(|(key, file)| {
         let error = std::fs::File::open(file).err()?;
-        Some(format!("{section}.{key}: {} can't be read: {error}", file.display()))
-    };
-    let both = [("tls_certificate", &*files.certificate), ("tls_key", &*files.key)];
-    let unreadable: Vec<String> = both.into_iter().filter_map(unreadable).collect();
+        Some((key, format!("{} can't be read: {error}", file.display())))
+    });
+    let unreadable: Wrong = unreadable.collect();
     if !unreadable.is_empty() {
-        return Err(ConfigError(unreadable));
+        return Err(unreadable);
     }
     TlsServer::load(files.clone(), protocols).map(Some).map_err(|why| {
         let key = if matches!(why, TlsFilesError::Key { .. }) { "tls_key" } else { "tls_certificate" };
-        ConfigError(vec![format!("{section}.{key}: {why}")])
+        vec![(key, why.to_string())]
     })
 }
