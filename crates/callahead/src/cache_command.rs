@@ -150,7 +150,7 @@ pub(crate) fn tree(value: &Value, depth: usize) -> String {
         let indent = "  ".repeat(depth);
         match value {
             Value::Object(_) => format!("{indent}{name}\n{}", tree(value, depth + 1)),
-            Value::Array(items) if items.iter().all(Value::is_object) => {
+            Value::Array(items) if items.first().is_some_and(Value::is_object) => {
                 let items = items.iter().map(|item| format!("{indent}  -\n{}", tree(item, depth + 2)));
                 format!("{indent}{name}\n{}", items.collect::<String>())
             }

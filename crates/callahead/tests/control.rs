@@ -49,6 +49,8 @@ fn a_domain_is_added_changed_tested_and_removed_without_a_restart_and_outlives_o
     let (_, shown, _) = daemon.command(&["domain", "show", "new.example", "--json"]);
     let shown: Value = serde_json::from_str(&shown).unwrap();
     assert_eq!((&shown["reject_code"], &shown["valid"][0]), (&Value::from(450), &Value::from("sales")));
+    let (_, shown, _) = daemon.command(&["domain", "show", "new.example"]);
+    assert!(shown.starts_with("name ") && shown.contains("  [\"sales\"]\n") && shown.contains("  []\n"), "{shown}");
     let (code, tested, _) = daemon.command(&["domain", "test", "new.example", "--transcript"]);
     assert!(code == 0 && tested.contains("random_probe  ok    ") && tested.contains("> MAIL FROM:<>"), "{tested}");
     let (_, listed, _) = daemon.command(&["domain", "list"]);
