@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use callahead_smtp::{Recipient, Reply};
+use callahead_smtp::{About, Domain, Recipient, Reply};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -16,9 +16,9 @@ use crate::exchangers::Exchangers;
 use crate::outcome::{Ask, BoxFuture, Failure, HostFailure, Outcome, Report, Request, Step};
 use crate::pool::{DestinationStatus, HostPool, NoSession, Pooled, Slot, Wants};
 use crate::probe::{PersonProbe, Probe};
-use crate::refusal::{Refusal, is_of_the_mailbox};
+use crate::refusal::Refusal;
 use crate::resolve::Resolve;
-use crate::route::{Host, HostPort, TlsPolicy};
+use crate::route::{Host, HostPort, Route, TlsPolicy};
 use crate::session::Trouble;
 use crate::settings::Settings;
 use crate::tls::TlsClient;
@@ -161,11 +161,18 @@ impl fmt::Debug for Callouts {
 }
 
 impl Ask for Callouts {
-    fn ask_anew(&self) {
+    fn ask_anew(&self, of: Option<(&Domain, &Route)>) {
         let quit_timeout = self.inner.settings().quit_timeout;
-        let hosts = self.inner.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        hosts.values().for_each(|pool| pool.retire(quit_timeout));
-        drop(hosts);
+        // Where the MX was not looked up, any host may be the domain's, asked for another's recipients.
+        let only = of.and_then(|(domain, route)| self.hosts_of(domain, route));
+        let pools: Vec<_> = {
+            let hosts = self.inner.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+            match only {
+                Some(keys) => keys.iter().filter_map(|key| hosts.get(key).cloned()).collect(),
+                None => hosts.values().cloned().collect(),
+            }
+        };
+        pools.iter().for_each(|pool| pool.begin_anew(quit_timeout));
         self.inner.resolve.forget();
     }
 
@@ -294,14 +301,18 @@ impl Errand<'_> {
                 dialogue::ask(&mut pooled.session, recipient, random, pipeline, patience, &mut self.transcript).await;
             match asked {
                 Ok(found) => {
-                    if in_clear && let Some(reply) = not_of_the_mailbox(&found.outcome) {
+                    if in_clear && matches!(found.outcome, Outcome::Accepted(_)) {
+                        pool.learn_takes_clear();
+                    }
+                    if in_clear
+                        && !pool.takes_clear()
+                        && let Some(reply) = not_of_the_mailbox(&found.outcome)
+                    {
                         pooled.end(self.settings.quit_timeout);
                         pool.try_tls_again(self.settings.quit_timeout);
                         // It answered, and others may fare better.
                         admission.succeeded();
-                        let failure =
-                            Failure::TlsFailed("and in clear it refuses what it may want encryption for".into());
-                        return Err(failed(Trouble { failure, reply: Some(reply) }));
+                        return Err(failed(Trouble { failure: Failure::RefusedInClear, reply: Some(reply) }));
                     }
                     let refusal = match &found.outcome {
                         Outcome::Rejected(reply) => Some(Refusal::of(reply, recipient)),
@@ -320,14 +331,19 @@ impl Errand<'_> {
                         self.transcript.note(
                             "a session's first recipient is not known to be refused so; asking again as the first of a new session",
                         );
-                        self.not_accept_all |= found.not_accept_all;
+                        // A random local part that was the session's first can't have been refused for others; any other is asked once more, too.
+                        if used_before == 0 {
+                            self.not_accept_all |= found.not_accept_all;
+                            probe = None;
+                        }
                         doubted = Some((refusal, found.asked_before));
-                        (probe, fresh) = (None, true);
+                        fresh = true;
                         continue;
                     }
                     if let Some((doubted, asked_before)) = doubted
                         && (found.outcome.reply().is_some_and(Reply::is_positive)
-                            || refusal.is_some_and(|refusal| !refusal.is_like(&doubted)))
+                            || (refusal.is_some_and(|refusal| refusal.is_of_the_address())
+                                && !doubted.is_of_the_address()))
                     {
                         // It was the session.
                         pool.learn_uses(asked_before);
@@ -344,8 +360,9 @@ impl Errand<'_> {
                 }
                 Err(Broken { trouble, pipelining_suspect, at_probe, not_accept_all }) => {
                     pooled.end(self.settings.quit_timeout);
-                    // Whatever becomes of the recipient, here or at the next host. Not where a reply may have been read as that to another command.
-                    self.not_accept_all |= not_accept_all && !in_clear && !pipelining_suspect;
+                    // Whatever becomes of the recipient, here or at the next host. Not where a reply may have been read as that to another command, nor
+                    // where the random local part may have been refused for what was asked before.
+                    self.not_accept_all |= not_accept_all && !in_clear && !pipelining_suspect && used_before == 0;
                     let refused_in_clear = in_clear && trouble.reply.as_ref().is_some_and(Reply::is_permanent);
                     if refused_in_clear {
                         pool.try_tls_again(self.settings.quit_timeout);
@@ -399,8 +416,8 @@ fn make_room(hosts: &mut HashMap<Key, Arc<HostPool>>) {
     }
 }
 
-/// The reply that refuses the recipient or the null sender, unless its code says that the mailbox is not there.
+/// The reply that refuses the recipient or the null sender, unless its code says that something is wrong with the mailbox.
 fn not_of_the_mailbox(outcome: &Outcome) -> Option<Reply> {
     let (Outcome::Rejected(reply) | Outcome::NullSenderRefused(reply)) = outcome else { return None };
-    (!reply.enhanced().is_some_and(is_of_the_mailbox)).then(|| reply.clone())
+    (!About::from(reply).is_of_the_mailbox()).then(|| reply.clone())
 }

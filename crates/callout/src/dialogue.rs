@@ -143,7 +143,7 @@ pub(crate) async fn ask(
             (Step::Mail, 400..=499) => outcome = Some(Outcome::Deferred(reply)),
             (Step::Mail, 503) if pipelined => return Err(senseless(reply)),
             // Authentication or encryption first (RFC 4954 6, RFC 3207 4): it wants that of everybody, whoever the sender and the recipient are.
-            (Step::Mail | Step::Rcpt, 530 | 538) => {
+            (Step::Mail | Step::Rcpt, 523 | 530 | 534 | 535 | 538) => {
                 return Err(Broken { pipelining_suspect: false, ..senseless(reply) });
             }
             (Step::Mail, 500..=599) => outcome = Some(Outcome::NullSenderRefused(reply)),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use callahead_smtp::DomainName;
+use callahead_smtp::{Domain, DomainName};
 use tokio::time::Instant;
 
 use crate::callouts::{Callouts, Key};
@@ -51,6 +51,11 @@ impl Exchangers {
         all.insert(domain.clone(), Found { hosts: hosts.to_vec(), at: Instant::now() });
     }
 
+    fn hosts(&self, domain: &DomainName) -> Option<Vec<(Host, u16)>> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(domain).map(|found| found.hosts.clone())
+    }
+
     /// Of the domains that are meant, by name.
     fn of(&self, is_meant: impl Fn(&DomainName) -> bool) -> Vec<(DomainName, Found)> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -62,6 +67,19 @@ impl Exchangers {
 }
 
 impl Callouts {
+    /// Where the recipients of a domain are asked for, as far as it was looked up; `None` where its MX was not.
+    pub(crate) fn hosts_of(&self, domain: &Domain, route: &Route) -> Option<Vec<Key>> {
+        let mut hosts = Vec::new();
+        for hop in &route.hops {
+            match (hop, domain) {
+                (Hop::Host { host, port }, _) => hosts.push((host.clone(), *port)),
+                (Hop::Mx, Domain::Name(name)) => hosts.extend(self.inner.exchangers.hosts(name)?),
+                (Hop::Mx, Domain::Literal(_)) => return None,
+            }
+        }
+        Some(hosts.into_iter().map(|(host, port)| Key { host, port, tls: route.tls }).collect())
+    }
+
     /// The hosts of a route in its order (40 at most), with what is known of each. For `mx` these are the hosts that the MX of the domains that are
     /// meant named when it was looked up last; none where it was not, within the last 24 h.
     pub fn route_hosts(&self, route: &Route, is_meant: impl Fn(&DomainName) -> bool) -> Vec<RouteHost> {

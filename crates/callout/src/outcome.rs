@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use callahead_smtp::{Recipient, Reply, ReplyError};
+use callahead_smtp::{Domain, Recipient, Reply, ReplyError};
 use rustix::io::Errno;
 
 use crate::route::Route;
@@ -20,10 +20,11 @@ pub trait Ask: Send + Sync + 'static {
     /// Asks. Always comes to an end, within the settings' timeout. A future that is dropped gives its session up.
     fn ask(&self, request: Request) -> BoxFuture<'_, Report>;
 
-    /// From now on asks anew: in new sessions only, and with names looked up again. A server may look a recipient up once in a session and
-    /// answer from memory after that (Exim does), and the DNS may have led to another server, or to none (RFC 7505): either could bring
-    /// back what a clear forgot.
-    fn ask_anew(&self) {}
+    /// From now on asks anew for a domain's recipients, or for all: in new sessions only, and with names looked up again. A server may look a
+    /// recipient up once in a session and answer from memory after that (Exim does), and the DNS may have led to another server, or to none
+    /// (RFC 7505): either could bring back what a clear forgot. What was learned of the hosts' refusals and failures is forgotten, too: whoever
+    /// clears has put something right.
+    fn ask_anew(&self, _of: Option<(&Domain, &Route)>) {}
 }
 
 /// One question to a destination.
@@ -39,20 +40,21 @@ pub struct Request {
     pub background: bool,
 }
 
-/// What a callout found out. Only `Rejected` and `NullMx` speak against a recipient.
+/// What a callout found out. Only `Rejected` and `NullMx` can speak against a recipient: what a refusal is about, [`About`](callahead_smtp::About)
+/// tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// RCPT of a random local part got 2xx; the reply to it.
     AcceptsAll(Reply),
     /// RCPT got 2xx.
     Accepted(Reply),
-    /// RCPT got 5xx.
+    /// RCPT got 5xx, but for those that are about the session (500, 502, 503, and what asks for TLS or authentication first) and a bare 552.
     Rejected(Reply),
-    /// RCPT or MAIL got 4xx.
+    /// RCPT or MAIL got 4xx, or RCPT a 552 without an enhanced code (RFC 5321 4.5.3.1.10).
     Deferred(Reply),
     /// The address needs SMTPUTF8 and the destination does not offer it.
     NeedsSmtpUtf8,
-    /// `MAIL FROM:<>` got 5xx.
+    /// `MAIL FROM:<>` got 5xx, but for those that are about the session.
     NullSenderRefused(Reply),
     /// No host of the route could be asked: what each did.
     Unreachable(Vec<HostFailure>),
@@ -141,6 +143,9 @@ pub enum Failure {
     /// No TLS session came about.
     #[error("the TLS handshake failed: {0}")]
     TlsFailed(String),
+    /// In clear, where encryption was to be had and did not come about, it refused what it may refuse for that.
+    #[error("in clear it refuses what it may want encryption for")]
+    RefusedInClear,
     /// A name could not be looked up.
     #[error("{0}")]
     Resolve(String),

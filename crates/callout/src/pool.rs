@@ -1,6 +1,7 @@
 //! The sessions of one host: how many there may be, who waits for one, when they end, and what was learned of the host.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,8 +20,12 @@ const CLOSED_AT_ONCE: Duration = Duration::from_secs(1);
 const PEACEFUL_ENDS: u32 = 10;
 /// How long a host whose TLS failed is asked in clear where the policy allows it.
 const NO_TLS_FOR: Duration = Duration::from_secs(300);
-/// What a host is given at least before its silence counts as a failure, or half of the time for a question where that is less: a question may have
-/// come to its session with hardly any left.
+/// How soon TLS is tried again before that, where a refusal in clear may be for want of it.
+const TLS_AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// How long it is believed of a host that it does not refuse recipients for want of TLS.
+const TAKES_CLEAR_FOR: Duration = Duration::from_secs(3600);
+/// What a host is given at least before its silence counts as a failure, or a fifth of the time for a question where that is less: a question may have
+/// come to its session with hardly any left. The first of two hosts has half of the time, and without pipelining half of that is kept for another try.
 const FAIR_CHANCE: Duration = Duration::from_secs(5);
 /// How long commands leave one by one to a host whose answers to several at once were not what they should be. One slow answer looks the same.
 const NO_PIPELINING_FOR: Duration = Duration::from_secs(300);
@@ -64,6 +69,9 @@ struct Learned {
     peaceful_ends: u32,
     no_pipelining_until: Option<Instant>,
     no_tls_until: Option<Instant>,
+    tls_tried_again: Option<Instant>,
+    /// When it accepted a recipient in a session that was to be encrypted and was not.
+    took_clear: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -198,7 +206,9 @@ impl State {
     /// A session, to the first who waits. Where it is of no use to them it is to be ended, and those behind them get the next one.
     fn hand_back(&mut self, mut pooled: Pooled, limit: u32) -> Back {
         self.waiting.retain(|waiter| !waiter.hand.is_closed());
-        while let Some(nth) = self.waiting.iter().position(|waiter| !waiter.promised) {
+        let is_next =
+            |waiter: &Waiter, pooled: &Pooled| !waiter.promised || waiter.wants.are_met_by(&pooled.session, limit);
+        while let Some(nth) = self.waiting.iter().position(|waiter| is_next(waiter, &pooled)) {
             if !self.waiting[nth].wants.are_met_by(&pooled.session, limit) {
                 self.waiting[nth].promised = true;
                 return Back::End(pooled);
@@ -313,6 +323,9 @@ impl HostPool {
     /// A place for a relay's session, when there is one before the deadline.
     pub(crate) async fn relay(self: &Arc<Self>, settings: &Settings, deadline: Instant) -> Result<RelayPlace, Failure> {
         loop {
+            // Before the look, so that no end is missed, not the second of two that come at once either.
+            let mut ended = pin!(self.relay_ended.notified());
+            ended.as_mut().enable();
             {
                 let mut state = self.state();
                 if state.relays < settings.relays_per_destination {
@@ -320,8 +333,7 @@ impl HostPool {
                     return Ok(RelayPlace(Arc::clone(self)));
                 }
             }
-            // One that ended since is remembered by the Notify.
-            if timeout_at(deadline, self.relay_ended.notified()).await.is_err() {
+            if timeout_at(deadline, ended).await.is_err() {
                 return Err(Failure::TooManyRelays);
             }
         }
@@ -392,10 +404,28 @@ impl HostPool {
         self.state().learned.no_tls_until = Some(Instant::now() + NO_TLS_FOR);
     }
 
-    /// Encryption may be what the host wants: it is tried again, and no question begins in a session that is open now.
+    /// Encryption may be what the host wants: it is tried again, and no question begins in a session that is open now. At most once in
+    /// [`TLS_AGAIN_AFTER`]: a host whose TLS never works is asked in clear meanwhile.
     pub(crate) fn try_tls_again(&self, quit_timeout: Duration) {
-        self.state().learned.no_tls_until = None;
+        {
+            let mut state = self.state();
+            if state.learned.tls_tried_again.is_some_and(|tried| tried.elapsed() < TLS_AGAIN_AFTER) {
+                return;
+            }
+            state.learned.tls_tried_again = Some(Instant::now());
+            state.learned.no_tls_until = None;
+        }
         self.retire(quit_timeout);
+    }
+
+    /// The host accepted a recipient in a session that was to be encrypted and is not.
+    pub(crate) fn learn_takes_clear(&self) {
+        self.state().learned.took_clear = Some(Instant::now());
+    }
+
+    /// Whether it lately did: then what it refuses in clear it does not refuse for want of encryption.
+    pub(crate) fn takes_clear(&self) -> bool {
+        self.state().learned.took_clear.is_some_and(|took| took.elapsed() < TAKES_CLEAR_FOR)
     }
 
     pub(crate) fn tls_works(&self) -> bool {
@@ -453,6 +483,18 @@ impl HostPool {
             std::mem::take(&mut state.idle)
         };
         idle.into_iter().for_each(|pooled| pooled.end(quit_timeout));
+    }
+
+    /// Asks anew, as whoever clears wants: in new sessions only, whatever the host did before, and with no refusal taken for a known one.
+    pub(crate) fn begin_anew(&self, quit_timeout: Duration) {
+        {
+            let mut state = self.state();
+            state.learned.refusals = Refusals::default();
+            state.learned.no_tls_until = None;
+            state.learned.took_clear = None;
+            state.breaker.succeeded();
+        }
+        self.retire(quit_timeout);
     }
 
     /// Ends idle sessions, and those in use when they come back. Gives how many there are yet.
@@ -578,8 +620,13 @@ impl Admission {
     /// The host could not be asked, in the time since `began`. Where it was the DNS that failed, or this node, or the question had no time left when
     /// it got here, that is no failure of the host.
     pub(crate) fn failed(mut self, failure: &HostFailure, began: Instant, settings: &Settings) {
-        let in_time = matches!(failure.failure, Failure::Timeout(_) | Failure::ConnectTimeout(_));
-        let too_late = in_time && began.elapsed() < FAIR_CHANCE.min(settings.timeout / 2);
+        let in_time = match failure.failure {
+            Failure::Timeout(_) => true,
+            // It had all that a connection is given.
+            Failure::ConnectTimeout(waited) => waited < settings.connect_timeout,
+            _ => false,
+        };
+        let too_late = in_time && began.elapsed() < FAIR_CHANCE.min(settings.timeout / 5);
         if too_late || failure.failure.is_not_the_hosts() {
             return;
         }

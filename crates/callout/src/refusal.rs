@@ -9,7 +9,7 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
-use callahead_smtp::{EnhancedCode, Recipient, Reply};
+use callahead_smtp::{About, EnhancedCode, Recipient, Reply};
 use tokio::time::Instant;
 
 /// Kinds of refusals that are remembered of a host; the one that was not seen for longest is forgotten.
@@ -23,6 +23,7 @@ const KNOWN_FOR: Duration = Duration::from_secs(3600);
 pub(crate) struct Refusal {
     code: u16,
     enhanced: Option<EnhancedCode>,
+    about: About,
     /// A digest of the words: there may be 64 KiB of them.
     words: u64,
 }
@@ -38,7 +39,12 @@ impl Refusal {
             let lasting = line.split_whitespace().filter_map(|token| lasting_word(token, recipient.local_part()));
             lasting.for_each(|word| word.to_lowercase().hash(&mut words));
         }
-        Self { code: reply.code(), enhanced: reply.enhanced(), words: words.finish() }
+        Self { code: reply.code(), enhanced: reply.enhanced(), about: About::from(reply), words: words.finish() }
+    }
+
+    /// Whether its codes say what is wrong with the address.
+    pub(crate) fn is_of_the_address(&self) -> bool {
+        self.about == About::Address
     }
 
     /// Whether it is as good as one that a first recipient got. Where the codes say what is wrong with the address, the words may be any;
@@ -46,13 +52,8 @@ impl Refusal {
     /// and to believe it could cost a mail.
     pub(crate) fn is_like(&self, known: &Self) -> bool {
         let same_codes = self.code == known.code && self.enhanced == known.enhanced;
-        same_codes && (self.words == known.words || self.enhanced.is_some_and(is_of_the_mailbox))
+        same_codes && (self.words == known.words || self.is_of_the_address())
     }
-}
-
-/// Subject 1 of RFC 3463, addressing, but for 5.1.7 and 5.1.8, which talk of the sender.
-pub(crate) fn is_of_the_mailbox(enhanced: EnhancedCode) -> bool {
-    enhanced.subject() == 1 && !matches!(enhanced.detail(), 7 | 8)
 }
 
 /// A token of a reply without the signs around it, where it is a word that the next reply has too: no address, host, time, queue id or part
@@ -70,7 +71,7 @@ impl Refusals {
     /// A first recipient was refused so.
     pub(crate) fn learn(&mut self, refusal: Refusal) {
         let now = Instant::now();
-        if let Some((_, seen)) = self.0.iter_mut().find(|(known, _)| *known == refusal) {
+        if let Some((_, seen)) = self.0.iter_mut().find(|(known, _)| refusal.is_like(known)) {
             *seen = now;
             return;
         }

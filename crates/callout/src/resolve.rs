@@ -80,7 +80,7 @@ pub trait Resolve: Send + Sync + 'static {
 
 /// How long an answer of the DNS is kept, however much longer its TTL is. A null MX is a reason to reject, and counts as said when it was
 /// looked up here: so it must not be much older than that.
-const KEPT_FOR: Duration = Duration::from_secs(300);
+pub const KEPT_FOR: Duration = Duration::from_secs(300);
 /// How long it is kept that there is no such name or record: those who have just added one wait for so long.
 const NOTHING_KEPT_FOR: Duration = Duration::from_secs(60);
 

@@ -90,7 +90,7 @@ pub(crate) struct Session {
     pub(crate) uses: u32,
     /// Recipients at most, as far as the host's greeting tells.
     pub(crate) most_uses: u32,
-    /// When it was opened.
+    /// When its opening began, before the host's address was looked up.
     pub(crate) opened: Instant,
     /// Of the recipients, those that were refused.
     pub(crate) rejected: u32,
@@ -243,8 +243,8 @@ impl Opening<'_> {
 }
 
 impl Session {
-    /// Whether the policy wanted TLS, the host offered it, and it did not come about, because the handshake failed: what is refused now may be
-    /// refused for that.
+    /// Whether the policy wanted TLS, the host offered it, and it did not come about, because the handshake failed or STARTTLS was refused: what is
+    /// refused now may be refused for that.
     pub(crate) fn is_in_clear_for_want_of_tls(&self, policy: TlsPolicy) -> bool {
         policy == TlsPolicy::Opportunistic && self.starttls && !self.encrypted
     }

@@ -136,6 +136,7 @@ impl Inner {
         deadline: Instant,
         transcript: &mut Transcript,
     ) -> Result<Session, Trouble> {
+        let began = Instant::now();
         let addresses = match &key.host {
             Host::Address(address) => vec![*address],
             Host::Name(name) => match timeout_at(deadline, self.resolve.addresses(name)).await {
@@ -166,7 +167,11 @@ impl Inner {
                 opened = opening.open(address, transcript).await;
             }
             match opened {
-                Ok(session) => return Ok(session),
+                Ok(mut session) => {
+                    // Whoever cleared meanwhile wants nothing of what was looked up before.
+                    session.opened = began;
+                    return Ok(session);
+                }
                 Err(next) => trouble = next,
             }
         }

@@ -388,6 +388,29 @@ async fn row_11_a_recipient_that_the_session_made_be_refused_is_refused_in_its_o
 }
 
 #[tokio::test(start_paused = true)]
+async fn row_09_a_random_local_part_that_the_session_made_be_refused_says_nothing_of_its_domain() {
+    let accepts_two = Script { accept_all: true, ..Script::default() };
+    let refused = (0..3).map(|n| (format!("user{n}@one.example"), "550 5.1.1 unknown".to_owned())).collect();
+    let limit = Some((3, POLICY.to_owned()));
+    let (bench, _) = Bench::one(Script { wrong_rcpt_limit: limit, rcpt_replies: refused, ..accepts_two });
+    for n in 0..3 {
+        assert_eq!(kind(&bench.ask(&format!("user{n}@one.example")).await.outcome), "rejected");
+    }
+    let report = bench.probe("anna@two.example").await;
+    assert_eq!((kind(&report.outcome), report.not_accept_all), ("accepts all", false), "{}", dialogue(&report));
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_14_a_refusal_that_asks_for_authentication_says_nothing() {
+    for reply in ["530 5.7.0 authenticate first", "534 5.7.9 too weak", "535 5.7.8 who are you", "523 5.7.10 encrypt"] {
+        let (bench, _) =
+            Bench::one(Script { rcpt_replies: [("anna@one.example".into(), reply.into())].into(), ..normal() });
+        let report = bench.ask("anna@one.example").await;
+        assert_eq!(kind(&report.outcome), "unreachable", "{}", dialogue(&report));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn row_11_recipients_are_counted_as_servers_do_and_the_random_ones_too() {
     let reached = "571 sorry, reached maximum number of recipients for one session (#5.7.1 - chkuser)";
     let (bench, destination) = Bench::one(Script { rcpt_limit: Some((50, reached.to_owned())), ..normal() });

@@ -108,7 +108,7 @@ async fn a_session_from_before_a_clear_ends_with_its_question_and_later_ones_are
     let (bench, destination) = Bench::one(Script { reply_delay: Duration::from_secs(1), ..Script::accept_all() });
     let asked = bench.asks(1, "anna", false);
     tokio::time::sleep(Duration::from_millis(2500)).await;
-    bench.callouts.ask_anew();
+    bench.callouts.ask_anew(None);
     assert_eq!(kind(&asked.await.unwrap().outcome), "accepted");
     for n in 0..3 {
         bench.asks(1, &format!("user{n}"), false).await.unwrap();
@@ -124,9 +124,10 @@ async fn a_host_whose_tls_fails_is_asked_in_clear_for_five_minutes() {
         destination.record().connections
     };
     assert_eq!(connections().await, 2);
-    bench.end_sessions().await;
+    // Idle for too long, the session ends.
+    tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(connections().await, 3, "TLS is not tried");
-    tokio::time::sleep(Duration::from_secs(290)).await;
+    tokio::time::sleep(Duration::from_secs(287)).await;
     assert_eq!(connections().await, 4);
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(connections().await, 6, "it is tried again");
@@ -142,7 +143,6 @@ async fn a_refusal_in_clear_where_tls_was_offered_says_nothing_and_tls_is_tried_
         wants_tls("530 5.7.0 Must issue a STARTTLS command first"),
         Script { null_sender_reply: Some("554 5.7.0 not in clear".into()), ..normal() },
     ] {
-        let null_refused = script.null_sender_reply.is_some();
         let (bench, destination) = Bench::one(Script { tls: Tls::CloseAfter220, ..script });
         // An existing mailbox, a missing one, and with the random local part in front.
         for (recipient, probe) in [("anna", false), ("carol", false), ("anna", true)] {
@@ -154,12 +154,15 @@ async fn a_refusal_in_clear_where_tls_was_offered_says_nothing_and_tls_is_tried_
             let status = bench.callouts.destinations().remove(0);
             assert_eq!(status.open_for, None, "it answers");
         }
-        // The handshake failed for a moment only.
+        // The handshake failed for a moment only. It is tried again after a minute.
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        destination.script().null_sender_reply = Some("554 5.7.0 not in clear".into());
+        assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "unreachable");
         destination.script().tls = Tls::Certificate(ca.server("mail.one.example"));
         destination.script().null_sender_reply = None;
         let report = bench.ask("anna@one.example").await;
         assert_eq!(kind(&report.outcome), "accepted", "{}", dialogue(&report));
-        assert!(destination.record().sessions.last().unwrap().tls, "{null_refused}");
+        assert!(destination.record().sessions.last().unwrap().tls);
     }
     // Words that say what is wrong with the mailbox count, and so do any where the route is in clear, or nothing else was offered.
     let bare = || Script { rcpt_replies: [("carol@one.example".into(), "550 no".into())].into(), ..normal() };
@@ -172,6 +175,108 @@ async fn a_refusal_in_clear_where_tls_was_offered_says_nothing_and_tls_is_tried_
         let report = bench.ask_route("carol@one.example", &route(&["10.0.0.1"], policy), false).await;
         assert_eq!(kind(&report.outcome), "rejected", "{}", dialogue(&report));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_host_refuses_in_clear_counts_once_it_has_accepted_somebody_in_clear() {
+    let script = Script {
+        tls: Tls::CloseAfter220,
+        rcpt_replies: [("carol@one.example".into(), "550 no".into())].into(),
+        ..normal()
+    };
+    let (bench, destination) = Bench::one(script);
+    assert_eq!(kind(&bench.ask("carol@one.example").await.outcome), "unreachable");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let report = bench.ask("anna@one.example").await;
+    assert_eq!(kind(&report.outcome), "accepted", "{}", dialogue(&report));
+    let connections = destination.record().connections;
+    for _ in 0..5 {
+        let report = bench.ask("carol@one.example").await;
+        assert_eq!(kind(&report.outcome), "rejected", "{}", dialogue(&report));
+    }
+    assert_eq!(destination.record().connections, connections, "and TLS is not tried with each of them");
+    // It may want encryption by now.
+    tokio::time::sleep(Duration::from_secs(3601)).await;
+    assert_eq!(kind(&bench.ask("carol@one.example").await.outcome), "unreachable");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_in_clear_has_tls_tried_again_once_a_minute_only() {
+    let script = Script { tls: Tls::CloseAfter220, refuses_in_clear: Some("550 no".into()), ..normal() };
+    let (bench, destination) = Bench::one(script);
+    for _ in 0..20 {
+        let report = bench.ask("carol@one.example").await;
+        assert_eq!(kind(&report.outcome), "unreachable", "{}", dialogue(&report));
+    }
+    // Two for each handshake that fails.
+    assert_eq!(destination.record().connections, 20 + 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_swallows_packets_is_left_alone_however_short_its_connect_timeout() {
+    let bench = Bench::new(Settings { connect_timeout: Duration::from_secs(2), ..settings() });
+    bench.net.set(address(1), Place::BlackHole);
+    for _ in 0..bench_failures() {
+        assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "unreachable");
+    }
+    assert!(bench.callouts.destinations().remove(0).open_for.is_some());
+    // One that has hung up on commands, with so little time that half of it is less than what is fair.
+    let bench = Bench::new(Settings { timeout: Duration::from_secs(8), ..settings() });
+    bench.server(1, normal().fault(Step::Rcpt, Fault::Hang));
+    for _ in 0..bench_failures() {
+        assert_eq!(kind(&bench.ask("anna@one.example").await.outcome), "unreachable");
+    }
+    assert!(bench.callouts.destinations().remove(0).open_for.is_some());
+}
+
+fn bench_failures() -> u32 {
+    settings().breaker_failures
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_opening_began_before_a_clear_is_not_used_after_it() {
+    let ca = TestCa::new();
+    for tls in [Tls::None, Tls::Certificate(ca.server("mail.one.example"))] {
+        let (bench, destination) =
+            Bench::one(Script { tls, reply_delay: Duration::from_secs(1), ..Script::accept_all() });
+        let asked = bench.ask("anna@one.example");
+        let clears = async {
+            // The greeting has not come yet.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            bench.callouts.ask_anew(None);
+        };
+        let (report, ()) = tokio::join!(asked, clears);
+        assert_eq!(kind(&report.outcome), "accepted", "{}", dialogue(&report));
+        bench.ask("anna@one.example").await;
+        assert_eq!(destination.record().connections, 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clear_of_one_domain_leaves_the_sessions_with_the_hosts_of_others() {
+    let bench = Bench::new(settings());
+    let destinations = [1, 2].map(|n| bench.server(n, Script::accept_all()));
+    let routes = [route(&["10.0.0.1"], TlsPolicy::Opportunistic), route(&["mx"], TlsPolicy::Opportunistic)];
+    let host = DomainName::parse("mx.two.example").unwrap();
+    bench.names.mx.lock().unwrap().insert("two.example".into(), Ok(MxAnswer::Hosts(vec![(10, host)])));
+    bench.names.hosts.lock().unwrap().insert("mx.two.example".into(), vec![address(2).ip()]);
+    let ask_both = async || {
+        // Sessions that are opened in the moment of a clear are not used again.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        for (domain, route) in ["one.example", "two.example"].iter().zip(&routes) {
+            assert_eq!(kind(&bench.ask_route(&format!("anna@{domain}"), route, false).await.outcome), "accepted");
+        }
+        destinations.each_ref().map(|destination| destination.record().connections)
+    };
+    let domain = |name: &str| callahead_smtp::Domain::parse(name).unwrap();
+    assert_eq!(ask_both().await, [1, 1]);
+    bench.callouts.ask_anew(Some((&domain("one.example"), &routes[0])));
+    assert_eq!(ask_both().await, [2, 1]);
+    bench.callouts.ask_anew(Some((&domain("two.example"), &routes[1])));
+    assert_eq!(ask_both().await, [2, 2]);
+    // Whose MX was never looked up may be asked for at any host.
+    bench.callouts.ask_anew(Some((&domain("three.example"), &routes[1])));
+    assert_eq!(ask_both().await, [3, 3]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -762,7 +867,7 @@ async fn a_null_mx_that_is_gone_is_not_remembered_over_a_clear() {
     };
     assert_eq!(ask().await, Outcome::NullMx);
     dns.set("one.example", Zone { mx: vec![(10, "nowhere.example".to_owned())], ..Zone::default() });
-    callouts.ask_anew();
+    callouts.ask_anew(None);
     assert!(matches!(ask().await, Outcome::Unreachable(_)));
 }
 

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use callahead_cache::StoredReply;
-use callahead_smtp::EnhancedCode;
+use callahead_smtp::{About, EnhancedCode};
 
 use crate::decision::{Action, Answer, Source};
 use crate::directory::Policy;
@@ -30,6 +30,7 @@ pub(crate) fn reason(ruling: &Ruling) -> &'static str {
             "the destination refuses the recipient in words that talk of the filter, and policy_rejects is \"defer\""
         }
         Because::Deferred => "the destination says to try again later",
+        Because::RefusesProtocol => "the destination refuses what this node says, whoever the recipient is",
         Because::RefusesNullSender => "the destination refuses the null sender, so recipients can't be verified",
         Because::Unreachable => "no host of the destination could be asked",
         Because::NullMx => "the domain has a null MX: it takes no mail",
@@ -45,31 +46,19 @@ pub(crate) fn reason(ruling: &Ruling) -> &'static str {
 const NOT_THERE: (u16, (u8, u16, u16), &str) =
     (550, (5, 1, 1), "Recipient address rejected: the mailbox does not exist");
 
-/// Why a mailbox that exists takes nothing now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Closed {
-    Disabled,
-    Full,
+/// What a refusal that is kept is about.
+pub(crate) fn about(words: &StoredReply) -> About {
+    About::of(words.code, words.enhanced, &words.text)
 }
 
-impl Closed {
-    /// By the codes of a refusal: 5.2.1 and 5.2.2 of RFC 3463; where there is no enhanced code 552 of RFC 5321, and 522, which is qmail's. The
-    /// others of subject 2 say nothing of that: of a mailbox that does not exist OpenSMTPD says 5.2.4.
-    pub(crate) fn by(code: u16, enhanced: Option<EnhancedCode>) -> Option<Self> {
-        match (enhanced.map(|enhanced| (enhanced.subject(), enhanced.detail())), code) {
-            (Some((2, 1)), _) => Some(Self::Disabled),
-            (Some((2, 2)), _) | (None, 522 | 552) => Some(Self::Full),
-            _ => None,
-        }
-    }
-}
-
-/// To a refusal: told that a mailbox does not exist, senders and lists take its address off.
+/// To a refusal: told that a mailbox does not exist, senders and lists take its address off. So that is said only where the destination may have
+/// meant it.
 fn refused(words: Option<&StoredReply>) -> (u16, (u8, u16, u16), &'static str) {
-    match words.and_then(|words| Closed::by(words.code, words.enhanced)) {
-        Some(Closed::Disabled) => (550, (5, 2, 1), "Recipient address rejected: the mailbox is disabled"),
-        Some(Closed::Full) => (552, (5, 2, 2), "Recipient address rejected: the mailbox is full"),
-        None => NOT_THERE,
+    match words.map(about) {
+        Some(About::DisabledMailbox) => (550, (5, 2, 1), "Recipient address rejected: the mailbox is disabled"),
+        Some(About::FullMailbox) => (552, (5, 2, 2), "Recipient address rejected: the mailbox is full"),
+        Some(About::Filter) => (550, (5, 7, 1), "Recipient address rejected: its server refuses it by policy"),
+        _ => NOT_THERE,
     }
 }
 

@@ -3,10 +3,10 @@
 mod case;
 mod flying;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt::{self, Write as _};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -15,7 +15,7 @@ use callahead_callout::Ask;
 use callahead_smtp::{AddressLiteral, Domain, Recipient};
 use tokio::time::{Instant, timeout_at};
 
-use case::learned;
+use case::{is_of_a_guess, learned};
 use flying::Why;
 
 use crate::clock::Clock;
@@ -23,9 +23,11 @@ use crate::decision::{Decision, Listener, Question};
 use crate::directory::{Directory, DomainConfig};
 use crate::flights::{Boarding, Flights};
 use crate::greylisting::Answers;
+use crate::lately::Lately;
 use crate::observer::{AlertKind, Observer};
 use crate::protection::{Clients, Harvest, HoldDowns, NoPlace, Place};
 use crate::table::{Facts, Kept, Learned, Step, decide};
+use crate::unwritten::Unwritten;
 
 /// The same alert is told again after this.
 const ALERT_EVERY: Duration = Duration::from_secs(600);
@@ -133,10 +135,11 @@ struct Inner {
     held: HoldDowns,
     clients: Arc<Clients>,
     counters: Counters,
-    alerts: Mutex<HashMap<(String, AlertKind), Timestamp>>,
+    alerts: Lately<(String, AlertKind)>,
     /// Whether destinations greylist.
     answers: Answers,
-    refreshes: Mutex<HashMap<Recipient, Timestamp>>,
+    refreshes: Lately<Recipient>,
+    unwritten: Unwritten,
 }
 
 /// A question with all that is known before anybody is asked.
@@ -181,9 +184,10 @@ impl Engine {
             held: HoldDowns::new(settings.hold_downs),
             clients: Arc::new(Clients::new(settings.clients)),
             counters: Counters::default(),
-            alerts: Mutex::default(),
+            alerts: Lately::new(ALERT_EVERY, MAX_ALERTS),
             answers: Answers::default(),
-            refreshes: Mutex::default(),
+            refreshes: Lately::new(REFRESH_EVERY, MAX_REFRESHES),
+            unwritten: Unwritten::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -231,7 +235,14 @@ impl Engine {
             other => other,
         };
         // Before the clear: what is asked under the new epoch shall find no session, and no answer of the DNS, from before it.
-        self.inner.callouts.ask_anew();
+        let whose = match &scope {
+            Scope::Recipient(recipient) => Some(recipient.domain()),
+            Scope::Domain(domain) => Some(domain),
+            Scope::All => None,
+        };
+        let directory = self.directory();
+        let of = whose.and_then(|whose| Some((whose, &*directory.find(whose)?.route)));
+        self.inner.callouts.ask_anew(of);
         let cleared = self.inner.cache.clear(scope.clone(), self.inner.clock.now()).await?;
         // Flights and hold-downs are under smaller epochs and so found no more.
         tracing::info!(%scope, entries = cleared.entries, epoch = cleared.epoch.0, "cleared");
@@ -380,10 +391,12 @@ impl Engine {
 
     /// What is kept of a recipient. Where that can't be read, answers go on from callouts.
     fn lookup(&self, recipient: &Recipient) -> Lookup {
-        self.inner.cache.lookup(recipient).unwrap_or_else(|error| {
+        let mut lookup = self.inner.cache.lookup(recipient).unwrap_or_else(|error| {
             tracing::error!(%error, "a lookup failed");
             self.inner.cache.unread()
-        })
+        });
+        self.inner.unwritten.correct(recipient, &mut lookup);
+        lookup
     }
 
     /// Where this decides, it takes what it cites out of the case.
@@ -506,6 +519,7 @@ impl Engine {
         if matches!(decision.row, 8 | 11)
             && decision.verdict == Some(crate::Verdict::Invalid)
             && let (Some(client), Some(recipient)) = (question.client, &case.recipient)
+            && decision.reply.as_ref().is_none_or(is_of_a_guess)
         {
             self.inner.clients.missed(client, recipient, case.now, self.inner.settings.load().harvest);
         }

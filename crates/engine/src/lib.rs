@@ -19,9 +19,11 @@ mod directory;
 mod engine;
 mod flights;
 mod greylisting;
+mod lately;
 mod observer;
 mod protection;
 mod table;
+mod unwritten;
 
 pub use clock::{Clock, SystemClock, TestClock};
 pub use decision::{Action, Answer, Decision, Listener, Question, Source, Verdict, rfc3339};

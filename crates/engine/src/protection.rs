@@ -84,9 +84,9 @@ impl Clients {
         let client = network(client);
         let fingerprint = self.hasher.hash_one(recipient);
         let seen = &mut self.book().seen;
-        if seen.len() >= self.max && !seen.contains_key(&client) {
+        if seen.len() >= self.max.max(1) && !seen.contains_key(&client) {
             seen.retain(|_, missed| missed.back().is_some_and(|(at, _)| now.since(*at) <= harvest.window));
-            if seen.len() >= self.max {
+            if seen.len() >= self.max.max(1) {
                 // A tenth at once, so that a full table does not cost a search with each new client.
                 let last = |missed: &VecDeque<(Timestamp, u64)>| missed.back().map(|(at, _)| *at);
                 let mut times: Vec<_> = seen.values().map(last).collect();
@@ -184,6 +184,8 @@ fn network(client: IpAddr) -> IpAddr {
 
 /// Hold-downs below which it is not worth while to look for those that are over.
 const SWEEP_FROM: usize = 1000;
+/// How often a full table of them is searched at most.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Recipients whose destination said "later" a moment ago. Bounded: when full, new ones are simply asked again.
 #[derive(Debug)]
@@ -197,6 +199,8 @@ struct HeldBook {
     held: HashMap<Recipient, Held>,
     /// With so many, those that are over are looked for.
     sweep_at: usize,
+    /// When they last were: where none is over, they are not looked for again at once.
+    swept: Timestamp,
 }
 
 #[derive(Clone, Debug)]
@@ -208,7 +212,7 @@ pub(crate) struct Held {
 
 impl HoldDowns {
     pub(crate) fn new(max: usize) -> Self {
-        Self { book: Mutex::new(HeldBook { held: HashMap::new(), sweep_at: SWEEP_FROM }), max }
+        Self { book: Mutex::new(HeldBook { held: HashMap::new(), sweep_at: SWEEP_FROM, swept: Timestamp(0) }), max }
     }
 
     fn book(&self) -> MutexGuard<'_, HeldBook> {
@@ -220,9 +224,11 @@ impl HoldDowns {
     }
 
     pub(crate) fn hold(&self, recipient: Recipient, held: Held, now: Timestamp) {
-        let HeldBook { held: all, sweep_at } = &mut *self.book();
-        // Those that are over go whenever there are twice as many as were left the last time.
-        if all.len() >= self.max.min(*sweep_at) {
+        let HeldBook { held: all, sweep_at, swept } = &mut *self.book();
+        // Those that are over go whenever there are twice as many as were left the last time, and where there is no room.
+        let is_due = now.since(*swept) >= SWEEP_EVERY || now < *swept;
+        if all.len() >= *sweep_at || (all.len() >= self.max && is_due) {
+            *swept = now;
             all.retain(|_, held| now < held.until);
             *sweep_at = SWEEP_FROM.max(2 * all.len());
         }

@@ -43,11 +43,13 @@ pub(crate) enum Kept<S> {
 pub(crate) enum Learned {
     AcceptsAll,
     Accepted,
-    /// Whether its enhanced code talks of the filter rather than of the recipient.
+    /// Whether it may be about the filter rather than the recipient.
     Rejected {
         of_the_filter: bool,
     },
     Deferred,
+    /// A refusal of what this node said, whoever the recipient is.
+    RefusedForProtocol,
     NullSenderRefused,
     Unreachable,
     NullMx,
@@ -92,6 +94,8 @@ pub(crate) enum Because {
     DoesNotExist,
     RefusedWithPolicy,
     Deferred,
+    /// Row 12's answer, to a refusal of what this node said.
+    RefusesProtocol,
     RefusesNullSender,
     Unreachable,
     NullMx,
@@ -183,8 +187,9 @@ pub(crate) fn decide(facts: &Facts<'_>) -> Step {
             rule(11, Some(Verdict::Unknown), Defer, source, Because::RefusedWithPolicy)
         }
         Learned::Rejected { .. } => rule(11, Some(Verdict::Invalid), Reject, source, Because::DoesNotExist),
-        // Row 12: RCPT got 4xx.
+        // Row 12: RCPT got 4xx, or a 5xx that is no word on the recipient.
         Learned::Deferred => unknown(12, source, Because::Deferred),
+        Learned::RefusedForProtocol => unknown(12, source, Because::RefusesProtocol),
         // Row 13: the null sender got 5xx.
         Learned::NullSenderRefused => {
             rule(13, Some(Verdict::Unknown), unverifiable, source, Because::RefusesNullSender)

@@ -4,6 +4,7 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use callahead_cache::{DomainState, Put, RecipientState, Record, Scope};
@@ -410,6 +411,19 @@ fn unanswered(bench: &Bench) -> (Question<'static>, callahead_engine::Unanswered
     (question, unanswered)
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_valid_past_a_shorter_ttl_is_stale_for_four_days_and_no_longer() {
+    let bench = Bench::policy(|policy| policy.valid_ttl = 720 * HOUR);
+    bench.says(accepted());
+    bench.ask(ANNA).await;
+    bench.pass(100 * HOUR);
+    bench.engine.set_directory(Directory::new([domain(Policy::default())]).unwrap());
+    bench.says(unreachable());
+    assert_eq!(short(&bench.ask(ANNA).await), "14 unknown callout accept");
+    bench.pass(92 * HOUR);
+    assert_eq!(short(&bench.ask(ANNA).await), "14 unknown callout defer 451 4.4.1");
+}
+
 fn elsewhere() -> DomainConfig {
     let route = Route { hops: vec!["192.0.2.25".parse().unwrap()], tls: TlsPolicy::Off };
     DomainConfig { route: Arc::new(route), ..domain(Policy::default()) }
@@ -425,6 +439,64 @@ async fn a_route_that_changes_between_the_lookup_and_the_callout_is_the_one_that
     assert!(bench.engine.domains_in_memory().is_empty());
     bench.engine.decide_by_callout(&question, unanswered).await;
     assert_eq!(bench.script.requests.lock().unwrap()[0].route, elsewhere().route);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_begins_anew_behind_a_changed_route_is_told_nothing_by_what_was_asked_at_the_former() {
+    let bench = Bench::new();
+    bench.acts([Act::Wait(accepts_all()), Act::Say(accepted(), true)]);
+    let former = bench.asks("ben@one.example");
+    bench.settle().await;
+    let (question, unanswered) = unanswered(&bench);
+    bench.engine.set_directory(Directory::new([elsewhere()]).unwrap());
+    bench.clear(Scope::Domain("one.example".parse().unwrap())).await;
+    let engine = bench.engine.clone();
+    let before = tokio::spawn(async move { engine.decide_by_callout(&question, unanswered).await });
+    begun().await;
+    let after = bench.asks(ANNA);
+    begun().await;
+    bench.script.go.notify_waiters();
+    assert_eq!(short(&former.await.unwrap()), "9 valid callout accept");
+    assert_eq!(short(&before.await.unwrap()), "10 valid callout accept");
+    let after = after.await.unwrap();
+    assert!(after.answer.action == Action::Accept && !after.accept_all, "{}", short(&after));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_begins_anew_asks_a_random_local_part_though_the_former_destination_refused_one() {
+    let bench = Bench::new();
+    bench.says(rejected());
+    bench.ask("ben@one.example").await;
+    let (question, unanswered) = unanswered(&bench);
+    bench.engine.set_directory(Directory::new([elsewhere()]).unwrap());
+    bench.clear(Scope::Domain("one.example".parse().unwrap())).await;
+    bench.engine.decide_by_callout(&question, unanswered).await;
+    assert!(bench.script.requests.lock().unwrap()[1].probe);
+    // Nor is what another one's random local part told before a clear known after it.
+    let bench = Bench::new();
+    bench.acts([Act::WaitProbed(rejected()), Act::Say(accepted(), true)]);
+    bench.asks("ben@one.example");
+    bench.settle().await;
+    let waits = bench.asks(ANNA);
+    bench.settle().await;
+    bench.clear(Scope::All).await;
+    bench.script.go.notify_one();
+    waits.await.unwrap();
+    assert!(bench.script.requests.lock().unwrap()[1].probe);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_on_disk_counts_no_more_once_the_recipient_was_accepted_though_that_can_not_be_written() {
+    let (bench, disk_fails) = Bench::failing_disk();
+    bench.says(rejected());
+    bench.ask(ANNA).await;
+    bench.pass(40 * MINUTE);
+    disk_fails.store(true, Ordering::Relaxed);
+    bench.says(accepted());
+    // The refresh hears it.
+    assert_eq!(short(&bench.ask_only(ANNA).await), "8 invalid cache reject 550 5.1.1");
+    begun().await;
+    assert_eq!(short(&bench.ask_only(ANNA).await), "10 valid callout accept");
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use callahead_callout::{Outcome, Route, TlsPolicy};
 use callahead_engine::{
     Action, Decision, Directory, DomainConfig, Engine, Harvest, Listener, Policy, Question, Settings,
 };
-use common::{Act, Bench, accepted, domain, rejected, short};
+use common::{Act, Bench, accepted, domain, rejected, reply, short};
 use tokio::task::JoinSet;
 
 const CLIENT: &str = "192.0.2.9";
@@ -55,6 +55,19 @@ async fn a_client_that_guesses_all_at_once_gets_no_more_callouts_than_one_that_g
     let refused = decisions.iter().filter(|decision| decision.row == 11).count();
     let put_off = decisions.iter().filter(|d| short(d) == "16 unknown policy defer 451 4.7.1").count();
     assert_eq!((refused, put_off), (ALLOWED, 200 - ALLOWED));
+}
+
+#[tokio::test(start_paused = true)]
+async fn full_mailboxes_exist_and_are_no_guesses() {
+    let bench = known().await;
+    bench.says(Outcome::Rejected(reply(552, (5, 2, 2), "over quota")));
+    for number in 0..2 * ALLOWED {
+        for row in [11, 8] {
+            let decision = ask(bench.engine.clone(), format!("mailbox{number}@one.example")).await;
+            bench.settle().await;
+            assert_eq!(decision.row, row);
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

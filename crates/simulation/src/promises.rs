@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use callahead_callout::{Ask, BoxFuture, Callouts, Hop, Outcome, Report, Request};
+use callahead_callout::{Ask, BoxFuture, Callouts, Hop, Outcome, Report, Request, Route};
 use callahead_engine::{
     AcceptOrDefer, Action, Callouts as Mode, Decision, DomainConfig, Policy, RejectOrDefer, Source, Verdict,
 };
-use callahead_smtp::Reply;
+use callahead_smtp::{Domain, Reply};
 use tokio::time::Instant;
 
 use crate::history::{Asked, Events, Fact, History, Learned, MAY_BE_LOST, Said, Seq};
@@ -59,8 +59,8 @@ impl Ask for Watched {
         })
     }
 
-    fn ask_anew(&self) {
-        self.callouts.ask_anew();
+    fn ask_anew(&self, of: Option<(&Domain, &Route)>) {
+        self.callouts.ask_anew(of);
     }
 }
 
@@ -394,7 +394,9 @@ fn stale_before(events: &Events, asked: &Asked) -> bool {
     let Some(learned) = events.learned.iter().filter(of_recipient).max_by_key(|learned| learned.ended) else {
         return false;
     };
-    let in_time = asked.now >= learned.at && asked.now.since(learned.at) < learned.ttl + STALE_FOR;
+    // By the policy of then and by that of now, whichever is shorter.
+    let ttl = asked.config.as_ref().map_or(learned.ttl, |config| config.policy.valid_ttl.min(learned.ttl));
+    let in_time = asked.now >= learned.at && asked.now.since(learned.at) < ttl + STALE_FOR;
     let kept = learned.fact == Fact::Accepted && !learned.lost && asked.began_at > learned.ended_at + MAY_BE_LOST;
     kept && in_time && covering.all(|clear| clear.acknowledged.is_some_and(|at| at < learned.asked))
 }
@@ -510,7 +512,7 @@ fn judge(events: &Events, asked: &Asked, decision: &Decision) -> Result<(), Stri
             )
         }
         12 | 14 | 16 => {
-            let stale = STALE_FOR + 96 * HOUR;
+            let stale = STALE_FOR + policy.valid_ttl;
             let held = decision.row == 12 && decision.source == Source::Cache;
             if held {
                 let deferred = |l: &Learned| {

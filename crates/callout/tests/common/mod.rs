@@ -106,7 +106,7 @@ impl Bench {
 
     /// Ends the idle sessions; the next question opens one.
     pub async fn end_sessions(&self) {
-        self.callouts.ask_anew();
+        self.callouts.ask_anew(None);
         tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     }
 

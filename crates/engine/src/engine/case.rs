@@ -4,19 +4,23 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use callahead_cache::{DomainState, Lookup, RecipientState, Record, State, StoredReply, Timestamp};
-use callahead_callout::{Outcome, Report};
-use callahead_smtp::{EnhancedCode, Recipient, Reply};
+use callahead_cache::{
+    DomainState, Lookup, MAX_INVALID_AGE, RecipientState, Record, STALE_FOR, State, StoredReply, Timestamp,
+};
+use callahead_callout::{KEPT_FOR, Outcome, Report};
+use callahead_smtp::{About, Recipient, Reply};
 
 use super::Case;
-use crate::answer::{Closed, answer, reason};
+use crate::answer::{about, answer, reason};
 use crate::decision::{Action, Answer, Decision, Source};
 use crate::directory::{Callouts, Policy, RejectOrDefer};
 use crate::flights::Flown;
 use crate::table::{Because, Facts, Kept, Learned, Ruling, Step, decide};
 
-/// How long a refusal is kept at most that says that the mailbox exists.
-const FULL_FOR: Duration = Duration::from_secs(300);
+/// How long a full or disabled mailbox stays refused at most: it exists, and takes mail again as soon as somebody makes room.
+const CLOSED_FOR: Duration = Duration::from_secs(300);
+/// How long a null MX is kept at most: the DNS may have said it a while ago ([`KEPT_FOR`]).
+const NULL_MX_FOR: Duration = MAX_INVALID_AGE.saturating_sub(KEPT_FOR);
 
 impl Case {
     /// In observe mode everything is accepted, and what would have been answered stands beside that.
@@ -29,13 +33,26 @@ impl Case {
     }
 
     pub(super) fn facts(&self) -> Facts<'_> {
+        let mut recipient = kept(self.lookup.recipient.as_ref(), self.now, |state| self.ttl_of_recipient(state));
+        // From before the administrator said that such a refusal is no word on the mailbox.
+        if recipient == Kept::Fresh(RecipientState::Invalid)
+            && self.policy().is_some_and(|policy| policy.policy_rejects == RejectOrDefer::Defer)
+            && self
+                .lookup
+                .recipient
+                .as_ref()
+                .and_then(|record| record.reply.as_ref())
+                .is_some_and(|words| about(words).may_be_of_the_filter())
+        {
+            recipient = Kept::Nothing;
+        }
         Facts {
             is_mailbox: self.is_mailbox,
             policy: self.domain.as_ref().map(|domain| &domain.policy),
             listed: self.domain.as_ref().zip(self.recipient.as_ref()).and_then(|(d, r)| d.listed(r)),
             postmaster: self.recipient.as_ref().is_some_and(Recipient::is_postmaster),
             domain: kept(self.lookup.domain.as_ref(), self.now, |state| self.ttl_of_domain(state)),
-            recipient: kept(self.lookup.recipient.as_ref(), self.now, |state| self.ttl_of_recipient(state)),
+            recipient,
             learned: None,
             held: false,
         }
@@ -57,24 +74,11 @@ impl Case {
     }
 
     pub(super) fn ttl_of_domain(&self, state: DomainState) -> Duration {
-        self.domain.as_ref().map_or(Duration::MAX, |domain| match state {
-            DomainState::AcceptAll => domain.policy.valid_ttl,
-            DomainState::NotAcceptAll => domain.policy.valid_refresh,
-            DomainState::RefusesNullSender => callahead_cache::MAX_INVALID_AGE,
-            DomainState::NullMx => domain.policy.invalid_ttl,
-        })
+        self.policy().map_or(Duration::MAX, |policy| ttl_of_domain(policy, state))
     }
 
     pub(super) fn ttl_of_recipient(&self, state: RecipientState) -> Duration {
-        self.domain.as_ref().map_or(Duration::MAX, |domain| match state {
-            RecipientState::Valid => domain.policy.valid_ttl,
-            RecipientState::Invalid => domain.policy.invalid_ttl,
-        })
-    }
-
-    /// A random local part is asked while nothing fresh is known of the domain, and to see whether an accept-all one still is.
-    pub(super) fn wants_probe(&self) -> bool {
-        self.facts().domain != Kept::Fresh(DomainState::NotAcceptAll)
+        self.policy().map_or(Duration::MAX, |policy| ttl_of_recipient(policy, state))
     }
 
     /// The decision of a ruling, without who said it and when.
@@ -172,12 +176,37 @@ impl Decision {
     }
 }
 
-/// Fresh by the policy of when it was written and by that of now, whichever is shorter.
+pub(super) fn ttl_of_domain(policy: &Policy, state: DomainState) -> Duration {
+    match state {
+        DomainState::AcceptAll => policy.valid_ttl,
+        DomainState::NotAcceptAll => policy.valid_refresh,
+        DomainState::RefusesNullSender => MAX_INVALID_AGE,
+        DomainState::NullMx => policy.invalid_ttl.min(NULL_MX_FOR),
+    }
+}
+
+pub(super) fn ttl_of_recipient(policy: &Policy, state: RecipientState) -> Duration {
+    match state {
+        RecipientState::Valid => policy.valid_ttl,
+        RecipientState::Invalid => policy.invalid_ttl,
+    }
+}
+
+/// A random local part is asked while nothing fresh is known of the domain, and to see whether an accept-all one still is.
+pub(super) fn wants_probe(policy: &Policy, lookup: &Lookup, now: Timestamp) -> bool {
+    let known = kept(lookup.domain.as_ref(), now, |state| ttl_of_domain(policy, state));
+    known != Kept::Fresh(DomainState::NotAcceptAll)
+}
+
+/// Fresh by the policy of when it was written and by that of now, whichever is shorter; stale for so long after that.
 pub(super) fn kept<S: State>(record: Option<&Record<S>>, now: Timestamp, ttl: impl Fn(S) -> Duration) -> Kept<S> {
     match record {
         None => Kept::Nothing,
         Some(record) if record.is_fresh(now) && record.age(now) < ttl(record.state) => Kept::Fresh(record.state),
-        Some(record) if record.is_stale(now) || (record.is_fresh(now) && record.state.speaks_for()) => {
+        Some(record)
+            if (record.is_stale(now) || (record.is_fresh(now) && record.state.speaks_for()))
+                && record.age(now) < ttl(record.state).saturating_add(STALE_FOR) =>
+        {
             Kept::Stale(record.state)
         }
         Some(_) => Kept::Nothing,
@@ -188,10 +217,10 @@ pub(super) fn kept<S: State>(record: Option<&Record<S>>, now: Timestamp, ttl: im
 pub(super) fn records(policy: &Policy, flown: &Flown) -> (Option<Record<DomainState>>, Option<Record<RecipientState>>) {
     let report = &flown.report;
     let of_domain = match &report.outcome {
-        Outcome::AcceptsAll(_) => Some((DomainState::AcceptAll, policy.valid_ttl)),
-        Outcome::NullSenderRefused(_) => Some((DomainState::RefusesNullSender, callahead_cache::MAX_INVALID_AGE)),
-        Outcome::NullMx => Some((DomainState::NullMx, policy.invalid_ttl)),
-        _ if report.not_accept_all => Some((DomainState::NotAcceptAll, policy.valid_refresh)),
+        Outcome::AcceptsAll(_) => Some(DomainState::AcceptAll),
+        Outcome::NullSenderRefused(_) => Some(DomainState::RefusesNullSender),
+        Outcome::NullMx => Some(DomainState::NullMx),
+        _ if report.not_accept_all => Some(DomainState::NotAcceptAll),
         _ => None,
     };
     let of_recipient = match &report.outcome {
@@ -202,7 +231,7 @@ pub(super) fn records(policy: &Policy, flown: &Flown) -> (Option<Record<DomainSt
         _ => None,
     };
     (
-        of_domain.map(|(state, ttl)| record(state, ttl, flown)),
+        of_domain.map(|state| record(state, ttl_of_domain(policy, state), flown)),
         of_recipient.map(|(state, ttl)| record(state, ttl, flown)),
     )
 }
@@ -223,18 +252,18 @@ pub(super) fn kept_until(policy: &Policy, report: &Report, at: Timestamp) -> Opt
         Outcome::AcceptsAll(_) | Outcome::Accepted(_) => policy.valid_ttl,
         Outcome::Rejected(_) if is_deferred_reject(policy, &report.outcome) => return None,
         Outcome::Rejected(reply) => refused_for(policy, reply),
-        Outcome::NullMx => policy.invalid_ttl,
-        Outcome::NullSenderRefused(_) => callahead_cache::MAX_INVALID_AGE,
+        Outcome::NullMx => ttl_of_domain(policy, DomainState::NullMx),
+        Outcome::NullSenderRefused(_) => ttl_of_domain(policy, DomainState::RefusesNullSender),
         _ => return None,
     };
     Some(at.after(ttl))
 }
 
-/// How long a refusal is kept. Where the mailbox exists and takes nothing now, that is over as soon as somebody makes room.
+/// How long a refusal is kept.
 fn refused_for(policy: &Policy, reply: &Reply) -> Duration {
-    match Closed::by(reply.code(), reply.enhanced()) {
-        Some(_) => policy.invalid_ttl.min(FULL_FOR),
-        None => policy.invalid_ttl,
+    match About::from(reply).is_of_a_closed_mailbox() {
+        true => policy.invalid_ttl.min(CLOSED_FOR),
+        false => policy.invalid_ttl,
     }
 }
 
@@ -247,8 +276,10 @@ pub(super) fn learned(outcome: &Outcome) -> Learned {
     match outcome {
         Outcome::AcceptsAll(_) => Learned::AcceptsAll,
         Outcome::Accepted(_) => Learned::Accepted,
-        Outcome::Rejected(reply) if talks_of_protocol(reply) => Learned::Deferred,
-        Outcome::Rejected(reply) => Learned::Rejected { of_the_filter: talks_of_filter(reply.enhanced()) },
+        Outcome::Rejected(reply) => match About::from(reply) {
+            About::Protocol => Learned::RefusedForProtocol,
+            about => Learned::Rejected { of_the_filter: about.may_be_of_the_filter() },
+        },
         Outcome::Deferred(_) | Outcome::NeedsSmtpUtf8 => Learned::Deferred,
         Outcome::NullSenderRefused(_) => Learned::NullSenderRefused,
         Outcome::Unreachable(_) => Learned::Unreachable,
@@ -257,21 +288,15 @@ pub(super) fn learned(outcome: &Outcome) -> Learned {
     }
 }
 
-/// Subjects 3 (mail system), 4 (network), 5 (protocol) and 7 (policy) of RFC 3463 are not about the mailbox.
-pub(super) fn talks_of_filter(enhanced: Option<EnhancedCode>) -> bool {
-    enhanced.is_some_and(|enhanced| matches!(enhanced.subject(), 3 | 4 | 5 | 7))
-}
-
-/// Whether it refuses what this node said and not the mailbox: subject 5 (protocol) of RFC 3463, and 504, with which Postfix refuses the name in EHLO
-/// where it refuses at RCPT only (`smtpd_delay_reject`). Whatever `policy_rejects` says: nobody can mean that for a word on the mailbox. 5.5.0,
-/// undefined, Outlook.com says of mailboxes.
-fn talks_of_protocol(reply: &Reply) -> bool {
-    reply.code() == 504 || reply.enhanced().is_some_and(|enhanced| enhanced.subject() == 5 && enhanced.detail() > 0)
-}
-
-/// Whether a refusal is no word on the recipient.
+/// Whether a refusal is no word on the recipient: what this node said is refused, whatever `policy_rejects` says, since nobody can mean that for a
+/// word on the mailbox; or by that setting.
 pub(super) fn is_deferred_reject(policy: &Policy, outcome: &Outcome) -> bool {
     let Outcome::Rejected(reply) = outcome else { return false };
-    let deferred = talks_of_filter(reply.enhanced()) && policy.policy_rejects == RejectOrDefer::Defer;
-    deferred || talks_of_protocol(reply)
+    let about = About::from(reply);
+    about == About::Protocol || (about.may_be_of_the_filter() && policy.policy_rejects == RejectOrDefer::Defer)
+}
+
+/// Whether a refusal counts against whoever asks, as one who guesses addresses would get it.
+pub(super) fn is_of_a_guess(words: &StoredReply) -> bool {
+    !about(words).is_of_a_closed_mailbox()
 }

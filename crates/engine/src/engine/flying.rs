@@ -1,22 +1,22 @@
 //! Callouts: started as tasks of their own, what they bring kept, and who is told of it.
 
 use std::hash::Hash;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
-use callahead_cache::{Epoch, Put};
+use callahead_cache::{CacheError, DomainState, Epoch, Lookup, Put, RecipientState, Timestamp};
 use callahead_callout::{Failure, Outcome, Request, Route};
-use callahead_smtp::Recipient;
+use callahead_smtp::{About, Recipient};
 use tokio::time::timeout;
 
-use super::case::{is_deferred_reject, records, speaks_of_domain, talks_of_filter};
-use super::{ALERT_EVERY, Case, Engine, MAX_ALERTS, MAX_REFRESHES, PROBE_WAIT, REFRESH_EVERY};
+use super::case::{is_deferred_reject, kept, records, speaks_of_domain, ttl_of_domain, ttl_of_recipient, wants_probe};
+use super::{Case, Engine, PROBE_WAIT};
 use crate::directory::{Callouts, DomainConfig, Policy};
 use crate::flights::{Arrival, Boarding, Flights, Flown, Landing, Start};
 use crate::greylisting::Greylisting;
 use crate::observer::{Alert, AlertKind};
 use crate::protection::{Held, Place};
-use crate::table::Ruling;
+use crate::table::{Kept, Ruling};
 
 impl Engine {
     /// Starts a callout as a task of its own.
@@ -32,34 +32,38 @@ impl Engine {
         let Start { id, landing, arrival } = start;
         let engine = self.clone();
         let (recipient, domain) = (recipient.clone(), Arc::clone(domain));
-        let (mut epoch, floor, probe) = (case.lookup.epoch, case.lookup.floor, case.wants_probe());
+        let mut begins = Beginning::of(&domain.policy, &case.lookup, case.now);
         let asked_at = case.now;
         tokio::spawn(async move {
             // Ends the flight on every way out, a panic's included, so that nobody joins one that will not arrive.
             let _ending = Ending { flights: &engine.inner.flights, whose: recipient.clone(), id };
             let background = why == Why::Refresh;
             let route = Arc::clone(&domain.route);
-            let mut request = Request { recipient: recipient.clone(), route, probe, background };
+            let mut request = Request { recipient: recipient.clone(), route, probe: begins.probe, background };
             // Whoever changes a route clears what is in the cache and what is under way. What came between the look at the directory and the
             // place among the flights is neither: it looks again, now that it has its place.
             let is_as_it_was =
                 engine.route_now(&recipient, &domain).is_some_and(|now| Arc::ptr_eq(&now, &domain.route));
-            if !is_as_it_was && !engine.begins_anew(id, &landing, &domain, &mut request, &mut epoch).await {
-                return;
+            if !is_as_it_was {
+                let Some(anew) = engine.begin_anew(id, &landing, &domain, &mut request).await else { return };
+                begins = anew;
             }
             // One random local part for a domain, however many of its recipients are asked for at the same time.
             let probes = &engine.inner.probes;
             let (mut probing, mut told) = (None, None);
-            match probe.then(|| probes.board(recipient.domain(), floor, epoch, asked_at, why != Why::Live)) {
+            let board = || probes.board(recipient.domain(), begins.floor, begins.epoch, asked_at, why != Why::Live);
+            match begins.probe.then(board) {
                 Some(Boarding::Started(Start { id, landing, .. })) => {
                     probing = Some((landing, Ending { flights: probes, whose: recipient.domain().clone(), id }));
                 }
                 Some(Boarding::Joined(arrival)) => {
                     told = timeout(PROBE_WAIT, arrival.wait()).await.ok().flatten();
                     // What is asked from here on is newer than a clear that came while it waited.
-                    let anew = told.as_deref().is_none_or(|flown| !speaks_of_domain(&flown.report.outcome));
-                    if anew && !engine.begins_anew(id, &landing, &domain, &mut request, &mut epoch).await {
-                        return;
+                    if told.as_deref().is_none_or(|flown| !speaks_of_domain(&flown.report.outcome)) {
+                        let Some(anew) = engine.begin_anew(id, &landing, &domain, &mut request).await else { return };
+                        begins = anew;
+                        // Nor is the domain what it was before such a clear.
+                        told = told.filter(|flown| flown.epoch >= begins.floor);
                     }
                 }
                 Some(Boarding::Full) | None => {}
@@ -68,16 +72,17 @@ impl Engine {
                 // As it came: said then, and under that epoch. A clear of whoever was asked for may have come since.
                 Some(flown) if speaks_of_domain(&flown.report.outcome) => flown,
                 told => {
-                    request.probe = probe && told.is_none_or(|flown| !flown.report.not_accept_all);
+                    request.probe = begins.probe && told.is_none_or(|flown| !flown.report.not_accept_all);
                     let report = engine.inner.callouts.ask(request).await;
-                    Arc::new(Flown { report, at: engine.inner.clock.now(), epoch, background })
+                    Arc::new(Flown { report, at: engine.inner.clock.now(), epoch: begins.epoch, background })
                 }
             };
             if let Some((landing, _)) = &probing {
                 landing.land(Arc::clone(&flown));
             }
             if let Some(place) = place
-                && matches!(flown.report.outcome, Outcome::Rejected(_))
+                && let Outcome::Rejected(reply) = &flown.report.outcome
+                && !About::from(reply).is_of_a_closed_mailbox()
                 && !is_deferred_reject(&domain.policy, &flown.report.outcome)
             {
                 place.missed(&recipient, flown.at, engine.inner.settings.load().harvest);
@@ -97,48 +102,71 @@ impl Engine {
         (now.policy.fold_local_part == then.policy.fold_local_part).then(|| Arc::clone(&now.route))
     }
 
-    /// For a flight that is among the others and has asked nobody yet: under which epoch, and where. It is over where a newer flight brought what
-    /// those who wait want to know, and where there is no such recipient any more: then nobody is asked, and they are told to come again.
-    async fn begins_anew(
+    /// For a flight that is among the others and has asked nobody yet: with what it begins now, and where. `None`, and it is over, where a newer
+    /// flight brought what those who wait want to know, and where there is no such recipient any more: then nobody is asked, and they are told to
+    /// come again.
+    async fn begin_anew(
         &self,
         id: u64,
         landing: &Landing,
         then: &DomainConfig,
         request: &mut Request,
-        epoch: &mut Epoch,
-    ) -> bool {
+    ) -> Option<Beginning> {
         // The route may have changed, and only then been cleared: it is read after the epoch, as in `case`.
-        *epoch = self.lookup(&request.recipient).epoch;
-        match self.route_now(&request.recipient, then) {
-            Some(route) => request.route = route,
-            None => return false,
-        }
+        let begins = Beginning::of(&then.policy, &self.lookup(&request.recipient), self.now());
+        request.route = self.route_now(&request.recipient, then)?;
         // Whoever asked after that clear has a flight of their own, which is as good for those who wait for this one.
-        if let Some(newer) = self.inner.flights.renew(&request.recipient, id, *epoch, self.now())
+        if let Some(newer) = self.inner.flights.renew(&request.recipient, id, begins.epoch, self.now())
             && let Some(flown) = newer.wait().await
             && !flown.gave_way()
         {
             landing.land(flown);
-            return false;
+            return None;
         }
-        true
+        Some(begins)
     }
 
     /// Keeps what was learned, and returns when that is on disk.
     pub(super) async fn keep(&self, recipient: &Recipient, policy: &Policy, flown: &Flown) {
         let epoch = flown.epoch;
-        let (of_domain, of_recipient) = records(policy, flown);
-        let cache = &self.inner.cache;
+        let (mut of_domain, mut of_recipient) = records(policy, flown);
+        if let Outcome::Rejected(reply) = &flown.report.outcome
+            && About::from(reply) == About::Filter
+        {
+            // A destination that shuts the filter out refuses everybody: that turns over nothing that is known.
+            let Lookup { domain, recipient, .. } = self.lookup(recipient);
+            let domain = kept(domain.as_ref(), flown.at, |state| ttl_of_domain(policy, state));
+            of_domain = of_domain.filter(|_| domain != Kept::Fresh(DomainState::AcceptAll));
+            let recipient = kept(recipient.as_ref(), flown.at, |state| ttl_of_recipient(policy, state));
+            of_recipient = of_recipient.filter(|_| recipient != Kept::Fresh(RecipientState::Valid));
+        }
+        let (accepted, has_mx) = (
+            of_recipient.as_ref().is_some_and(|record| record.state == RecipientState::Valid),
+            of_domain.as_ref().is_some_and(|record| record.state != DomainState::NullMx),
+        );
+        let (cache, unwritten) = (&self.inner.cache, &self.inner.unwritten);
         let of_domain = of_domain.map(|record| cache.put_domain(recipient.domain(), record, epoch));
         let of_recipient = of_recipient.map(|record| cache.put_recipient(recipient, record, epoch));
-        for ticket in [of_domain, of_recipient].into_iter().flatten() {
-            match ticket.await {
-                Ok(Put::Written) => {}
-                Ok(Put::Superseded) => drop(self.inner.counters.superseded.fetch_add(1, Ordering::Relaxed)),
-                // The cache has told its log; the answer was given all the same.
-                Err(_) => {}
-            }
+        // Where it can't be written the cache has told its log, and the answer was given all the same.
+        if let Some(ticket) = of_domain
+            && self.is_lost(ticket.await)
+            && has_mx
+        {
+            unwritten.has_mx(recipient.domain(), flown.at);
         }
+        if let Some(ticket) = of_recipient
+            && self.is_lost(ticket.await)
+            && accepted
+        {
+            unwritten.accepted(recipient, flown.at);
+        }
+    }
+
+    fn is_lost(&self, put: Result<Put, CacheError>) -> bool {
+        if matches!(put, Ok(Put::Superseded)) {
+            self.inner.counters.superseded.fetch_add(1, Ordering::Relaxed);
+        }
+        put.is_err()
     }
 
     pub(super) fn hold_down(&self, recipient: &Recipient, policy: &Policy, flown: &Arc<Flown>) {
@@ -163,18 +191,8 @@ impl Engine {
         if age.is_none_or(|age| age < soft) || self.inner.flights.is_under_way(recipient) {
             return;
         }
-        {
-            let mut tried = self.inner.refreshes.lock().unwrap_or_else(PoisonError::into_inner);
-            if tried.get(recipient).is_some_and(|at| case.now.since(*at) < REFRESH_EVERY) {
-                return;
-            }
-            if tried.len() >= MAX_REFRESHES {
-                tried.retain(|_, at| case.now.since(*at) < REFRESH_EVERY);
-            }
-            if tried.len() >= MAX_REFRESHES {
-                return;
-            }
-            tried.insert(recipient.clone(), case.now);
+        if !self.inner.refreshes.is_first(recipient, case.now) {
+            return;
         }
         if let Boarding::Started(start) =
             self.inner.flights.board(recipient, case.lookup.floor, case.lookup.epoch, case.now, true)
@@ -190,12 +208,16 @@ impl Engine {
         if greylisting == Greylisting::Over {
             let domain = recipient.domain().to_string();
             self.inner.observer.alert_is_over(&domain, AlertKind::Greylists);
-            self.inner.alerts.lock().unwrap_or_else(PoisonError::into_inner).remove(&(domain, AlertKind::Greylists));
+            self.inner.alerts.forget(&(domain, AlertKind::Greylists));
         }
         let kind = match outcome {
             Outcome::Deferred(_) if greylisting == Greylisting::Seen => AlertKind::Greylists,
             Outcome::NullSenderRefused(_) => AlertKind::RefusesNullSender,
-            Outcome::Rejected(reply) if talks_of_filter(reply.enhanced()) => AlertKind::TalksOfFilter,
+            Outcome::Rejected(reply)
+                if matches!(About::from(reply), About::Filter | About::NetworkOrAddress | About::Protocol) =>
+            {
+                AlertKind::TalksOfFilter
+            }
             Outcome::AcceptsAll(_) => AlertKind::AcceptAll,
             // What this node lacks is no news of the destination.
             Outcome::Unreachable(hosts)
@@ -207,18 +229,8 @@ impl Engine {
             _ => return,
         };
         let domain = recipient.domain().to_string();
-        {
-            let mut told = self.inner.alerts.lock().unwrap_or_else(PoisonError::into_inner);
-            let key = (domain.clone(), kind);
-            if told.get(&key).is_some_and(|at| flown.at.since(*at) < ALERT_EVERY) {
-                return;
-            }
-            if told.len() >= MAX_ALERTS {
-                told.retain(|_, at| flown.at.since(*at) < ALERT_EVERY);
-            }
-            if told.len() < MAX_ALERTS {
-                told.insert(key, flown.at);
-            }
+        if !self.inner.alerts.is_first(&(domain.clone(), kind), flown.at) {
+            return;
         }
         let detail = match outcome {
             Outcome::Unreachable(hosts) => hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
@@ -228,6 +240,23 @@ impl Engine {
             }
         };
         self.inner.observer.alert(&Alert { domain, kind, detail });
+    }
+}
+
+/// What a flight begins with.
+#[derive(Clone, Copy)]
+struct Beginning {
+    /// Under which it asks.
+    epoch: Epoch,
+    /// Nothing that was asked under a smaller one is of use to it.
+    floor: Epoch,
+    /// Whether a random local part is to be asked.
+    probe: bool,
+}
+
+impl Beginning {
+    fn of(policy: &Policy, lookup: &Lookup, now: Timestamp) -> Self {
+        Self { epoch: lookup.epoch, floor: lookup.floor, probe: wants_probe(policy, lookup, now) }
     }
 }
 

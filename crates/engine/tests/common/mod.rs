@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -127,6 +128,20 @@ impl Bench {
         Self::over(domain(Policy::default()), Settings::default(), hanging)
     }
 
+    /// A disk that takes writes until what is given says that it fails: from then on each is an error.
+    pub fn failing_disk() -> (Self, Arc<AtomicBool>) {
+        let fails = Arc::<AtomicBool>::default();
+        let pace = {
+            let fails = Arc::clone(&fails);
+            move || {
+                assert!(!fails.load(Ordering::Relaxed), "the writer ends, as by a disk that fails");
+                std::future::ready(())
+            }
+        };
+        let failing = |dir: &std::path::Path| Cache::open_paced(dir, &options(), NOW, pace).unwrap();
+        (Self::over(domain(Policy::default()), Settings::default(), failing), fails)
+    }
+
     fn over(domain: DomainConfig, settings: Settings, open: impl FnOnce(&std::path::Path) -> Cache) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(TestClock::at(NOW));
@@ -158,6 +173,11 @@ impl Bench {
         let decision = self.engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await;
         self.settle().await;
         decision
+    }
+
+    /// Asks, and does not wait until what was learned is on disk.
+    pub async fn ask_only(&self, recipient: &str) -> Decision {
+        self.engine.decide(Question::new(recipient.as_bytes(), Listener::Policy)).await
     }
 
     /// Asks as a task of its own, while the test goes on.

@@ -17,6 +17,8 @@ pub enum Says {
     Accepts,
     /// Row 11.
     Refuses,
+    /// Row 11, in words that are about the filter: nothing that is known to exist is turned over by that.
+    ShutsOut,
     /// Row 12.
     Later,
     /// Row 13.
@@ -90,7 +92,7 @@ fn case(name: impl Into<String>, place: Where, says: Says) -> Case {
         // A real sender is no null sender.
         Says::Truth | Says::RefusesNullSender => Relayed::Truth,
         Says::AcceptsAll | Says::Accepts => Relayed::Accepts,
-        Says::Refuses | Says::NullMx => Relayed::Refuses,
+        Says::Refuses | Says::ShutsOut | Says::NullMx => Relayed::Refuses,
         Says::Later | Says::NoAnswer => Relayed::PutsOff,
     };
     let (tls, both) = (TlsPolicy::Opportunistic, [says; 2]);
@@ -135,7 +137,7 @@ fn faults() -> Vec<(&'static str, Fault)> {
 
 /// What a fault at a step comes to, where a random local part is asked first and where not.
 fn by_design(step: Step, fault: &str) -> (Says, Says) {
-    use Says::{Accepts, AcceptsAll, Later, NoAnswer, Refuses, RefusesNullSender, Truth};
+    use Says::{Accepts, AcceptsAll, Later, NoAnswer, RefusesNullSender, ShutsOut, Truth};
     let both = |says| (says, says);
     match (step, fault) {
         // Slowness within the deadline is no fault, and after the answer nothing is.
@@ -146,10 +148,10 @@ fn by_design(step: Step, fault: &str) -> (Says, Says) {
         (Step::StartTls, "550" | "450") => both(Truth),
         (Step::Mail, "550" | "550, and closes") => both(RefusesNullSender),
         (Step::Mail, "450") => both(Later),
-        (Step::Rcpt, "550") => both(Refuses),
+        (Step::Rcpt, "550") => both(ShutsOut),
         (Step::Rcpt, "450") => both(Later),
         // The random local part takes the connection with it; the recipient is asked for in another, and refused in full.
-        (Step::Rcpt, "550, and closes") => both(Refuses),
+        (Step::Rcpt, "550, and closes") => both(ShutsOut),
         // The first reply to RCPT counts, and it is a 250 to whoever is asked for.
         (Step::Rcpt, "two replies") => (AcceptsAll, Accepts),
         // RSET stands between the random local part and the recipient: where it takes no time to fail, the recipient is asked for in
@@ -189,7 +191,7 @@ fn step_name(step: Step) -> &'static str {
 
 /// All of them.
 pub fn catalogue() -> Vec<Case> {
-    use Says::{Accepts, AcceptsAll, Later, NoAnswer, NullMx, Refuses, RefusesNullSender, Truth};
+    use Says::{Accepts, AcceptsAll, Later, NoAnswer, NullMx, Refuses, RefusesNullSender, ShutsOut, Truth};
     let ca = TestCa::new();
     let certificate = || Tls::Certificate(ca.server("mail.example"));
     let mut cases = vec![case("none", server(sound()), Truth)];
@@ -229,12 +231,18 @@ pub fn catalogue() -> Vec<Case> {
         ("550 5.1.1 no such user", Refuses),
         ("554-no\r\n554 at all", Refuses),
         ("552 5.2.2 mailbox full", Refuses),
-        ("550 5.7.1 your address is blocked", Refuses),
+        ("550 5.7.1 your address is blocked", ShutsOut),
+        ("553 your IP address is listed at a block list", ShutsOut),
+        ("550 5.4.1 Recipient address rejected: Access denied", Refuses),
         ("553", Refuses),
         ("450 4.2.1 busy", Later),
         ("452 4.2.2 full", Later),
         ("251 2.1.5 will forward", Accepts),
         ("252 perhaps", Accepts),
+        ("552", Later),
+        ("530 5.7.0 must issue a STARTTLS command first", NoAnswer),
+        ("504 5.5.2 <filter>: Helo command rejected: need fully-qualified hostname", Later),
+        ("500 5.5.2 what?", NoAnswer),
         ("503 5.5.1 bad sequence", NoAnswer),
         ("421 4.3.2 closing", NoAnswer),
         ("354 go on", NoAnswer),
@@ -273,6 +281,8 @@ pub fn catalogue() -> Vec<Case> {
             (certificate(), "a certificate of an unknown authority"),
             (Tls::GarbageAfter220, "garbage behind 220"),
             (Tls::CloseAfter220, "closes behind 220"),
+            (Tls::HangAfter220, "hangs behind 220"),
+            (Tls::CloseAfterHandshake(ca.server("mail.example")), "closes behind the handshake"),
             (Tls::Injection(ca.server("mail.example")), "a reply in clear behind 220"),
         ] {
             let encrypts = matches!(tls, Tls::Certificate(_)) && policy == TlsPolicy::Required;
@@ -281,6 +291,15 @@ pub fn catalogue() -> Vec<Case> {
             cases.push(case(format!("TLS {named}: {name}"), server(script), says).tls(policy));
         }
     }
+    // What a session says of itself is no word on a mailbox: the recipient is asked for in a session of its own.
+    let script = Script { rcpt_limit: Some((1, "550 5.7.1 too many recipients".into())), ..sound() };
+    cases.push(case("550 to each recipient of a session but the first", server(script), Truth));
+    let script = Script { wrong_rcpt_limit: Some((1, "571 5.7.1 too many unknown recipients".into())), ..sound() };
+    cases.push(case("571 to each recipient behind an unknown one", server(script), Truth));
+    let in_clear = |tls| Script { refuses_in_clear: Some("550 5.7.1 encryption is required".into()), tls, ..sound() };
+    cases.push(case("550 in clear, and TLS works", server(in_clear(certificate())), Truth));
+    cases.push(case("550 in clear, and STARTTLS fails", server(in_clear(Tls::CloseAfter220)), NoAnswer));
+    cases.push(case("550 in clear, and STARTTLS is not offered", server(in_clear(Tls::None)), ShutsOut));
     let failed = |what: &str| ResolveError::Failed("one.example".into(), what.into());
     let dns = |name: &str, answer, says| case(format!("MX: {name}"), Where::Mx(answer), says);
     cases.extend([

@@ -65,7 +65,7 @@ fn expected(case: &Case, exists: bool, state: State) -> (Seen, u8) {
     match says(case, exists, state) {
         Says::AcceptsAll => (Seen::Accept, 9),
         Says::Accepts => (Seen::Accept, 10),
-        Says::Refuses => (Seen::Reject, 11),
+        Says::Refuses | Says::ShutsOut => (Seen::Reject, 11),
         Says::RefusesNullSender => (Seen::Accept, 13),
         Says::NullMx => (Seen::Reject, 15),
         later @ (Says::Later | Says::NoAnswer) => {
@@ -104,7 +104,7 @@ fn patience(front: Front) -> Duration {
 }
 
 /// What the cache has to hold afterwards: of the recipient, and of the domain. A refresh learns what any other callout does: a refusal of what is
-/// kept as valid makes it invalid, and where nothing is learned of the recipient its record stays as it was.
+/// kept as valid makes it invalid, unless it is about the filter, and where nothing is learned of the recipient its record stays as it was.
 fn kept(case: &Case, exists: bool, state: State) -> (Option<RecipientState>, Option<DomainState>) {
     let before = match state {
         State::Cold => (None, None),
@@ -115,7 +115,8 @@ fn kept(case: &Case, exists: bool, state: State) -> (Option<RecipientState>, Opt
         Says::AcceptsAll => (before.0, Some(DomainState::AcceptAll)),
         Says::Accepts if case.tells_apart == Some(false) => (Some(RecipientState::Valid), before.1),
         Says::Accepts => (Some(RecipientState::Valid), Some(DomainState::NotAcceptAll)),
-        Says::Refuses => (Some(RecipientState::Invalid), Some(DomainState::NotAcceptAll)),
+        Says::ShutsOut if state == State::Valid => (before.0, Some(DomainState::NotAcceptAll)),
+        Says::Refuses | Says::ShutsOut => (Some(RecipientState::Invalid), Some(DomainState::NotAcceptAll)),
         Says::RefusesNullSender => (before.0, Some(DomainState::RefusesNullSender)),
         Says::NullMx => (before.0, Some(DomainState::NullMx)),
         Says::Later | Says::NoAnswer if case.tells_apart == Some(true) => (before.0, Some(DomainState::NotAcceptAll)),
@@ -361,7 +362,11 @@ async fn run(case: &Case, exists: bool, state: State, tls: &TlsClient) -> Found 
     let Lookup { recipient, domain, .. } = node.engine.cache().lookup(&mailbox).unwrap();
     let found = (recipient.as_ref().map(|record| record.state), domain.map(|record| record.state));
     assert_eq!(found, kept(case, exists, state), "what is kept after {:?} over {state:?}", case.name);
-    let learned = matches!(says(case, exists, state), Says::Accepts | Says::Refuses);
+    let learned = match says(case, exists, state) {
+        Says::Accepts | Says::Refuses => true,
+        Says::ShutsOut => state != State::Valid,
+        _ => false,
+    };
     match &recipient {
         Some(record) if learned => assert_eq!(record.checked_at, NOW, "{:?} over {state:?}", case.name),
         kept => assert_eq!(*kept, before(state), "nothing was learned of it by {:?}", case.name),
