@@ -25,12 +25,12 @@ const POSTMASTER: u8 = 5;
 /// # Errors
 /// When the configuration is wrong.
 pub async fn run(args: CheckArgs) -> anyhow::Result<u8> {
-    let recipients = args.addresses.iter().filter_map(|address| address.parse::<Recipient>().ok());
+    let recipients = args.addresses.iter().filter_map(|address| Recipient::parse_as_written(address.as_bytes()).ok());
     let asker = Asker::new(&args.ask, recipients.map(|recipient| recipient.domain().clone()))?;
     let style = Style::stdout();
     let (mut no, mut untold, mut refused) = (false, false, false);
     for address in &args.addresses {
-        let parsed = address.parse::<Recipient>();
+        let parsed = Recipient::parse_as_written(address.as_bytes());
         let is_local_part = || format!("{address}@domain.invalid").parse::<Recipient>().is_ok();
         if parsed == Err(AddressError::NoDomain) && is_local_part() {
             output::error(&anyhow::anyhow!("{0} has no domain: write {0}@DOMAIN", output::printable(address)));

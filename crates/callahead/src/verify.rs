@@ -42,9 +42,9 @@ pub async fn run(args: VerifyArgs) -> anyhow::Result<u8> {
     let input = read_input(&args)?;
     let mut out = open_output(&args, &input)?;
     let rest = input.rows.iter().skip(out.done);
-    let domains = rest
-        .clone()
-        .filter_map(|row| Some(Recipient::parse(address(row, input.column).as_bytes()).ok()?.domain().clone()));
+    let domains = rest.clone().filter_map(|row| {
+        Some(Recipient::parse_as_written(address(row, input.column).as_bytes()).ok()?.domain().clone())
+    });
     let asker = Asker::new(&args.ask, domains)?;
     if let Some(first) = asker.elsewhere.first() {
         let (file, others) = (args.ask.file().display(), asker.elsewhere.len() - 1);

@@ -32,9 +32,11 @@ fn check_asks_and_its_exit_status_is_the_answer() {
         let told = format!("callahead: {name} has no domain: write {name}@DOMAIN\n");
         assert_eq!((code, out.as_str(), error), (2, "", told));
     }
-    for none in ["a..b@one.example", "no address"] {
+    for none in ["anna@one..example", "no address"] {
         assert_eq!(run(&["check", "--route", &route, none]).0, 1);
     }
+    let (code, out, _) = run(&["check", "--route", &route, "--transcript", "a..b@one.example"]);
+    assert!(code == 1 && out.contains("> RCPT TO:<\"a..b\"@one.example>"), "as MTAs log what needs quotes: {out}");
     drop(world.listening);
     let (code, out, _) = run(&["check", "--route", &route, "anna@one.example"]);
     assert!(code == 3 && out.contains("could not be told") && out.contains("refused"), "{out}");

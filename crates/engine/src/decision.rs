@@ -32,7 +32,7 @@ pub enum Listener {
 /// A question as a listener puts it.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
-    /// As the client wrote it, without angle brackets.
+    /// As the client wrote it, without angle brackets; a local part that needs quotes may lack them.
     pub recipient: &'a [u8],
     /// Where it came in.
     pub listener: Listener,

@@ -364,7 +364,7 @@ impl Engine {
     }
 
     fn case_in(&self, directory: &Directory, question: &Question<'_>, started: Instant) -> Case {
-        let parsed = Recipient::parse(question.recipient);
+        let parsed = Recipient::parse_as_written(question.recipient);
         let is_mailbox = parsed.is_ok() || is_bare_local_part(question.recipient);
         let mut recipient = parsed.ok();
         let domain = recipient.as_ref().and_then(|recipient| directory.find(recipient.domain())).cloned();

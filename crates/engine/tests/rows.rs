@@ -27,16 +27,32 @@ async fn row_01_what_is_no_mailbox_is_rejected_as_malformed() {
     for bad in [
         "",
         "not an address",
-        "a..b@one.example",
+        "anna@one..example",
         "@one.example",
         "@relay:anna@one.example",
         "anna@",
-        "an\"na@one.example",
+        "an\u{7}na@one.example",
     ] {
         assert_eq!(short(&bench.ask(bad).await), "1 - policy reject 501 5.1.3", "{bad:?}");
     }
     assert_eq!(bench.ask("not\u{7} an\n address").await.recipient, "not an address", "it can be shown and logged");
     assert_eq!(bench.callouts(), 0);
+}
+
+/// MTAs hand such addresses over without the quotes, and people write them so: the mailbox may well exist.
+#[tokio::test(start_paused = true)]
+async fn a_local_part_that_lacks_its_quotes_is_asked_for_with_them() {
+    let bench = Bench::new();
+    for (written, asked) in [
+        ("a..b@one.example", "\"a..b\"@one.example"),
+        ("a b@one.example", "\"a b\"@one.example"),
+        ("an\"na@one.example", "\"an\\\"na\"@one.example"),
+        ("anna@two.example@one.example", "\"anna@two.example\"@one.example"),
+    ] {
+        bench.says(accepted());
+        let decision = bench.ask(written).await;
+        assert_eq!((short(&decision).as_str(), decision.recipient.as_str()), ("10 valid callout accept", asked));
+    }
 }
 
 #[tokio::test(start_paused = true)]

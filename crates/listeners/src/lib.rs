@@ -17,7 +17,6 @@
 //! rejection.
 
 mod accept;
-mod address;
 pub mod gateway;
 mod listen;
 pub mod milter;

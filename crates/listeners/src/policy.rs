@@ -21,7 +21,6 @@ use bytes::{Buf as _, BytesMut};
 use callahead_engine::{Action, Answer, Decision, Engine, Listener, Question};
 use tokio_util::sync::CancellationToken;
 
-use crate::address;
 use crate::listen::Bound;
 use crate::reader::Format;
 use crate::server::{self, Limits, Protocol, Replying};
@@ -207,15 +206,14 @@ impl Protocol for Policy {
             output.extend_from_slice(b"action=451 4.3.5 the policy request has no recipient\n\n");
             return None;
         };
-        let recipient = address::quoted(recipient);
-        let unanswered = match self.engine.decide_cached(&question(&request, &recipient)) {
+        let unanswered = match self.engine.decide_cached(&question(&request, recipient)) {
             Ok(decision) => {
                 answered(&request, &decision, output);
                 return None;
             }
             Err(unanswered) => unanswered,
         };
-        let (engine, recipient) = (self.engine.clone(), recipient.into_owned());
+        let (engine, recipient) = (self.engine.clone(), recipient.clone());
         Some(Box::pin(async move {
             let mut output = Vec::new();
             let decision = engine.decide_by_callout(&question(&request, &recipient), unanswered).await;

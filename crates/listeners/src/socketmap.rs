@@ -26,7 +26,6 @@ use callahead_engine::{Action, Answer, Engine, Listener, Question};
 use callahead_smtp::Domain;
 use tokio_util::sync::CancellationToken;
 
-use crate::address;
 use crate::listen::Bound;
 use crate::reader::Format;
 use crate::server::{self, Limits, Protocol, Replying};
@@ -150,13 +149,12 @@ async fn reply(engine: &Engine, request: &Request) -> String {
 }
 
 async fn recipients(engine: &Engine, key: &[u8]) -> String {
-    if !address::is_full(key) {
+    if !is_full(key) {
         return NOT_FOUND.into();
     }
-    let recipient = address::quoted(key);
     let decision = engine
         .decide(Question {
-            recipient: &recipient,
+            recipient: key,
             listener: Listener::Socketmap,
             client: None,
             sender: None,
@@ -170,6 +168,11 @@ async fn recipients(engine: &Engine, key: &[u8]) -> String {
         Answer { action: Action::Reject, code, .. } if !matches!(code, Some(400..=499)) => NOT_FOUND.into(),
         answer => format!("TEMP {}", server::one_line(&answer.text)),
     }
+}
+
+/// Whether it has something on both sides of an @: only then is it a question about a recipient.
+fn is_full(key: &[u8]) -> bool {
+    memchr::memrchr(b'@', key).is_some_and(|at| at > 0 && at + 1 < key.len())
 }
 
 fn domains(engine: &Engine, key: &[u8]) -> String {

@@ -48,6 +48,15 @@ fn what_is_no_netstring_is_an_error_as_soon_as_it_can_be_told() {
     assert_eq!(read_split(&netstring(&"x".repeat(MAX_REQUEST)), &[]).unwrap().len(), 1);
 }
 
+#[test]
+fn a_full_address_has_something_on_both_sides() {
+    for (address, full) in
+        [("a@b", true), ("a@b@c", true), ("@@b", true), ("@b", false), ("a@", false), ("a@b@", false), ("a", false)]
+    {
+        assert_eq!(is_full(address.as_bytes()), full, "{address}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
 

@@ -91,7 +91,7 @@ impl Clients {
 
 /// The question as the history has it.
 fn asked(world: &World, recipient: &str, manner: &Manner) -> Asked {
-    let parsed = Recipient::parse(recipient.as_bytes()).ok();
+    let parsed = Recipient::parse_as_written(recipient.as_bytes()).ok();
     let domain = parsed.as_ref().map(|parsed| parsed.domain().to_string()).unwrap_or_default();
     let config = parsed.as_ref().and_then(|_| world.config(&domain));
     let fold = config.as_ref().is_some_and(|config| config.policy.fold_local_part);

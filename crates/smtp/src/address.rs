@@ -131,6 +131,28 @@ impl Recipient {
         Self::assemble(local, Domain::parse(domain)?)
     }
 
+    /// Parses an address as people, logs and MTAs write it: without the quotes that its local part needs.
+    ///
+    /// Postfix and Exim keep addresses in an internal form: for `<"a b"@example.com>` they ask about `a b@example.com`, and
+    /// `<a..b@example.com>`, which they let in, they pass on as `"a..b"@example.com`. By RFC 5321 such an address is no mailbox as it stands,
+    /// and would be refused for its form although the mailbox may exist. So what [`parse`](Self::parse) refuses is taken with its local part,
+    /// which ends at the last `@`, in quotes.
+    ///
+    /// # Errors
+    /// What is wrong with the address as it stands, where quotes make no mailbox of it either. A source route stays one.
+    pub fn parse_as_written(address: &[u8]) -> Result<Self, AddressError> {
+        Self::parse(address).or_else(|error| Self::in_quotes(address).ok_or(error))
+    }
+
+    /// The mailbox whose local part is all before the last `@`.
+    fn in_quotes(address: &[u8]) -> Option<Self> {
+        let (content, domain) = std::str::from_utf8(address).ok()?.rsplit_once('@')?;
+        if content.is_empty() || content.starts_with('@') || content.chars().any(char::is_control) {
+            return None;
+        }
+        Self::assemble(content, Domain::parse(domain).ok()?).ok()
+    }
+
     /// Puts an address together from a local part, quoted where it must be, and a domain.
     ///
     /// # Errors

@@ -40,6 +40,33 @@ fn spellings_of_one_mailbox_have_one_form() {
 }
 
 #[test]
+fn a_local_part_that_lacks_its_quotes_is_taken_as_written() {
+    for (written, form) in [
+        ("a b@example.com", "\"a b\"@example.com"),
+        ("a..b@example.com", "\"a..b\"@example.com"),
+        (".a@EXAMPLE.com", "\".a\"@example.com"),
+        ("a@b@example.com", "\"a@b\"@example.com"),
+        ("a\"b@example.com", "\"a\\\"b\"@example.com"),
+        ("d\u{f6} ner@example.com", "\"d\u{f6} ner\"@example.com"),
+        ("anna@example.com", "anna@example.com"),
+        ("\"a b\"@example.com", "\"a b\"@example.com"),
+    ] {
+        assert_eq!(
+            Recipient::parse_as_written(written.as_bytes()).map(|it| it.to_string()),
+            Ok(form.to_owned()),
+            "{written}"
+        );
+    }
+    // Quotes don't help, so it is what it was.
+    for same in
+        ["", "anna", "@", "@example.com", "a@", "@relay:a@b.c", "@a@b.c", "a b@bad..domain", "a b@", "a\rb@example.com"]
+    {
+        assert_eq!(Recipient::parse_as_written(same.as_bytes()), Err(parse(same).unwrap_err()), "{same:?}");
+    }
+    assert_eq!(Recipient::parse_as_written(b"a\xff b@example.com"), Err(AddressError::NotUtf8));
+}
+
+#[test]
 fn what_is_no_mailbox_is_refused_with_a_sentence() {
     use AddressError as E;
     for (text, error) in [
@@ -163,6 +190,19 @@ proptest! {
         let plain = format!("{local}@example.com");
         let quoted = format!("\"{local}\"@example.com");
         prop_assert_eq!(plain.parse::<Recipient>(), quoted.parse::<Recipient>());
+    }
+
+    #[test]
+    fn quotes_are_put_where_they_make_a_mailbox_of_it_and_nowhere_else(
+        local in r#"[a.@ "\\+!-]{0,6}"#, domain in prop_oneof!["[a.-]{0,6}", Just("example.com".to_owned())]
+    ) {
+        let address = format!("{local}@{domain}");
+        let escaped: String = local.chars().flat_map(|c| matches!(c, '"' | '\\').then_some('\\').into_iter().chain([c])).collect();
+        let expected = parse(&address).or_else(|error| match local.is_empty() || local.starts_with('@') {
+            true => Err(error),
+            false => parse(&format!("\"{escaped}\"@{domain}")).map_err(|_| error),
+        });
+        prop_assert_eq!(Recipient::parse_as_written(address.as_bytes()), expected);
     }
 
     #[test]

@@ -67,6 +67,8 @@ async fn addresses_are_decoded_once() {
         ("a+tag%40example.com", "a+tag@example.com"),
         ("%22a%20b%22@example.com", "\"a b\"@example.com"),
         ("d%C3%B6ner@example.com", "d\u{f6}ner@example.com"),
+        // As MTAs and their logs write what needs quotes.
+        ("a..b@example.com", "\"a..b\"@example.com"),
     ] {
         let decision = bench.get(&format!("/api/v1/recipients/{path}/verdict")).await.ok();
         assert_eq!(decision["recipient"], recipient);
@@ -150,6 +152,16 @@ async fn a_clear_says_what_it_cleared_and_holds() {
     let cleared = bench.delete("/api/v1/cache").await.ok();
     assert_eq!((&cleared["scope"], &cleared["entries"]), (&json!("all"), &json!(1)));
     assert_eq!(bench.get("/api/v1/cache").await.ok()["entries"], json!([]));
+}
+
+#[tokio::test]
+async fn a_recipient_is_shown_and_cleared_as_the_mta_logs_it_without_quotes() {
+    let bench = bench().await;
+    bench.keep(&["bad..one@example.com"]).await;
+    let page = bench.get("/api/v1/cache/bad..one@example.com").await.ok();
+    assert_eq!(page["entries"][0]["recipient"], "\"bad..one\"@example.com");
+    assert_eq!(bench.delete("/api/v1/cache/bad..one@example.com").await.ok()["entries"], 1);
+    bench.get("/api/v1/cache/%22bad..one%22@example.com").await.problem(404);
 }
 
 #[tokio::test]

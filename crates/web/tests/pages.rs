@@ -40,6 +40,7 @@ const TABLE: &[(&str, &str, &str, &str, &str, &str)] = &[
     ("GET", "/recipients", "/recipients", "", "yyyyyyl", "......."),
     ("GET", "/recipients/{address}", "/recipients/kept@{domain}", "", "yyyyyyl", "yyhhhhl"),
     ("POST", "/recipients/{address}", "/recipients/kept@{domain}", "", "yyyyyyl", "yyhhhhl"),
+    ("POST", "/recipients/{address}", "/recipients/a..b@{domain}", "", "yyyyyyl", "yyhhhhl"),
     ("GET", "/recipients/{address}/clear", "/recipients/kept@{domain}/clear", "", "ynynynl", "ynhnhnl"),
     ("POST", "/recipients/{address}/clear", "/recipients/kept@{domain}/clear", "", "ynynynl", "ynhnhnl"),
     ("GET", "/domains", "/domains", "", "yyyyyyl", "......."),

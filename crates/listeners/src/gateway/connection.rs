@@ -1,6 +1,5 @@
 //! The loop around a session: a socket, the time, and what the session's events ask for.
 
-use std::borrow::Cow;
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
@@ -24,8 +23,8 @@ use super::clients::Counted;
 use super::command::{Rcpt, say};
 use super::relay::{Finished, Patience, Relay};
 use super::session::{Event, Session};
+use super::wording::lost;
 use super::{InForce, Inner, proxy, trace};
-use crate::address::quoted;
 use crate::server::{Counters, write_within};
 
 /// Octets read at once, from a client.
@@ -295,7 +294,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
     /// What waits for somebody else is in a box, so that a connection which waits for its client has no room for it.
     async fn handle(&mut self, event: Event) -> Result<(), End> {
         match event {
-            Event::Recipient(rcpt) => self.recipient(&as_asked(rcpt)).await?,
+            Event::Recipient(rcpt) => self.recipient(&rcpt).await?,
             Event::Data => {
                 self.flush().await?;
                 match Box::pin(self.begin_message(false)).await {
@@ -398,7 +397,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             return reply;
         }
         let directory = self.inner.engine.directory();
-        let Ok(recipient) = Recipient::parse(&rcpt.address) else { return relaying_denied() };
+        let Ok(recipient) = Recipient::parse_as_written(&rcpt.address) else { return relaying_denied() };
         let Some(domain) = directory.find(recipient.domain()) else { return relaying_denied() };
         let settings = &self.in_force.settings;
         let relay = self.relay.get_or_insert_with(|| {
@@ -426,7 +425,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
     }
 
     async fn begin_message(&mut self, chunked: bool) -> Result<(), Reply> {
-        let lost = || say(451, (4, 4, 2), "The connection to the recipient's server was lost; try again later");
         let message = self.message.get_or_insert_with(Box::default);
         message.began = Instant::now();
         message.chunks_begun = chunked;
@@ -515,15 +513,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             );
         }
     }
-}
-
-/// The recipient as it is asked for and repeated: clients write `<a..b@example.com>` and mean `"a..b"@example.com`, which may well exist. The
-/// same as for the listeners that MTAs hand such addresses to.
-fn as_asked(mut rcpt: Rcpt) -> Rcpt {
-    if let Cow::Owned(quoted) = quoted(&rcpt.address) {
-        rcpt.address = quoted.into();
-    }
-    rcpt
 }
 
 /// What is said to a recipient that is not to be relayed to; `None` where it is.

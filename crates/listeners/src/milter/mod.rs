@@ -26,7 +26,6 @@ use std::time::Duration;
 use callahead_engine::{Action, Answer, Engine, Listener, Question};
 use tokio_util::sync::CancellationToken;
 
-use crate::address;
 use crate::listen::Bound;
 use crate::server::{self, Limits, Protocol, Replying};
 
@@ -108,10 +107,9 @@ async fn reply(engine: &Engine, ask: &Ask) -> Reply {
 }
 
 async fn answer(engine: &Engine, ask: &Ask, recipient: &[u8]) -> Answer {
-    let recipient = address::quoted(recipient);
     let decision = engine
         .decide(Question {
-            recipient: &recipient,
+            recipient,
             listener: Listener::Milter,
             client: ask.client,
             sender: ask.sender.as_deref(),

@@ -206,7 +206,7 @@ pub(crate) async fn owns(state: &State, principal: &Principal, rule: &Rule, part
         Object::Address => {
             let address = segment(parts, "address").await?;
             // What is no address belongs to nobody; the handler says what is wrong with it.
-            let domain = Recipient::parse(address.as_bytes()).map(|recipient| recipient.domain().clone());
+            let domain = Recipient::parse_as_written(address.as_bytes()).map(|recipient| recipient.domain().clone());
             match domain {
                 Ok(domain) if !own_domain(&domain) => Err(not_yours(&domain.to_string())),
                 _ => Ok(()),

@@ -17,7 +17,7 @@ use crate::query::Parameters;
 #[utoipa::path(
     get, path = "/api/v1/recipients/{address}/verdict", tag = "recipients", operation_id = "verdict",
     params(
-        ("address" = String, Path, description = "The recipient"),
+        ("address" = String, Path, description = "The recipient; a local part that needs quotes may lack them"),
         ("transcript" = Option<bool>, Query, description = "With the dialogue, where there was one"),
         ("live" = Option<bool>, Query, description = "Never from the cache"),
         ("cached" = Option<String>, Query, description = "`only`: never ask the destination"),

@@ -208,7 +208,7 @@ pub(crate) fn tagged(status: StatusCode, revision: u64, body: impl Serialize) ->
 }
 
 pub(crate) fn parse_recipient(address: &str) -> Answer<Recipient> {
-    Recipient::parse(address.as_bytes())
+    Recipient::parse_as_written(address.as_bytes())
         .map_err(|error| Problem::bad_request(format!("{address:?} is no recipient address: {error}")))
 }
 

@@ -70,7 +70,7 @@ pub(super) async fn ask(visitor: Visitor, Path(address): Path<String>) -> Answer
 }
 
 async fn page(visitor: &Visitor, address: String, decision: Option<DecisionView>) -> Answer {
-    let recipient = Recipient::parse(address.as_bytes()).ok();
+    let recipient = Recipient::parse_as_written(address.as_bytes()).ok();
     let domain = recipient.as_ref().and_then(|recipient| config_name(visitor, recipient.domain()));
     let entries = match &domain {
         Some(_) => {
@@ -125,7 +125,7 @@ pub(super) async fn clear(visitor: Visitor, Path(address): Path<String>) -> Answ
 }
 
 fn parsed(address: &str) -> Result<(), Refusal> {
-    match Recipient::parse(address.as_bytes()) {
+    match Recipient::parse_as_written(address.as_bytes()) {
         Ok(_) => Ok(()),
         Err(error) => {
             Err(Refusal::says(axum::http::StatusCode::BAD_REQUEST, format!("{address:?} is no address: {error}.")))
