@@ -10,6 +10,7 @@
 //! | `recipients` | `user@domain`, accepted | `OK` and the address |
 //! | | rejected with a 5xx, or no mailbox by its form | `NOTFOUND` |
 //! | | rejected with a 4xx (a trial period), or deferred | `TEMP` and why |
+//! | | rejected since the mailbox is full or disabled (5.2.x) | `TEMP` and why: to `NOTFOUND` MTAs say "550 5.1.1 User unknown", for which lists take the address off |
 //! | | of a domain that is not configured here | `NOTFOUND` |
 //! | | `user`, `@domain`, or anything else without both parts | `NOTFOUND`, always: Postfix asks for these too, and an `OK` to `@domain` would let every recipient in |
 //! | `domains` | a domain that is configured here | `OK` and the domain |
@@ -165,9 +166,15 @@ async fn recipients(engine: &Engine, key: &[u8]) -> String {
     match &decision.answer {
         Answer { action: Action::Accept, .. } => format!("OK {}", server::one_line(&decision.recipient)),
         Answer { action: Action::None, .. } => NOT_FOUND.into(),
-        Answer { action: Action::Reject, code, .. } if !matches!(code, Some(400..=499)) => NOT_FOUND.into(),
+        answer if is_not_there(answer) => NOT_FOUND.into(),
         answer => format!("TEMP {}", server::one_line(&answer.text)),
     }
+}
+
+/// Whether it rejects for good, and not a mailbox that exists (subject 2 of RFC 3463).
+fn is_not_there(answer: &Answer) -> bool {
+    let exists = answer.enhanced.is_some_and(|enhanced| enhanced.subject() == 2);
+    answer.action == Action::Reject && !matches!(answer.code, Some(400..=499)) && !exists
 }
 
 /// Whether it has something on both sides of an @: only then is it a question about a recipient.

@@ -44,6 +44,18 @@ async fn each_answer_of_the_table_has_its_status() {
     }
 }
 
+/// What is not found is "550 5.1.1 User unknown" to senders, and lists take its address off.
+#[tokio::test]
+async fn a_mailbox_that_exists_and_takes_nothing_now_is_not_told_to_be_unknown() {
+    let bench = Bench::tcp(Kind::Socketmap, Limits::default()).await;
+    for (key, why) in [("full@example.com", "the mailbox is full"), ("disabled@example.com", "the mailbox is disabled")]
+    {
+        let temp = format!("TEMP Recipient address rejected: {why}");
+        assert_eq!(ask(&bench, "recipients", key).await, temp);
+        assert_eq!(ask(&bench, "recipients", key).await, format!("{temp} (cached)"));
+    }
+}
+
 #[tokio::test]
 async fn a_key_without_both_parts_is_never_found() {
     let bench = Bench::tcp(Kind::Socketmap, Limits::default()).await;

@@ -39,6 +39,8 @@ impl Ask for Script {
                 "bounce" => Outcome::NullSenderRefused(reply(550, "5.7.1 ")),
                 "nullmx" => Outcome::NullMx,
                 "busy" => Outcome::Busy,
+                "full" => Outcome::Rejected(reply(552, "5.2.2 ")),
+                "disabled" => Outcome::Rejected(reply(550, "5.2.1 ")),
                 "any" => Outcome::AcceptsAll(reply(250, "2.1.5 ")),
                 _ if local.starts_with("bad") || local.starts_with("slowbad") => {
                     Outcome::Rejected(reply(550, "5.1.1 "))
