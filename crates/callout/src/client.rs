@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::callouts::Callouts;
 use crate::outcome::{Failure, HostFailure, Step};
 use crate::pool::{HostPool, RelayPlace};
+use crate::refusal::Refusal;
 use crate::route::{Route, TlsPolicy};
 use crate::session::{Offers, Session, Surplus};
 use crate::transcript::Transcript;
@@ -120,6 +121,11 @@ impl ClientSession {
     /// It refuses in clear what it may want encryption for: TLS is tried again, by callouts too.
     pub fn try_tls_again(&self) {
         self.pool.try_tls_again(self.quit_timeout);
+    }
+
+    /// Whether callouts know that the host refuses a session's first recipient so: then it does not refuse for what was asked before.
+    pub fn knows(&self, refusal: &Refusal) -> bool {
+        self.pool.knows(refusal)
     }
 
     /// Writes commands, each with its CRLF.

@@ -45,6 +45,7 @@ pub use guard::{Guard, GuardedDialer, GuardedResolver};
 pub use outcome::{Ask, BoxFuture, Failure, HostFailure, Outcome, Report, Request, Step};
 pub use pool::DestinationStatus;
 pub use probe::{PersonProbe, Probe};
+pub use refusal::Refusal;
 pub use resolve::{DnsResolver, KEPT_FOR, MxAnswer, Resolve, ResolveError};
 pub use route::{Hop, Host, Route, RouteError, TlsPolicy};
 pub use session::Offers;

@@ -20,7 +20,7 @@ const KNOWN_FOR: Duration = Duration::from_secs(3600);
 
 /// A refusal, without what differs from one recipient to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub struct Refusal {
     code: u16,
     enhanced: Option<EnhancedCode>,
     about: About,
@@ -33,7 +33,8 @@ pub(crate) struct Refusal {
 pub(crate) struct Refusals(Vec<(Refusal, Instant)>);
 
 impl Refusal {
-    pub(crate) fn of(reply: &Reply, recipient: &Recipient) -> Self {
+    /// The kind of a refusal that the recipient got.
+    pub fn of(reply: &Reply, recipient: &Recipient) -> Self {
         let mut words = DefaultHasher::new();
         for line in reply.lines() {
             let lasting = line.split_whitespace().filter_map(|token| lasting_word(token, recipient.local_part()));
@@ -50,7 +51,7 @@ impl Refusal {
     /// Whether it is as good as one that a first recipient got. Where the codes say what is wrong with the address, the words may be any;
     /// everywhere else they have to be the same. A host whose words never are is asked once more for each refusal: that costs a connection,
     /// and to believe it could cost a mail.
-    pub(crate) fn is_like(&self, known: &Self) -> bool {
+    pub fn is_like(&self, known: &Self) -> bool {
         let same_codes = self.code == known.code && self.enhanced == known.enhanced;
         same_codes && (self.words == known.words || self.is_of_the_address())
     }

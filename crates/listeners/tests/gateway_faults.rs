@@ -64,9 +64,15 @@ async fn a_destination_that_fails_before_the_message_puts_the_recipient_off() {
         (Step::Mail, Fault::Reply("530 5.7.0 Must issue a STARTTLS command first".into()), "451 4.4.1", 1),
         (Step::Mail, Fault::ReplyAndClose("530 5.7.0 Must issue a STARTTLS command first".into()), "451 4.4.1", 1),
         (Step::Mail, Fault::Reply("538 5.7.11 Encryption required".into()), "451 4.4.1", 1),
+        (Step::Mail, Fault::Reply("523 5.7.10 Encryption needed".into()), "451 4.4.1", 1),
+        (Step::Rcpt, Fault::Reply("535 5.7.8 Authentication failed".into()), "451 4.4.1", 1),
         (Step::Rcpt, Fault::Reply("500 5.5.1 what?".into()), "451 4.4.1", 2),
         (Step::Rcpt, Fault::Reply("530 5.7.0 Must issue a STARTTLS command first".into()), "451 4.4.1", 1),
-        (Step::Rcpt, Fault::Reply("504 5.5.2 need fully-qualified address".into()), "504 5.5.2", 1),
+        // On what this node said, and on how many there are.
+        (Step::Rcpt, Fault::Reply("504 5.5.2 need fully-qualified hostname".into()), "451 4.5.2", 1),
+        (Step::Rcpt, Fault::Reply("550 5.5.4 mx7: what?".into()), "451 4.5.4", 1),
+        (Step::Rcpt, Fault::Reply("552 too many recipients".into()), "451 4.0.0", 1),
+        (Step::Rcpt, Fault::Reply("550 5.5.0 mailbox unavailable".into()), "550 5.5.0", 1),
         (Step::Rcpt, close(0), "451 4.4.1", 1),
         (Step::Rcpt, Fault::Reply("354 go on".into()), "451 4.4.1", 2),
         (Step::Rcpt, Fault::Reply("450 4.2.1 later".into()), "450 4.2.1", 1),
@@ -119,6 +125,67 @@ async fn what_is_refused_in_clear_for_want_of_tls_is_put_off() {
     client.envelope("anna@one.example").await;
     destination.script().faults.insert(Step::Rcpt, (Fault::Reply("550 5.7.1 mx7: not in clear".into()), Some(1)));
     client.expect("RCPT TO:<ben@one.example>", "451 4.4.2").await;
+}
+
+/// As chkuser of qmail does: neither RSET nor MAIL starts its count anew.
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_for_what_was_asked_before_in_the_session_costs_nobody_a_mail() {
+    const LIMIT: &str = "571 sorry, you have reached the maximum number of recipients (#5.7.1 - chkuser)";
+    let (_world, destination, mut client) = warm().await;
+    client.envelope("ben@one.example").await;
+    client.expect("RSET", "250").await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    destination.script().rcpt_limit = Some((1, LIMIT.into()));
+    // In one transaction: those who were accepted are not given up.
+    client.envelope("anna@one.example").await;
+    client.expect("RCPT TO:<ben@one.example>", "452 4.5.3").await;
+    assert!(client.data("x\r\n.\r\n").await.starts_with("250"));
+    // In the session that is kept for the next.
+    let connections = destination.record().connections;
+    client.envelope("ben@one.example").await;
+    assert!(client.data("x\r\n.\r\n").await.starts_with("250"));
+    assert_eq!(destination.record().connections, connections + 1);
+    // The sender likewise.
+    destination.script().faults.insert(Step::Mail, (Fault::Reply("554 too many messages".into()), Some(1)));
+    client.envelope("anna@one.example").await;
+    assert!(client.data("x\r\n.\r\n").await.starts_with("250"));
+    let recipients: Vec<_> = destination.record().messages.into_iter().flat_map(|message| message.recipients).collect();
+    assert_eq!(recipients, ["<anna@one.example>", "<ben@one.example>", "<anna@one.example>"]);
+    client.quit().await;
+    destination.assert_polite();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_can_be_for_nobody_else_is_passed_on_wherever_it_comes() {
+    for (first, second, told) in [
+        // The first of a session was refused so.
+        ("550 we have no anna", "550 we have no ben", "550 5.0.0"),
+        ("550 5.7.1 not from your sender", "550 5.7.1 not from your sender", "550 5.7.1"),
+        // It says that it is the address.
+        ("250 2.1.5 Ok", "553 5.1.3 ben?", "553 5.1.3"),
+        // Callouts were told so of a session's first.
+        ("250 2.1.5 Ok", "550 5.3.0 nobody", "550 5.3.0"),
+        ("550 we have no anna", "550 that is enough", "452 4.5.3"),
+        ("250 2.1.5 Ok", "550 5.1.8 ben: what a sender", "452 4.5.3"),
+    ] {
+        let (_world, destination, mut client) = warm().await;
+        client.envelope("ben@one.example").await;
+        client.expect("RSET", "250").await;
+        destination.script().rcpt_replies.insert("carl@also.example".into(), "550 5.3.0 nobody".into());
+        // `also.example` is known to tell its recipients apart, so that none is asked before.
+        for recipient in ["anna@also.example", "carl@also.example"] {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            client.expect(MAIL, "250").await;
+            client.say(&format!("RCPT TO:<{recipient}>")).await;
+            client.expect("RSET", "250").await;
+        }
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        destination.script().rcpt_replies.insert("anna@one.example".into(), first.into());
+        destination.script().rcpt_replies.insert("ben@one.example".into(), second.into());
+        client.expect(MAIL, "250").await;
+        client.expect("RCPT TO:<anna@one.example>", &first[..3]).await;
+        client.expect("RCPT TO:<ben@one.example>", told).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

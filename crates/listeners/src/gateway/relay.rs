@@ -17,7 +17,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use callahead_callout::{Callouts, ClientSession, ConnectError, Failure, Hop, Route, Step};
+use callahead_callout::{Callouts, ClientSession, ConnectError, Failure, Hop, Refusal, Route, Step};
 use callahead_engine::DomainConfig;
 use callahead_smtp::{Domain, Recipient, Reply};
 use tokio::runtime::Handle;
@@ -26,7 +26,9 @@ use tokio_util::task::TaskTracker;
 
 use super::command::{Mail, Rcpt, say};
 use super::content::DotWriter;
-use super::wording::{About, lacking, lacking_for_header, lost, mail_from, passed, rcpt_to, unreachable};
+use super::wording::{
+    About, by_itself, lacking, lacking_for_header, lost, mail_from, passed, put_off, rcpt_to, unreachable,
+};
 
 /// For a session with a server to be opened: connection, greeting, EHLO and TLS, over all hosts of a route. As long as a callout, since
 /// the client waits for its reply to RCPT, and everybody for a host that is tried again after failures.
@@ -73,6 +75,8 @@ struct Transaction {
     /// The server refused the sender, and so every recipient.
     refused: Option<Reply>,
     accepted: usize,
+    /// How its first recipient was refused, where that was its session's first too and so can't have been refused for others.
+    first_refusal: Option<Refusal>,
     /// All recipients' domains pass the server's words on.
     words: bool,
     message: Option<Message>,
@@ -143,7 +147,8 @@ impl Relay {
         let until = Instant::now() + self.patience.step + OPEN_WITHIN * 2;
         let mut pipelined = true;
         // A session that was used before may be one that the server has had enough of, and a group of commands may be more than it can
-        // bear: then once more, in a new session, and without pipelining.
+        // bear: then once more, in a new session, and without pipelining. What is refused in a used one may also be refused for what was asked there
+        // before, as chkuser of qmail does, which counts over the whole connection: a new one tells.
         for _ in 0..3 {
             let fresh = match self.connect(&hop, recipient, until).await {
                 Ok(fresh) => fresh,
@@ -155,17 +160,24 @@ impl Relay {
                 return reply;
             }
             match self.begin(mail, rcpt, recipient, pipelined, until).await {
+                Ok((refused, reply)) if !fresh && self.may_be_for_others(refused.as_ref(), &reply, recipient) => {
+                    let said = refused.unwrap_or(reply);
+                    tracing::debug!(destination = self.destination(), %said, "refused in a session that was used before");
+                    self.end();
+                }
                 Ok((refused, reply)) => {
+                    let is_refused_first = fresh && refused.is_none() && reply.is_permanent();
                     let transaction = Transaction {
                         hop,
                         refused: refused.map(|refusal| passed(&refusal, About::Sender, words)),
                         accepted: usize::from(reply.is_positive()),
+                        first_refusal: is_refused_first.then(|| Refusal::of(&reply, recipient)),
                         words,
                         message: None,
                     };
                     let reply = match &transaction.refused {
                         Some(refused) => refused.clone(),
-                        None => passed(&reply, About::Recipient, words),
+                        None => told(&reply, words),
                     };
                     self.transaction = Some(transaction);
                     return reply;
@@ -283,7 +295,7 @@ impl Relay {
                         link.session.try_tls_again();
                     }
                     // What it wants for the session it wants whether commands come together or not.
-                    return Err(if for_tls || matches!(code, 504 | 530 | 538) {
+                    return Err(if for_tls || matches!(code, 504 | 523 | 530 | 534 | 535 | 538) {
                         failure.into()
                     } else {
                         suspect(failure)
@@ -316,13 +328,31 @@ impl Relay {
             Ok(reply) if reply.is_positive() || is_refusal(Step::Rcpt, &reply, in_clear) => {
                 transaction.accepted += usize::from(reply.is_positive());
                 transaction.words &= domain.policy.pass_reply_text;
-                passed(&reply, About::Recipient, domain.policy.pass_reply_text)
+                let as_the_first =
+                    |first: &Refusal| reply.is_permanent() && Refusal::of(&reply, recipient).is_like(first);
+                if !transaction.first_refusal.as_ref().is_some_and(as_the_first)
+                    && is_doubtful(&link.session, &reply, recipient)
+                {
+                    let destination = link.session.destination();
+                    tracing::info!(target: "callahead::message", destination, said = %reply, "refused behind other recipients");
+                    return by_itself();
+                }
+                told(&reply, domain.policy.pass_reply_text)
             }
             _ => {
                 // And with it the transaction: what follows finds no session.
                 self.end_link();
                 lost()
             }
+        }
+    }
+
+    /// Whether a session that was used before may have refused the sender, or else the recipient, for what was said in it before.
+    fn may_be_for_others(&self, refused: Option<&Reply>, reply: &Reply, recipient: &Recipient) -> bool {
+        match (refused, &self.link) {
+            (Some(refusal), _) => refusal.is_permanent() && !is_of_an_address(refusal),
+            (None, Some(link)) => is_doubtful(&link.session, reply, recipient),
+            (None, None) => reply.is_permanent(),
         }
     }
 
@@ -549,18 +579,45 @@ impl Drop for Relay {
     }
 }
 
+/// What the client is told of the reply to RCPT. What refuses that which this node said, its name in EHLO most often, and a 552 that says no more, which
+/// is a 452 (RFC 5321 4.5.3.1.10), put the recipient off, as with callouts.
+fn told(reply: &Reply, words: bool) -> Reply {
+    let is_of_protocol = reply.is_permanent() && callahead_smtp::About::from(reply) == callahead_smtp::About::Protocol;
+    match is_of_protocol || (reply.code() == 552 && reply.enhanced().is_none()) {
+        true => put_off(reply, words),
+        false => passed(reply, About::Recipient, words),
+    }
+}
+
+/// Whether a recipient that was not its session's first may be refused for those before it: but for what is said of its address, and for what callouts
+/// heard of first recipients.
+fn is_doubtful(session: &ClientSession, reply: &Reply, recipient: &Recipient) -> bool {
+    let is_of_the_address = callahead_smtp::About::from(reply) == callahead_smtp::About::Address;
+    reply.is_permanent() && !is_of_the_address && !session.knows(&Refusal::of(reply, recipient))
+}
+
+/// Whether it says what is wrong with an address: 5.1.x. 5.1.7 and 5.1.8 talk of the sender's, and to the real one that is as good a word.
+fn is_of_an_address(reply: &Reply) -> bool {
+    reply.enhanced().is_some_and(|enhanced| enhanced.subject() == 1)
+}
+
 /// Whether a reply says no to the sender, the recipient or the message. `in_clear` is whether it may say so for want of TLS: then only what
-/// is said of an address is (5.1.x), as for callouts.
+/// is said of an address is.
 fn is_refusal(step: Step, reply: &Reply, in_clear: bool) -> bool {
-    let for_tls = in_clear && reply.is_permanent() && reply.enhanced().is_none_or(|enhanced| enhanced.subject() != 1);
+    let for_tls = in_clear && reply.is_permanent() && !is_of_an_address(reply);
     (reply.is_transient() || reply.is_permanent()) && !is_of_the_session(step, reply) && !for_tls
 }
 
 /// Whether it says what is wrong with the session instead, which is no word on anybody: that the server does not know a command (500,
 /// 502), has lost track of them (503), or wants TLS or a login first (530, 538: RFC 3207 4, RFC 4954 6). To MAIL also that it does not know
-/// a parameter (504); to RCPT that is said of an address (Postfix: `non_fqdn_reject_code`).
+/// a parameter (504).
 fn is_of_the_session(step: Step, reply: &Reply) -> bool {
-    matches!((step, reply.code()), (_, 500 | 502 | 503 | 530 | 538) | (Step::Mail, 504))
+    match (step, reply.code()) {
+        (_, 500 | 502 | 503 | 530 | 538) | (Step::Mail, 504) => true,
+        // Encryption is needed, the login too weak or wrong: to a message 523 would be its length, by qmail's numbers.
+        (Step::Mail | Step::Rcpt, 523 | 534 | 535) => true,
+        _ => false,
+    }
 }
 
 /// Fails where the server has said something unasked, a notice that it will end or a second reply to what was said before: that would be

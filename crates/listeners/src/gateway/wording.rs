@@ -116,6 +116,17 @@ pub(super) fn passed(reply: &Reply, about: About, words: bool) -> Reply {
     Reply::new(code, reply.enhanced().or_else(|| EnhancedCode::new(class, 0, 0)), &text)
 }
 
+/// What a recipient gets that the server refuses in words that are none on the recipient: the same in class 4, so that the sender tries again.
+pub(super) fn put_off(refusal: &Reply, words: bool) -> Reply {
+    let transient = refusal.enhanced().and_then(|code| EnhancedCode::new(4, code.subject(), code.detail()));
+    passed(&Reply::new(451, transient, &refusal.text()), About::Recipient, words)
+}
+
+/// What a recipient gets that the server may refuse for those before it.
+pub(super) fn by_itself() -> Reply {
+    say(452, (4, 5, 3), "The recipient's server may refuse this recipient for those before it; send to it by itself")
+}
+
 pub(super) fn unreachable() -> Reply {
     say(451, (4, 4, 1), "The recipient's server does not answer; try again later")
 }
