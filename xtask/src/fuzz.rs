@@ -9,7 +9,6 @@ use anyhow::{Context as _, bail, ensure};
 
 use super::steps::{joined, root};
 
-const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 /// Coverage for libFuzzer.
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
@@ -33,6 +32,14 @@ fn targets() -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
+/// What this machine's compiler builds for. It is named to cargo, so that the flags are not those of build scripts too.
+fn triple() -> anyhow::Result<String> {
+    let output = Command::new("rustc").arg("-vV").current_dir(root()).output().context("rustc can't be run")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let host = said.lines().find_map(|line| line.strip_prefix("host: ")).map(str::to_owned);
+    host.with_context(|| format!("rustc -vV names no host: {said}"))
+}
+
 fn target() -> PathBuf {
     super::roots::target().join("fuzz")
 }
@@ -41,7 +48,7 @@ fn target() -> PathBuf {
 pub(crate) fn build() -> anyhow::Result<()> {
     ensure!(super::roots::find("g++"), "g++ is missing: install the Debian package g++, which libFuzzer is built with");
     let built = Command::new("nice")
-        .args(["-n", "19", env!("CARGO"), "build", "--quiet", "--release", "--target", TRIPLE, "--target-dir"])
+        .args(["-n", "19", env!("CARGO"), "build", "--quiet", "--release", "--target", &triple()?, "--target-dir"])
         .arg(target())
         .current_dir(root().join("fuzz"))
         .env("RUSTFLAGS", FLAGS)
@@ -54,20 +61,22 @@ pub(crate) fn build() -> anyhow::Result<()> {
 /// Runs what was [built](build), each target for so long.
 pub(crate) fn run(seconds: u32) -> anyhow::Result<()> {
     let target = target();
+    let programs = target.join(triple()?).join("release");
     for turn in targets()?.chunks(cores()) {
         std::thread::scope(|scope| {
-            let runs: Vec<_> = turn.iter().map(|name| scope.spawn(|| run_one(name, seconds, &target))).collect();
+            let runs: Vec<_> =
+                turn.iter().map(|name| scope.spawn(|| run_one(name, seconds, &programs, &target))).collect();
             runs.into_iter().try_for_each(joined)
         })?;
     }
     Ok(())
 }
 
-fn run_one(name: &str, seconds: u32, target: &Path) -> anyhow::Result<()> {
+fn run_one(name: &str, seconds: u32, programs: &Path, target: &Path) -> anyhow::Result<()> {
     // New inputs go into a folder of their own, so that a run leaves the repository as it was.
     let found = target.join("found").join(name);
     fs::create_dir_all(&found)?;
-    let output = Command::new(target.join(TRIPLE).join("release").join(name))
+    let output = Command::new(programs.join(name))
         .arg(format!("-max_total_time={seconds}"))
         .args(["-timeout=5", "-rss_limit_mb=2048"])
         .arg(format!("-artifact_prefix={}/", found.display()))
