@@ -1,9 +1,10 @@
-//! Disks that are full or read-only, and files that are not as they were left. The tests named `real_` mount a tmpfs, which needs root.
+//! Disks that are full or read-only, and files that are not as they were left. The tests named `real_` mount a tmpfs, which needs root, or sudo
+//! without a password.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::HashMap;
 use std::fs;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -52,6 +53,16 @@ async fn filled(entries: usize) -> tempfile::TempDir {
     dir
 }
 
+/// A program as root, through sudo where this is another user.
+fn as_root(program: &str) -> Command {
+    if fs::metadata("/proc/self").unwrap().uid() == 0 {
+        return Command::new(program);
+    }
+    let mut sudo = Command::new("sudo");
+    sudo.args(["-n", program]);
+    sudo
+}
+
 /// A disk of its own, of so many KiB.
 struct Disk(PathBuf, #[allow(dead_code, reason = "held for its drop")] tempfile::TempDir);
 
@@ -66,8 +77,8 @@ impl Disk {
     }
 
     fn mount(&self, args: &[&str]) {
-        let status = Command::new("mount").args(args).arg(&self.0).status().unwrap();
-        assert!(status.success(), "a tmpfs can't be mounted: this test needs root");
+        let status = as_root("mount").args(args).arg(&self.0).status().unwrap();
+        assert!(status.success(), "a tmpfs can't be mounted: this test needs root, or sudo without a password");
     }
 
     /// Takes what room is left, but for so many bytes.
@@ -84,7 +95,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        let _ = as_root("umount").arg("-l").arg(&self.0).status();
     }
 }
 
