@@ -1,7 +1,7 @@
 //! `callahead-bench`: runs the scenarios and writes the report. `cargo xtask bench` is the way to start it.
 #![allow(clippy::print_stderr)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -71,9 +71,20 @@ fn bare(protocol: &[&str]) -> Option<Bare> {
 }
 
 fn soak(minutes: u64, output: &str) -> anyhow::Result<()> {
-    let folder = tempfile::TempDir::with_prefix("callahead-soak-")?;
+    let folder = folder()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(callahead_bench::soak::run(minutes, folder.path(), output.as_ref()))
+}
+
+/// A folder for all that is written, the peers' logs too, gone afterwards: beside the builds and not in /tmp, which is memory on many machines.
+fn folder() -> anyhow::Result<tempfile::TempDir> {
+    let builds = std::env::current_exe()?.parent().and_then(Path::parent).map(Path::to_owned);
+    let folder = builds.context("this program is in no folder of builds")?.join("bench");
+    std::fs::create_dir_all(&folder)?;
+    if tempfile::env::override_temp_dir(&folder).is_err() {
+        bail!("temporary files were already made elsewhere, and {} is not used", folder.display());
+    }
+    Ok(tempfile::TempDir::with_prefix("run-")?)
 }
 
 fn usage() -> ExitCode {
@@ -106,7 +117,7 @@ impl Options {
 
     fn run(&self) -> anyhow::Result<()> {
         callahead_testbed::files::allow(FILES)?;
-        let folder = tempfile::TempDir::with_prefix("callahead-bench-")?;
+        let folder = folder()?;
         let bench = Bench { size: self.size.clone(), folder: folder.path().to_owned() };
         let began = Instant::now();
         let sections =
@@ -125,7 +136,7 @@ impl Options {
         installed.extend(versions().into_iter().map(|(name, version)| (name.to_owned(), version)));
         let report = Report {
             command,
-            machine: Machine::here(installed),
+            machine: Machine::here(folder.path(), installed),
             took: began.elapsed().as_secs_f64(),
             sections,
             notes: callahead_bench::report::notes(NOTES),

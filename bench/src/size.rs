@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The sizes of one run. [`Size::quick`] proves that everything works and its numbers mean nothing; [`Size::usual`] is what the
-/// documents show, in about thirteen minutes; [`Size::full`] goes to ten million entries.
+/// documents show, in some seventeen minutes; [`Size::full`] goes to ten million entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Size {
     /// Its name, as in the report.

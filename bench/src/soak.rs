@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::load::{Answer, Client, Names, Pace, Protocol, Target, ask, connect, names, open_loop};
 use crate::process;
-use crate::report::Table;
+use crate::report::{Table, commit};
 use crate::stats::{Spread, count, megabytes, number, real};
 use crate::subject::{Callahead, Destination, Setup, fill};
 
@@ -62,7 +62,7 @@ pub async fn run(minutes: u64, folder: &Path, output: &Path) -> anyhow::Result<(
     // Known ones, and new ones for a fifth of all questions.
     let mut destination = Destination::start(KNOWN + RATE * span.as_secs(), 1).await?;
     destination.take_messages().await?;
-    let setup = Setup { gateway: true, harvest: 20, ..Setup::new(&folder.join("soak"), destination.address()) };
+    let setup = Setup { gateway: true, ..Setup::new(&folder.join("soak"), destination.address()) };
     fill(&setup, KNOWN).await?;
     let daemon = Callahead::start(&setup).await?;
     let target = Target { address: daemon.address("policy")?, protocol: Protocol::Policy };
@@ -296,10 +296,11 @@ fn page(minutes: u64, looks: &[Look], judged: &Judged) -> String {
         .map(|row| format!("| {} |\n", row.join(" | ")))
         .collect();
     format!(
-        "# Memory over time\n\nThis file is written by `cargo xtask soak --memory MINUTES`; it was last run for {minutes} min.\n\n\
+        "# Memory over time\n\nThis file is written by `cargo xtask soak --memory MINUTES`; it was last run for {minutes} min, at commit {}.\n\n\
          One daemon, {RATE} doings a second: in twenty, thirteen questions for {} known recipients, four for new ones, a message through \
          the gateway, a look at /metrics, and a client that goes away within what it says. Every {} min the domain is cleared. \
          Before the first look {} questions were asked, which fill what the decision log's database keeps of its file in memory. Resident memory has the pages of the cache's file in it, which the system takes back when it needs them.\n\n{}\n\n{rows}",
+        commit(),
         count(KNOWN),
         CLEAR_EVERY * LOOK.as_secs() / 60,
         number(WARM.0 * WARM.1.as_secs_f64()),

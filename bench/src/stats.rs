@@ -25,12 +25,10 @@ impl Spread {
         Self { median, min, max }
     }
 
-    /// Of the ratios round by round: what was measured next to each other is compared, so that a machine that gets slower
-    /// on the way changes no ratio. A round whose divisor is zero is left out.
+    /// Of the [`ratios`]; a round whose divisor is zero is left out.
     pub fn of_ratios(ours: &[f64], theirs: &[f64]) -> Self {
-        let ratios: Vec<f64> =
-            ours.iter().zip(theirs).filter(|(_, theirs)| **theirs > 0.0).map(|(ours, theirs)| ours / theirs).collect();
-        Self::of(&ratios)
+        let told = ratios(ours, theirs).into_iter().zip(theirs).filter(|(_, theirs)| **theirs > 0.0);
+        Self::of(&told.map(|(ratio, _)| ratio).collect::<Vec<_>>())
     }
 
     /// `median (min to max)`, each written by `write`.
@@ -40,6 +38,13 @@ impl Spread {
         }
         format!("{} ({} to {})", write(self.median), write(self.min), write(self.max))
     }
+}
+
+/// Round by round: what was measured in the same round is compared, so that a machine that gets slower on the way changes no ratio. Of a
+/// round whose divisor is zero it is no number.
+pub fn ratios(ours: &[f64], theirs: &[f64]) -> Vec<f64> {
+    let ratio = |(ours, theirs): (&f64, &f64)| if *theirs > 0.0 { ours / theirs } else { f64::NAN };
+    ours.iter().zip(theirs).map(ratio).collect()
 }
 
 /// What is no number, because nothing was measured.

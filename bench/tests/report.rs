@@ -5,10 +5,11 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::time::Duration;
 
-use callahead_bench::load::{Answer, Names, Pace, Protocol, Target, closed_loop, names, open_loop};
+use callahead_bench::load::{Answer, Names, Pace, Protocol, Run, Target, closed_loop, names, open_loop};
 use callahead_bench::process::{Watch, memory};
-use callahead_bench::report::{Machine, Report, Section, Table, Verdict, notes, svg};
-use callahead_bench::stats::{Spread, number, time};
+use callahead_bench::report::{Machine, Outcome, Report, Section, Table, Verdict, notes, svg};
+use callahead_bench::scenario::{Measured, Round, limited, turns};
+use callahead_bench::stats::{Spread, number, ratios, time};
 
 #[test]
 fn a_median_is_the_value_in_the_middle_and_of_an_even_number_the_mean_of_two() {
@@ -30,6 +31,56 @@ fn ratios_are_made_round_by_round() {
     let spread = Spread::of_ratios(&[20.0, 10.0, 40.0], &[10.0, 5.0, 20.0]);
     assert_eq!(spread, Spread { median: 2.0, min: 2.0, max: 2.0 });
     assert_eq!(Spread::of_ratios(&[1.0, 6.0], &[0.0, 2.0]), Spread { median: 3.0, min: 3.0, max: 3.0 });
+    assert!(ratios(&[1.0, 6.0], &[0.0, 2.0])[0].is_nan(), "each stays at its round's place");
+}
+
+#[test]
+fn no_subject_stands_behind_the_same_one_in_every_round() {
+    let rounds: Vec<Vec<usize>> = (0..4).map(|round| turns(round, 3).collect()).collect();
+    assert_eq!(rounds, [[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 1, 2]]);
+}
+
+#[test]
+fn a_ratio_says_no_more_than_the_generators_limit_lets_it() {
+    let (limit, not) = (Some("the generator"), None);
+    let unknown = Outcome::Unknown("the generator");
+    for (ratio, ours, theirs, outcome) in [
+        (0.9, not, not, Outcome::Met),
+        (0.7, not, not, Outcome::Missed),
+        (f64::NAN, not, not, Outcome::Missed),
+        // We may be faster than that, and not slower.
+        (0.9, limit, not, Outcome::Met),
+        (0.7, limit, not, unknown),
+        // They may.
+        (0.9, not, limit, unknown),
+        (0.7, not, limit, Outcome::Missed),
+        (0.9, limit, limit, unknown),
+        (0.7, limit, limit, unknown),
+    ] {
+        assert_eq!(Outcome::of_ratio(ratio, 0.8, ours, theirs), outcome, "{ratio} {ours:?} {theirs:?}");
+    }
+    assert_eq!(Outcome::Met.and(unknown), unknown);
+    assert_eq!(unknown.and(Outcome::Missed), Outcome::Missed);
+}
+
+/// Rounds of one second each, in which the generator was busy for such a share of it.
+fn measured(name: &'static str, busy: f64, memory: f64) -> Measured {
+    let latency = hdrhistogram::Histogram::new(3).unwrap();
+    let run = Run { answers: 1000, seconds: 1.0, latency, own_cpu: busy };
+    Measured { name, rounds: vec![Round { run, cpu: 0.012, memory }; 3] }
+}
+
+#[test]
+fn a_row_says_where_the_generator_is_its_limit_and_where_memory_could_not_be_read() {
+    let (fast, slow) = (measured("fast", 0.81, 2e6), measured("slow", 0.5, f64::NAN));
+    assert_eq!(fast.row()[4..], ["10.0", "2.00 MB", "81 %, **its limit**"]);
+    assert_eq!(slow.row()[4..], ["10.0", "can't be read", "50 %"]);
+    assert_eq!(limited(&[&slow, &fast]), "; limited by the generator: fast");
+    assert_eq!(limited(&[&slow]), "");
+    assert_eq!(
+        [slow.reaches(&fast, 0.8), slow.reaches(&fast, 2.0)],
+        [Outcome::Unknown("the generator"), Outcome::Missed]
+    );
 }
 
 #[test]
@@ -72,6 +123,15 @@ fn constant(answer: &'static str) -> std::net::SocketAddr {
 
 /// One that thinks for so long about each, and has no more than so many answers for a connection.
 fn slow(answer: &'static str, thinks: Duration, answers: usize) -> std::net::SocketAddr {
+    thinking(answer, move |_| thinks, answers)
+}
+
+/// Likewise; how long it thinks goes by how many answers it has left.
+fn thinking(
+    answer: &'static str,
+    thinks: impl Fn(usize) -> Duration + Copy + Send + 'static,
+    answers: usize,
+) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -86,7 +146,7 @@ fn slow(answer: &'static str, thinks: Duration, answers: usize) -> std::net::Soc
                     if request.ends_with(b"\n\n") && left > 0 {
                         request.clear();
                         left -= 1;
-                        std::thread::sleep(thinks);
+                        std::thread::sleep(thinks(left));
                         stream.write_all(answer.as_bytes()).unwrap();
                     }
                 }
@@ -106,6 +166,17 @@ async fn the_generator_counts_right_answers_at_the_rate_that_it_is_told() {
     assert_eq!(fast.latency.len(), fast.answers);
     let slow = open_loop(target, &names, 2, Pace::new(100.0, span)).await.unwrap();
     assert_eq!((slow.answers, slow.latency.len()), (20, 20));
+}
+
+#[tokio::test]
+async fn a_question_of_the_measurement_is_counted_however_late_its_answer_is() {
+    // Asked at 400 ms of a measurement that goes on from 200 to 1200 ms, answered at 1400.
+    let thinks = |left| Duration::from_millis(if left == 9 { 400 } else { 1000 });
+    let target = Target { address: thinking("action=DUNNO\n\n", thinks, 10), protocol: Protocol::Policy };
+    let names = Names::random(10).existing(true);
+    let run = closed_loop(target, &names, 1, Duration::from_secs(1)).await.unwrap();
+    assert_eq!((run.answers, run.latency.len()), (1, 1));
+    assert!(run.quantile(1.0) >= 1000e6, "{}", run.quantile(1.0));
 }
 
 #[tokio::test]
@@ -166,20 +237,34 @@ fn the_report_says_what_was_met_and_missed_and_writes_its_plots() {
     let series = [svg::Series { name: "s".into(), points: vec![(1.0, 5.0), (10.0, 7.0), (100.0, 6.0)] }];
     section.plots.push(("one.svg".into(), svg::lines(labels, &series)));
     section.plots.push(("two.svg".into(), svg::bars(labels, &[("a".into(), 10.0), ("b".into(), 1000.0)])));
-    section.verdicts =
-        vec![Verdict::new("fast", "≥ 2", "3".into(), true), Verdict::new("small", "≤ 2", "3".into(), false)];
+    section.verdicts = vec![
+        Verdict::new("fast", "≥ 2", "3".into(), true),
+        Verdict::new("small", "≤ 2", "3".into(), false),
+        Verdict::new("often", "≥ 2", "3".into(), true).of_each("rounds", &[true, false, true]),
+        Verdict::new("seldom", "≥ 2", "1".into(), false).of_each("rounds", &[true, false, false]),
+        Verdict::new("ever", "≥ 2", "3".into(), true).of_each("starts", &[true, true]),
+        Verdict::new("never", "≥ 2", "1".into(), false).of_each("rounds", &[false, false]),
+        Verdict::new("who knows", "≥ 2", "3".into(), Outcome::Unknown("the generator")).of_each("rounds", &[true]),
+    ];
+    let folder = tempfile::tempdir().unwrap();
     let report = Report {
         command: "cargo xtask bench".into(),
-        machine: Machine::here(vec![("callahead".into(), "1.2.3".into())]),
+        machine: Machine::here(folder.path(), vec![("callahead".into(), "1.2.3".into())]),
         took: 12.3,
         sections: vec![section],
         notes: notes("## How\n\n"),
     };
-    let folder = tempfile::tempdir().unwrap();
     report.write(folder.path()).unwrap();
     let text = std::fs::read_to_string(folder.path().join("benchmarks.md")).unwrap();
     for part in [
-        "1 met, 1 missed. ",
+        "3 met, 3 missed, 1 not measurable here. ",
+        "| often | ≥ 2 | 3 | met, not in all rounds: met in 2 of 3 |",
+        "| seldom | ≥ 2 | 1 | **missed**, not in all rounds: met in 1 of 3 |",
+        "| ever | ≥ 2 | 3 | met, in 2 of 2 starts |",
+        "| never | ≥ 2 | 1 | **missed**, in 2 of 2 rounds |",
+        "| who knows | ≥ 2 | 3 | not measurable here: the generator is the limit |",
+        "| commit | ",
+        "| file system of caches and logs | ",
         "| fast | ≥ 2 | 3 | met |",
         "| small | ≤ 2 | 3 | **missed** |",
         "| callahead | 1.2.3 |",

@@ -10,6 +10,7 @@ use super::steps::root;
 /// in the documents.
 pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<()> {
     super::roots::install()?;
+    let commit = super::steps::commit();
     let build = ["build", "--release", "--locked", "--package", "callahead", "--package", "callahead-bench"];
     ensure!(Command::new(env!("CARGO")).args(build).current_dir(root()).status()?.success(), "the build failed");
     let target = super::roots::target();
@@ -20,6 +21,7 @@ pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<()> {
         .arg("--output")
         .arg(output)
         .env("CALLAHEAD_MTA_ROOTS", super::roots::folder())
+        .env("CALLAHEAD_COMMIT", commit)
         .status()?;
     ensure!(status.success(), "the benchmarks ended with {status}");
     Ok(())

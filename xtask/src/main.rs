@@ -33,7 +33,7 @@ Usage: cargo xtask COMMAND
                 in about so many minutes (60 unless given)
   soak --memory MINUTES
                 only memory over time; 60 or more write docs/soak.md, fewer to target/soak
-  bench         measure beside Exim, Postfix and bare servers (13 min) and write docs/benchmarks.md;
+  bench         measure beside Exim, Postfix and bare servers (some 17 min) and write docs/benchmarks.md;
                 --full: with ten million entries; --quick: only see that it works;
                 --only WORD: some scenarios. The last two write to target/bench
 ";

@@ -74,6 +74,7 @@ pub(crate) fn run(only: Option<&str>) -> anyhow::Result<()> {
     let chosen: Vec<&Mistake> =
         list.mistake.iter().filter(|mistake| only.is_none_or(|only| mistake.what.contains(only))).collect();
     ensure!(!chosen.is_empty(), "no mistake has {:?} in its words", only.unwrap_or_default());
+    let commit = super::steps::commit();
     let garden = Garden::lay_out()?;
     let began = Instant::now();
     println!("nothing planted");
@@ -104,7 +105,7 @@ pub(crate) fn run(only: Option<&str>) -> anyhow::Result<()> {
     }
     if only.is_none() {
         let page = format!(
-            "{HEAD}\n{} mistakes, {unnoticed} of them unnoticed.\n\n| mistake | noticed by |\n| --- | --- |\n{rows}",
+            "{HEAD}\n{} mistakes, {unnoticed} of them unnoticed, planted at commit {commit}.\n\n| mistake | noticed by |\n| --- | --- |\n{rows}",
             chosen.len()
         );
         fs::write(root().join("docs/mistakes.md"), page)?;

@@ -54,13 +54,14 @@ fn daemon(test: &str, variable: &str, times: &str) -> anyhow::Result<()> {
 
 /// Memory over time, of the program as it is shipped. An hour's run is what the documents show; a shorter one goes to target/soak.
 pub(crate) fn memory(minutes: u64) -> anyhow::Result<()> {
+    let commit = super::steps::commit();
     let build = ["build", "--release", "--locked", "--package", "callahead", "--package", "callahead-bench"];
     run_command(&mut command(&build))?;
     let target = super::roots::target();
     let output = if minutes >= 60 { super::steps::root().join("docs") } else { target.join("soak") };
     println!("memory over {minutes} min, to {}", output.join("soak.md").display());
     let mut soak = std::process::Command::new(target.join("release/callahead-bench"));
-    run_command(soak.arg("soak").arg(minutes.to_string()).arg("--output").arg(output))
+    run_command(soak.arg("soak").arg(minutes.to_string()).arg("--output").arg(output).env("CALLAHEAD_COMMIT", commit))
         .context("memory grew, or an answer was wrong")
 }
 

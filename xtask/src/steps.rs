@@ -76,6 +76,19 @@ pub(crate) fn test(quick: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Of which commit the code is, for pages that are measured: `a1b2c3d`, or `a1b2c3d with changes`. Other pages don't change what is measured.
+pub(crate) fn commit() -> String {
+    let said = |args: &[&str]| {
+        let output = Command::new("git").args(args).current_dir(root()).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let Some(head) = said(&["rev-parse", "--short", "HEAD"]) else { return "unknown".to_owned() };
+    match said(&["status", "--porcelain", "--", ".", ":(exclude)docs", ":(exclude)*.md"]) {
+        Some(changes) if changes.is_empty() => head,
+        _ => format!("{head} with changes"),
+    }
+}
+
 pub(crate) fn joined(thread: ScopedJoinHandle<'_, anyhow::Result<()>>) -> anyhow::Result<()> {
     thread.join().map_err(|_| anyhow!("a thread ended early"))?
 }

@@ -1,6 +1,7 @@
 //! The load generator: one thread, many connections, and a histogram.
 //!
-//! - [`closed_loop`]: every connection asks, waits for its answer, and asks again. Gives the most answers a second.
+//! - [`closed_loop`]: every connection asks, waits for its answer, and asks again. Gives the most answers a second. Each question that was
+//!   asked in the time of the measurement is counted, however late its answer is.
 //! - [`open_loop`]: questions leave at a fixed rate whatever the answers do, and a question that had to wait for its connection is
 //!   counted from when it should have left, so that a server which stops for a moment is not asked less for it ("coordinated
 //!   omission"). Each question that was due in the time of the measurement is counted, however late its answer is, and one without
@@ -173,9 +174,10 @@ pub async fn closed_loop(target: Target, names: &Names, connections: usize, span
     let each = async |client: &mut Client, names: &mut Names, shared: &Shared, _: u32| {
         while !shared.stop.get() {
             let Some(due) = names.advance() else { break };
-            let began = Instant::now();
+            // By when it was asked: one that is answered late would not count else, just because it is.
+            let (began, counts) = (Instant::now(), shared.counting.get());
             ask(client, names.address(), due).await?;
-            if shared.counting.get() {
+            if counts {
                 shared.count(began.elapsed());
             }
         }

@@ -6,7 +6,7 @@ pub mod svg;
 use std::fmt::Write as _;
 use std::path::Path;
 
-pub use machine::Machine;
+pub use machine::{Machine, commit};
 
 use crate::subject::{Callout, Setting, exim_rest, exim_settings, postfix_settings};
 
@@ -20,7 +20,20 @@ pub struct Verdict {
     /// The number that was reached.
     pub measured: String,
     /// Whether that reaches it.
-    pub met: bool,
+    pub outcome: Outcome,
+    /// How many single measurements reached it, of how many, and what one is called in the plural; of more than one there is a spread.
+    pub times: Option<(usize, usize, &'static str)>,
+}
+
+/// Whether a number is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is.
+    Met,
+    /// It is not.
+    Missed,
+    /// This machine can't tell: what is named here is at its own limit.
+    Unknown(&'static str),
 }
 
 /// A table.
@@ -71,12 +84,62 @@ pub struct Report {
 
 impl Verdict {
     /// A row and its number.
-    pub fn new(what: &str, target: &str, measured: String, met: bool) -> Self {
-        Self { what: what.into(), target: target.into(), measured, met }
+    pub fn new(what: &str, target: &str, measured: String, outcome: impl Into<Outcome>) -> Self {
+        Self { what: what.into(), target: target.into(), measured, outcome: outcome.into(), times: None }
     }
 
-    fn word(&self) -> &'static str {
-        if self.met { "met" } else { "**missed**" }
+    /// Whether each single measurement would have reached it, where the number is the median of some: the outcome is the median's, and the
+    /// reader sees how far it may be trusted.
+    #[must_use]
+    pub fn of_each(mut self, noun: &'static str, reached: &[bool]) -> Self {
+        self.times = Some((reached.iter().filter(|reached| **reached).count(), reached.len(), noun));
+        self
+    }
+
+    fn word(&self) -> String {
+        let (word, all) = match self.outcome {
+            Outcome::Met => ("met", true),
+            Outcome::Missed => ("**missed**", false),
+            Outcome::Unknown(limit) => return format!("not measurable here: {limit} is the limit"),
+        };
+        match self.times {
+            None => word.to_owned(),
+            Some((reached, of, noun)) if reached == if all { of } else { 0 } => {
+                format!("{word}, in {of} of {of} {noun}")
+            }
+            Some((reached, of, noun)) => format!("{word}, not in all {noun}: met in {reached} of {of}"),
+        }
+    }
+}
+
+impl From<bool> for Outcome {
+    fn from(met: bool) -> Self {
+        if met { Self::Met } else { Self::Missed }
+    }
+}
+
+impl Outcome {
+    /// Of two targets of one row: it misses one, it can't be told of one, or it meets both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Missed, _) | (_, Self::Missed) => Self::Missed,
+            (Self::Unknown(limit), _) | (_, Self::Unknown(limit)) => Self::Unknown(limit),
+            (Self::Met, Self::Met) => Self::Met,
+        }
+    }
+
+    /// Of a ratio that is to be so great at least, where something may have kept our side or the other one slow. Ours kept slow makes the ratio
+    /// too small, so that it may be met and never missed; the other's makes it too great; and of both it says nothing.
+    #[must_use]
+    pub fn of_ratio(ratio: f64, at_least: f64, ours: Option<&'static str>, theirs: Option<&'static str>) -> Self {
+        let met = ratio >= at_least;
+        match (ours, theirs) {
+            (None, None) => met.into(),
+            (Some(_), None) if met => Self::Met,
+            (None, Some(_)) if !met => Self::Missed,
+            (Some(limit), _) | (None, Some(limit)) => Self::Unknown(limit),
+        }
     }
 }
 
@@ -126,10 +189,12 @@ impl Report {
         let machine = &self.machine;
         let mut about = Table::new(&["", ""]);
         about.row(["command".into(), format!("`{}`", self.command)]);
+        about.row(["commit".into(), machine.commit.clone()]);
         about.row(["date".into(), machine.date.clone()]);
         about.row(["took".into(), format!("{:.0} s", self.took)]);
         about.row(["processor".into(), format!("{}, {} cores", machine.processor, machine.cores)]);
         about.row(["memory".into(), machine.memory.clone()]);
+        about.row(["file system of caches and logs".into(), machine.files.clone()]);
         about.row(["system".into(), machine.system.clone()]);
         about.row(["compiler".into(), machine.compiler.clone()]);
         for (name, version) in &machine.versions {
@@ -137,21 +202,21 @@ impl Report {
         }
         let _ = write!(out, "{}\n## Against what was set out to be reached\n\n", about.markdown());
         let verdicts: Vec<&Verdict> = self.sections.iter().flat_map(|section| &section.verdicts).collect();
-        let count = |met| verdicts.iter().filter(|verdict| verdict.met == met).count();
+        let count = |outcome| verdicts.iter().filter(|verdict| verdict.outcome == outcome).count();
+        let (met, missed) = (count(Outcome::Met), count(Outcome::Missed));
+        let unknown = match verdicts.len() - met - missed {
+            0 => String::new(),
+            unknown => format!(", {unknown} not measurable here"),
+        };
         let _ = writeln!(
             out,
-            "{} met, {} missed. Ratios are medians over rounds, with the smallest and the greatest behind them. \"The least\" is what no server can do without that answers for itself; it is measured too where that is told.\n",
-            count(true),
-            count(false)
+            "{met} met, {missed} missed{unknown}. Ratios are medians over rounds, with the smallest and the greatest behind them, and met or missed by \
+             that median; behind it stands in how many of the rounds it was met. \"The least\" is what no server can do without that answers \
+             for itself; it is measured too where that is told.\n"
         );
         let mut table = Table::new(&["what", "target", "measured", ""]);
         for verdict in &verdicts {
-            table.row([
-                verdict.what.clone(),
-                verdict.target.clone(),
-                verdict.measured.clone(),
-                verdict.word().to_owned(),
-            ]);
+            table.row([verdict.what.clone(), verdict.target.clone(), verdict.measured.clone(), verdict.word()]);
         }
         out.push_str(&table.markdown());
         for section in &self.sections {

@@ -6,7 +6,7 @@ use super::{Bench, interleaved};
 use crate::load::{Names, Protocol};
 use crate::report::{Section, Table, svg};
 use crate::size::Size;
-use crate::stats::{Spread, count, megabytes, number, real, time};
+use crate::stats::{Spread, count, number, real, time};
 use crate::subject::{Callahead, Helper, Setup, Subject, fill};
 
 /// Until connections that were closed are seen to be.
@@ -37,6 +37,8 @@ pub async fn connections(bench: &Bench) -> anyhow::Result<Section> {
         "Callahead, 99th percentile",
         "bare",
         "Callahead, peak memory",
+        "generator busy",
+        "with bare",
     ]);
     let mut points: [Vec<(f64, f64)>; 2] = Default::default();
     for &connections in &bench.size.by_connections {
@@ -52,7 +54,9 @@ pub async fn connections(bench: &Bench) -> anyhow::Result<Section> {
             ours.times(theirs).show(number),
             p99(ours),
             p99(theirs),
-            megabytes(ours.peak_memory()),
+            ours.memory_cell(),
+            ours.busy_cell(),
+            theirs.busy_cell(),
         ]);
         points[0].push((real(connections as u64), rate(ours)));
         points[1].push((real(connections as u64), rate(theirs)));
@@ -79,7 +83,8 @@ pub async fn domains(bench: &Bench) -> anyhow::Result<Section> {
     let bench = Bench { size, folder: bench.folder.clone() };
     section
         .say("Cached answers by the policy protocol, with the recipients spread evenly over the configured domains:");
-    let mut table = Table::new(&["domains", "answers a second", "99th percentile", "peak memory", "start"]);
+    let mut table =
+        Table::new(&["domains", "answers a second", "99th percentile", "peak memory", "generator busy", "start"]);
     let mut points = Vec::new();
     for &domains in &bench.size.by_domains {
         let setup = Setup::new(&bench.folder.join(format!("domains-{domains}")), ([127, 0, 0, 1], 9).into());
@@ -96,7 +101,8 @@ pub async fn domains(bench: &Bench) -> anyhow::Result<Section> {
                 count(domains),
                 rate.show(number),
                 time(Spread::of(&one.quantiles(0.99)).median),
-                megabytes(one.peak_memory()),
+                one.memory_cell(),
+                one.busy_cell(),
                 time(daemon.ready_after.as_secs_f64() * 1e9),
             ]);
             points.push((real(domains), rate.median));

@@ -17,6 +17,7 @@ use anyhow::Context as _;
 
 use crate::load::{Names, Run, closed_loop};
 use crate::process::Watch;
+use crate::report::Outcome;
 use crate::size::Size;
 use crate::stats::{Spread, megabytes, number, real, time};
 use crate::subject::{Callahead, Helper, Subject};
@@ -36,6 +37,18 @@ impl Bench {
         let (folder, known) = (folder.to_string_lossy(), known.to_string());
         Helper::start(&[&["serve-least", &folder, &known], protocol].concat()).await
     }
+}
+
+/// From this share of its one thread's time on the generator counts as the limit of a rate.
+pub const LIMIT: f64 = 0.8;
+
+/// The generator, where it is the limit.
+const GENERATOR: &str = "the generator";
+
+/// In which order subjects have their turn in a round: another one begins in each, so that none stands behind the same one always.
+pub fn turns(round: u64, subjects: usize) -> impl Iterator<Item = usize> {
+    let first = usize::try_from(round).unwrap_or_default();
+    (0..subjects).map(move |turn| (turn + first) % subjects)
 }
 
 /// What was measured of one subject, round by round.
@@ -106,24 +119,63 @@ impl Measured {
         })
     }
 
-    /// Name, rate, latency, CPU, peak memory: a row of a table.
-    pub fn row(&self) -> [String; 6] {
+    /// How many times the CPU of its answer one of the other takes, round by round. No limit of the generator is in it.
+    pub fn thrift(&self, other: &Self) -> Spread {
+        Spread::of_ratios(&other.cpu_per_million(), &self.cpu_per_million())
+    }
+
+    /// The share of its thread's time that the generator was busy with it, at the median.
+    pub fn busy(&self) -> f64 {
+        Spread::of(&self.each(|round| round.run.own_cpu / round.run.seconds)).median
+    }
+
+    /// What keeps its rate from being more than was measured, where that is not itself.
+    pub fn limit(&self) -> Option<&'static str> {
+        (self.busy() >= LIMIT).then_some(GENERATOR)
+    }
+
+    /// Whether its rate is so many times another's, as far as the generator's limit lets that be told.
+    pub fn reaches(&self, other: &Self, times: f64) -> Outcome {
+        Outcome::of_ratio(self.times(other).median, times, self.limit(), other.limit())
+    }
+
+    /// The generator's share for a table, marked where it is the limit.
+    pub fn busy_cell(&self) -> String {
+        let mark = if self.limit().is_some() { ", **its limit**" } else { "" };
+        format!("{:.0} %{mark}", self.busy() * 100.0)
+    }
+
+    /// Its peak memory for a table.
+    pub fn memory_cell(&self) -> String {
+        let most = self.peak_memory();
+        if most.is_nan() { "can't be read".to_owned() } else { megabytes(most) }
+    }
+
+    /// Name, rate, latency, CPU, peak memory, how busy the generator was: a row of a table.
+    pub fn row(&self) -> [String; 7] {
         [
             self.name.to_owned(),
             Spread::of(&self.rates()).show(number),
             time(Spread::of(&self.quantiles(0.5)).median),
             time(Spread::of(&self.quantiles(0.99)).median),
             number(Spread::of(&self.cpu_per_million()).median),
-            megabytes(self.peak_memory()),
+            self.memory_cell(),
+            self.busy_cell(),
         ]
     }
 }
 
-/// The heads of [`Measured::row`].
-pub const HEADS: [&str; 6] =
-    ["", "answers a second", "median", "99th percentile", "CPU s per million answers", "peak memory"];
+/// For a row of the design's table: whose rate is the generator's limit too.
+pub fn limited(subjects: &[&Measured]) -> String {
+    let names: Vec<&str> = subjects.iter().filter(|one| one.limit().is_some()).map(|one| one.name).collect();
+    if names.is_empty() { String::new() } else { format!("; limited by the generator: {}", names.join(", ")) }
+}
 
-/// Measures each subject once a round, in turn: A B C A B C ...
+/// The heads of [`Measured::row`].
+pub const HEADS: [&str; 7] =
+    ["", "answers a second", "median", "99th percentile", "CPU s per million answers", "peak memory", "generator busy"];
+
+/// Measures each subject once a round, in [turn](turns): A B C B C A ...
 ///
 /// # Errors
 /// When a subject fails or gives a wrong answer.
@@ -136,11 +188,12 @@ pub async fn interleaved(
 ) -> anyhow::Result<Vec<Measured>> {
     let mut measured: Vec<Measured> =
         subjects.iter().map(|subject| Measured { name: subject.name, rounds: Vec::new() }).collect();
-    for _ in 0..bench.size.rounds {
-        for (subject, measured) in subjects.iter().zip(&mut measured) {
+    for round in 0..bench.size.rounds {
+        for at in turns(round, subjects.len()) {
+            let subject = &subjects[at];
             daemon.empty_log()?;
             let names = names.clone().any_answer(subject.any_answer);
-            measured.rounds.push(Round::measure(subject, &names, connections, bench.size.span).await?);
+            measured[at].rounds.push(Round::measure(subject, &names, connections, bench.size.span).await?);
         }
     }
     Ok(measured)

@@ -7,7 +7,7 @@ mod peers;
 
 use std::net::SocketAddr;
 
-pub use callahead::{Callahead, Setup, fill};
+pub use callahead::{Callahead, HARVEST, Setup, fill};
 pub use decisions::{RARE, RARE_CLIENT, RARE_RECIPIENT, RARE_SENDER, SIZE, SPAN, fill_log};
 pub use helper::{Destination, Helper, Told, serve_destination};
 pub use peers::{Callout, Setting, exim, exim_rest, exim_settings, postfix, postfix_settings, versions};
