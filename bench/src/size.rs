@@ -30,7 +30,7 @@ pub struct Size {
     pub asked: usize,
     /// Idle connections.
     pub idle: usize,
-    /// Guesses of a dictionary attack.
+    /// Guesses of a dictionary attack, or as many more as take the time of a measurement.
     pub guesses: u64,
     /// Connections that are held and not used.
     pub slow: usize,
