@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::account::{Account, Role};
+use crate::record::{Kind, Unchanged};
 use crate::token::Token;
 
 /// A kind of thing to do. Also what a token's scopes are made of.
@@ -76,23 +77,49 @@ pub struct Principal {
     token: Option<(String, BTreeSet<Permission>)>,
     /// Who it is really, where somebody logged in as the account.
     by: Option<String>,
+    /// The session that was used.
+    session: Option<String>,
+    /// The revision of the records by which it was let in.
+    as_of: Option<u64>,
 }
 
 impl Principal {
     /// Whoever may open the admin socket: an administrator.
     pub fn socket() -> Self {
-        Self { account: None, token: None, by: None }
+        Self { account: None, token: None, by: None, session: None, as_of: None }
     }
 
     /// By a token of an account.
     pub fn by_token(account: Account, token: &Token) -> Self {
         let token = Some((token.id.clone(), token.scopes.iter().copied().collect()));
-        Self { account: Some(account), token, by: None }
+        Self { account: Some(account), token, by: None, session: None, as_of: None }
     }
 
     /// By a session of an account, and by whom it was begun in place of the account's own people.
     pub fn by_session(account: Account, by: Option<String>) -> Self {
-        Self { account: Some(account), token: None, by }
+        Self { account: Some(account), token: None, by, session: None, as_of: None }
+    }
+
+    /// By this session.
+    #[must_use]
+    pub fn in_session(self, id: &str) -> Self {
+        Self { session: Some(id.to_owned()), ..self }
+    }
+
+    /// Let in by the records as they were at this revision.
+    #[must_use]
+    pub fn as_of(self, revision: u64) -> Self {
+        Self { as_of: Some(revision), ..self }
+    }
+
+    /// What has to be as it was for somebody still to be let in: the account, whoever logged in as it, and the token or the session. Nothing on the
+    /// admin socket.
+    pub fn stands_on(&self) -> Vec<Unchanged> {
+        let Some(since) = self.as_of else { return Vec::new() };
+        let accounts = self.name().into_iter().chain(self.by()).map(|name| (Kind::Account, name));
+        let token = self.token_id().map(|id| (Kind::Token, id));
+        let session = self.session.as_deref().map(|id| (Kind::Session, id));
+        accounts.chain(token).chain(session).map(|(kind, key)| Unchanged::new(kind, key, since)).collect()
     }
 
     /// Who logged in as the account.

@@ -4,9 +4,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::access::Permission;
 
-/// The longest name of an account, in characters.
-pub(crate) const MAX_NAME: usize = 64;
-
 /// What an account may do at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -37,6 +34,10 @@ pub struct Account {
     /// The password as argon2id keeps it (PHC string); absent where it only has tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
+    /// When it was made, in milliseconds since 1970: what was done before by another of its name is no affair of its own. Absent where an older
+    /// version wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<u64>,
 }
 
 impl Role {
@@ -56,12 +57,22 @@ impl Role {
 }
 
 impl Account {
+    /// The longest name, in characters.
+    pub const MAX_NAME: usize = 64;
     /// Domains that one account may name.
     pub const MAX_DOMAINS: usize = 1000;
 
     /// One that may do all that its role allows. It belongs to the administrators, names no domains and has no password.
     pub fn new(name: &str, role: Role) -> Self {
-        Self { name: name.to_owned(), role, read_only: false, owner: None, domains: Vec::new(), password: None }
+        Self {
+            name: name.to_owned(),
+            role,
+            read_only: false,
+            owner: None,
+            domains: Vec::new(),
+            password: None,
+            created_at: None,
+        }
     }
 
     /// What its role allows, its scopes aside.
@@ -84,9 +95,10 @@ impl Account {
     pub fn check_name(name: &str) -> Result<(), String> {
         let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-' | '@');
         // What a path drops can't be a name: nobody could ask for it, or delete it, by its address.
-        if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(good) || matches!(name, "." | "..") {
+        if name.is_empty() || name.len() > Self::MAX_NAME || !name.chars().all(good) || matches!(name, "." | "..") {
             return Err(format!(
-                "{name:?} is no account name: take 1 to {MAX_NAME} of a-z, 0-9, dot, underscore, hyphen and @, and not dots alone"
+                "{name:?} is no account name: take 1 to {} of a-z, 0-9, dot, underscore, hyphen and @, and not dots alone",
+                Self::MAX_NAME
             ));
         }
         Ok(())

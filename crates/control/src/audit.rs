@@ -113,9 +113,16 @@ impl AuditEntry {
         self
     }
 
-    /// Whether somebody may see it: their own doings, what was done to what is theirs, and for administrators everything.
+    /// Whether somebody may see it: their own doings, what was done to what is theirs, and for administrators everything. To others nothing from
+    /// before their account was made: it is another's who had its name.
     pub fn is_seen_by(&self, principal: &Principal) -> bool {
-        if principal.is_admin() || principal.name() == Some(self.actor.who.as_str()) {
+        if principal.is_admin() {
+            return true;
+        }
+        if principal.account().and_then(|account| account.created_at).is_some_and(|made| self.at.0 < made) {
+            return false;
+        }
+        if principal.name() == Some(self.actor.who.as_str()) {
             return true;
         }
         match &self.domain {

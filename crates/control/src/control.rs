@@ -14,9 +14,10 @@ pub use crate::database::OpenError;
 
 use crate::access::Principal;
 use crate::audit::{self, AuditEntry, AuditPage};
+use crate::consequence;
 use crate::database;
 use crate::local::Local;
-use crate::record::{Kind, Raw};
+use crate::record::{Kind, Raw, Unchanged};
 
 /// Changes that may wait for the writer; further ones wait to get into the queue.
 const QUEUE: usize = 256;
@@ -116,6 +117,26 @@ pub enum ControlError {
         /// The revision that is there; `None` where it is gone.
         found: Option<u64>,
     },
+    /// What the change rests on, such as the account or the token of whoever asks, is not there any more, or not as it was.
+    #[error("the {} that this rests on was changed or removed meanwhile; try again", .kind.as_str())]
+    Withdrawn {
+        /// What kind.
+        kind: Kind,
+        /// Which.
+        key: String,
+    },
+    /// Whose it shall be is not there, or not any more.
+    #[error("owner: there is no account {owner:?} any more; name another")]
+    NoOwner {
+        /// The account's name.
+        owner: String,
+    },
+    /// An account that owns something can't go.
+    #[error("the account {key:?} owns domains or accounts; delete these first")]
+    Owns {
+        /// The account's name.
+        key: String,
+    },
     /// SQLite can't write: a full disk, most often. Nothing was changed.
     #[error("the control database can't be written: {0}")]
     Write(String),
@@ -132,6 +153,7 @@ pub enum ControlError {
 
 enum Job {
     Apply {
+        requires: Vec<Unchanged>,
         changes: Vec<Change>,
         audit: Vec<AuditEntry>,
         now: Timestamp,
@@ -199,6 +221,8 @@ impl Control {
     /// Makes changes and writes them into the audit log: all of it or nothing. When this resolves, they are on disk and in force. Gives
     /// the revision of the last one, or the latest where there was none.
     ///
+    /// An account that is deleted takes its tokens and its sessions along, and a domain its name in the accounts of the administrators'.
+    ///
     /// # Errors
     /// What was not as expected, or why it can't be written.
     pub async fn apply(
@@ -207,9 +231,23 @@ impl Control {
         audit: Vec<AuditEntry>,
         now: Timestamp,
     ) -> Result<u64, ControlError> {
+        self.apply_while(Vec::new(), changes, audit, now).await
+    }
+
+    /// [`Control::apply`], if these are as they were when it is done: what was looked at to let somebody in, or to say that they may.
+    ///
+    /// # Errors
+    /// Likewise; and [`ControlError::Withdrawn`].
+    pub async fn apply_while(
+        &self,
+        requires: Vec<Unchanged>,
+        changes: Vec<Change>,
+        audit: Vec<AuditEntry>,
+        now: Timestamp,
+    ) -> Result<u64, ControlError> {
         let (done, applied) = oneshot::channel();
         let queue = self.inner.queue.as_ref().ok_or(ControlError::Closed)?;
-        queue.send(Job::Apply { changes, audit, now, done }).await.map_err(|_| ControlError::Closed)?;
+        queue.send(Job::Apply { requires, changes, audit, now, done }).await.map_err(|_| ControlError::Closed)?;
         applied.await.map_err(|_| ControlError::Closed)?
     }
 
@@ -290,8 +328,8 @@ impl Writer {
     fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         while let Some(job) = jobs.blocking_recv() {
             match job {
-                Job::Apply { changes, audit, now, done } => {
-                    let applied = self.apply(&changes, &audit, now);
+                Job::Apply { requires, changes, audit, now, done } => {
+                    let applied = self.apply(&requires, changes, &audit, now);
                     match &applied {
                         Err(ControlError::Write(error)) => self.wrote(Some(error.clone())),
                         Ok(_) => self.wrote(None),
@@ -314,9 +352,24 @@ impl Writer {
         *self.shared.write_error.lock().unwrap_or_else(PoisonError::into_inner) = error;
     }
 
-    fn apply(&mut self, changes: &[Change], audit: &[AuditEntry], now: Timestamp) -> Result<u64, ControlError> {
+    fn apply(
+        &mut self,
+        requires: &[Unchanged],
+        mut changes: Vec<Change>,
+        audit: &[AuditEntry],
+        now: Timestamp,
+    ) -> Result<u64, ControlError> {
+        {
+            // As the file is: nobody else writes into either.
+            let local = self.shared.local.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(Unchanged { kind, key, .. }) = requires.iter().find(|record| !local.is_unchanged(record)) {
+                return Err(ControlError::Withdrawn { kind: *kind, key: key.clone() });
+            }
+            consequence::check_owners(&changes, &local)?;
+            changes.extend(consequence::of(&changes, &local));
+        }
         let transaction = self.connection.transaction().map_err(unwritten)?;
-        let revision = changed(&transaction, changes, now)?;
+        let revision = changed(&transaction, &changes, now)?;
         for entry in audit {
             entry.insert(&transaction, now).map_err(unwritten)?;
         }

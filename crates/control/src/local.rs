@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::de::DeserializeOwned;
 
+use crate::access::Principal;
 use crate::account::Account;
 use crate::domain::DomainSpec;
-use crate::record::{Kind, Raw, Record};
+use crate::record::{Kind, Raw, Record, Unchanged};
 use crate::secret::Digest;
 use crate::session::Session;
 use crate::token::Token;
@@ -74,6 +75,16 @@ impl Local {
             Kind::Token => self.tokens.get(key).map(|record| record.revision),
             Kind::Session => self.sessions.get(key).map(|record| record.revision),
         }
+    }
+
+    /// Whether a record is there as it was.
+    pub fn is_unchanged(&self, record: &Unchanged) -> bool {
+        self.revision_of(record.kind, &record.key).is_some_and(|revision| revision <= record.since)
+    }
+
+    /// Whether all that somebody was let in by is as it was.
+    pub fn lets_in(&self, principal: &Principal) -> bool {
+        principal.stands_on().iter().all(|record| self.is_unchanged(record))
     }
 
     /// Applies one record of the feed. One that can't be read counts as absent, and is told of in the log: a newer version may have written it.

@@ -31,6 +31,24 @@ impl Kind {
     }
 }
 
+/// A record that has to be there, and as it was, for a change of others to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unchanged {
+    /// Of what kind.
+    pub kind: Kind,
+    /// By its name.
+    pub key: String,
+    /// The latest revision that it may have.
+    pub since: u64,
+}
+
+impl Unchanged {
+    /// A record that nobody has changed after this revision.
+    pub fn new(kind: Kind, key: &str, since: u64) -> Self {
+        Self { kind, key: key.to_owned(), since }
+    }
+}
+
 /// A record that exists, with its latest revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record<T> {

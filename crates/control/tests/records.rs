@@ -8,7 +8,7 @@ use callahead_cache::Timestamp;
 use callahead_callout::TlsPolicy;
 use callahead_control::{
     Account, Actor, AuditEntry, Change, Control, ControlError, DomainSpec, Expected, Kind, Passwords, Permission,
-    Principal, Role, Token,
+    Principal, Role, Session, Token,
 };
 use callahead_engine::Policy;
 use tempfile::TempDir;
@@ -91,6 +91,66 @@ async fn a_change_that_expects_what_is_not_there_changes_nothing_at_all() {
     assert!(!control.local().domains().contains_key("new.example"), "all of it or nothing");
     assert!(control.audit(Principal::socket(), None, 10).await.unwrap().entries.is_empty(), "nor a word in the log");
     control.apply(vec![put("a.example", Expected::Revision(revision))], vec![], NOW).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_change_that_rests_on_what_was_changed_or_removed_meanwhile_is_not_made() {
+    let dir = TempDir::new().unwrap();
+    let control = open(&dir);
+    let record =
+        |kind, key: &str, body: Option<String>| Change { kind, key: key.into(), expected: Expected::Anything, body };
+    let root = account("root", Role::Admin, None, &[]);
+    let (token, _) = Token::create("root", "", Permission::ALL.to_vec(), NOW, None);
+    let put_root = || record(Kind::Account, "root", serde_json::to_string(&root).ok());
+    let put_token = record(Kind::Token, &token.id, serde_json::to_string(&token).ok());
+    let at = control.apply(vec![put_root(), put_token], vec![], NOW).await.unwrap();
+    let rests_on = |at| Principal::by_token(root.clone(), &token).as_of(at).stands_on();
+    let try_at = async |at: u64| {
+        let change = put("a.example", Expected::Anything);
+        control.apply_while(rests_on(at), vec![change], vec![entry("x")], NOW).await
+    };
+    try_at(at).await.unwrap();
+    let later = control.apply(vec![put_root()], vec![], NOW).await.unwrap();
+    let withdrawn = try_at(at).await.unwrap_err();
+    assert!(matches!(withdrawn, ControlError::Withdrawn { kind: Kind::Account, .. }), "{withdrawn}");
+    try_at(later).await.unwrap();
+    let gone = control.apply(vec![record(Kind::Token, &token.id, None)], vec![], NOW).await.unwrap();
+    let withdrawn = try_at(gone).await.unwrap_err();
+    assert!(matches!(withdrawn, ControlError::Withdrawn { kind: Kind::Token, .. }), "{withdrawn}");
+    assert_eq!(
+        control.audit(Principal::socket(), None, 10).await.unwrap().entries.len(),
+        2,
+        "nor is there a word of it"
+    );
+}
+
+#[tokio::test]
+async fn nothing_has_an_owner_that_is_not_there_and_an_account_takes_what_lets_it_in_along() {
+    let dir = TempDir::new().unwrap();
+    let control = open(&dir);
+    let record =
+        |kind, key: &str, body: Option<String>| Change { kind, key: key.into(), expected: Expected::Anything, body };
+    let put_account = |account: &Account| record(Kind::Account, &account.name, serde_json::to_string(account).ok());
+    let owned = DomainSpec { owner: Some("r".into()), ..spec("a.example") };
+    let owned = || record(Kind::Domain, "a.example", serde_json::to_string(&owned).ok());
+    let refused = control.apply(vec![owned()], vec![], NOW).await.unwrap_err();
+    assert!(matches!(refused, ControlError::NoOwner { .. }), "{refused}");
+    let (token, _) = Token::create("r", "", vec![Permission::Read], NOW, None);
+    let (session, _) = Session::create("d", Some("r"), false, NOW, Timestamp(NOW.0 + 1));
+    let lets_in = vec![
+        put_account(&account("r", Role::Reseller, None, &[])),
+        put_account(&account("d", Role::Domain, None, &[])),
+        owned(),
+        record(Kind::Token, &token.id, serde_json::to_string(&token).ok()),
+        record(Kind::Session, &session.id, serde_json::to_string(&session).ok()),
+    ];
+    control.apply(lets_in, vec![], NOW).await.unwrap();
+    let refused = control.apply(vec![record(Kind::Account, "r", None)], vec![], NOW).await.unwrap_err();
+    assert!(matches!(refused, ControlError::Owns { .. }), "{refused}");
+    let both = vec![record(Kind::Domain, "a.example", None), record(Kind::Account, "r", None)];
+    control.apply(both, vec![], NOW).await.unwrap();
+    let local = control.local();
+    assert_eq!((local.tokens().len(), local.sessions().len(), local.accounts().len()), (0, 0, 1));
 }
 
 #[tokio::test]

@@ -13,11 +13,12 @@ pub(crate) struct Problem {
     status: StatusCode,
     detail: String,
     header: Option<(HeaderName, HeaderValue)>,
+    is_overtaken: bool,
 }
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), header: None }
+        Self { status, detail: detail.into(), header: None, is_overtaken: false }
     }
 
     /// With a header that this status asks for.
@@ -32,6 +33,11 @@ impl Problem {
 
     pub(crate) fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// Whether the record was at another version than the change was for when it came to be made.
+    pub(crate) fn is_overtaken(&self) -> bool {
+        self.is_overtaken
     }
 
     pub(crate) fn bad_request(detail: impl Into<String>) -> Self {
@@ -66,13 +72,18 @@ impl From<CacheError> for Problem {
 impl From<ControlError> for Problem {
     fn from(error: ControlError) -> Self {
         let status = match &error {
-            ControlError::Exists { .. } | ControlError::Changed { .. } => StatusCode::CONFLICT,
+            ControlError::Exists { .. } | ControlError::Changed { .. } | ControlError::Owns { .. } => {
+                StatusCode::CONFLICT
+            }
+            ControlError::NoOwner { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            ControlError::Withdrawn { .. } => StatusCode::FORBIDDEN,
             ControlError::Write(_) | ControlError::Read(_) | ControlError::ReadLog(_) | ControlError::Closed => {
                 tracing::error!(%error, "a request to the API failed");
                 return Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("{error}; see the log, then try again"));
             }
         };
-        Self::new(status, error.to_string())
+        let is_overtaken = matches!(error, ControlError::Changed { .. });
+        Self { is_overtaken, ..Self::new(status, error.to_string()) }
     }
 }
 

@@ -5,6 +5,7 @@ mod common;
 
 use std::time::Duration;
 
+use callahead_control::{Change, Expected, Kind};
 use callahead_engine::{Listener, Question};
 use callahead_listeners::Stream;
 use callahead_web::{HttpLimits, admin_router, http_router, openapi};
@@ -459,6 +460,190 @@ async fn a_token_shows_its_secret_once_works_within_its_scopes_and_ends_at_once(
     assert!(sentence.contains("which the token that asks does not have"), "a link logs in with all rights: {sentence}");
     let past = json!({"expires_at": "2020-01-01T00:00:00Z"});
     assert!(bench.call(&root, "POST", "/api/v1/tokens", Some(&past)).await.problem(422).contains("in the past"));
+}
+
+#[tokio::test]
+async fn a_token_of_few_rights_gets_no_more_by_an_account_that_was_read_only_first() {
+    let (bench, root) = bench().await;
+    let reseller = token(&bench, "one", "reseller").await;
+    let password = "a long enough password";
+    for (maker, role, scopes) in [
+        (&root, "admin", json!(["read", "check", "node", "accounts"])),
+        (&reseller, "domain", json!(["read", "check", "accounts"])),
+    ] {
+        let few = bench.call(maker, "POST", "/api/v1/tokens", Some(&json!({"scopes": scopes}))).await.created();
+        let few = few["token"].as_str().unwrap();
+        let body = |password: bool| {
+            let mut body = json!({"name": format!("eve-{role}"), "role": role, "read_only": true});
+            if password {
+                body["password"] = json!("a long enough password");
+            }
+            body
+        };
+        let sentence = bench.call(few, "POST", "/api/v1/accounts", Some(&body(true))).await.problem(403);
+        assert!(sentence.contains("could be given, the permission"), "{sentence}");
+        // One that only has tokens lets nobody in, and one that somebody else gave a password gets no more rights by it.
+        bench.call(few, "POST", "/api/v1/accounts", Some(&body(false))).await.created();
+        let account = format!("/api/v1/accounts/eve-{role}");
+        bench.call(few, "PATCH", &account, Some(&json!({"password": password}))).await.problem(403);
+        bench.call(few, "PATCH", &account, Some(&json!({"read_only": false}))).await.problem(403);
+        bench.call(maker, "PATCH", &account, Some(&json!({"password": password}))).await.ok();
+        bench.call(few, "PATCH", &account, Some(&json!({"read_only": false}))).await.problem(403);
+        bench.call(few, "PATCH", &account, Some(&json!({"read_only": true}))).await.ok();
+        bench.call(maker, "PATCH", &account, Some(&json!({"read_only": false}))).await.ok();
+    }
+}
+
+#[tokio::test]
+async fn what_a_tenant_says_of_a_client_puts_off_nobody_elses_mail() {
+    let (bench, root) = bench().await;
+    let one = token(&bench, "one", "reseller").await;
+    bench.call(&one, "POST", "/api/v1/domains", Some(&json!({"name": "one.example", "route": ["mx"]}))).await.created();
+    let mta = json!({"scopes": ["check"]});
+    let mta =
+        bench.call(&root, "POST", "/api/v1/tokens", Some(&mta)).await.created()["token"].as_str().unwrap().to_owned();
+    let ask = async |token: &str, recipient: &str| {
+        let target = format!("/api/v1/recipients/{recipient}/verdict?client=192.0.2.9");
+        bench.call(token, "GET", &target, None).await.ok()["row"].clone()
+    };
+    for n in 0..30 {
+        assert_eq!(ask(&one, &format!("bad{n}@one.example")).await, 11);
+    }
+    assert_eq!(ask(&mta, "anna@example.com").await, 10, "its word counts for nobody");
+    for n in 0..21 {
+        assert_eq!(ask(&mta, &format!("bad{n}@example.com")).await, 11);
+    }
+    assert_eq!(ask(&mta, "bert@example.com").await, 16, "an MTA's token is an administrator's, of whatever scopes");
+}
+
+/// Sends all of a request but its body's last octet.
+async fn begin(bench: &Bench, token: &str, method: &str, target: &str, body: &Value) -> (Stream, String) {
+    let mut stream = bench.connect().await;
+    let mut body = body.to_string();
+    let last = body.pop().unwrap().to_string();
+    let length = body.len() + 1;
+    let request = format!(
+        "{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    // It is asked for when the handler reads it, and so after the token was looked at.
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        head.push(char::from(stream.read_u8().await.unwrap()));
+    }
+    assert!(head.starts_with("HTTP/1.1 100"), "{head}");
+    stream.write_all(body.as_bytes()).await.unwrap();
+    (stream, last)
+}
+
+#[tokio::test]
+async fn a_token_that_is_taken_back_while_its_request_comes_in_changes_nothing_more() {
+    let (bench, root) = bench().await;
+    let account = json!({"name": "late", "role": "admin"});
+    let domain = json!({"name": "late.example", "route": ["mx"]});
+    for (target, body) in
+        [("/api/v1/accounts", &account), ("/api/v1/tokens", &json!({"label": "late"})), ("/api/v1/domains", &domain)]
+    {
+        let made = bench.call(&root, "POST", "/api/v1/tokens", Some(&json!({}))).await.created();
+        let (mut stream, last) = begin(&bench, made["token"].as_str().unwrap(), "POST", target, body).await;
+        let id = made["id"].as_str().unwrap();
+        assert_eq!(bench.call(&root, "DELETE", &format!("/api/v1/tokens/{id}"), None).await.status, 204);
+        let before = bench.administration.control.local().revision();
+        stream.write_all(last.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("try again"), "{target}: {answer}");
+        assert_eq!(bench.administration.control.local().revision(), before, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_password_leaves_nothing_of_a_login_with_the_old_one_that_comes_at_the_same_time() {
+    let (bench, root) = bench().await;
+    let (mut old, mut new) = ("an old horse battery", "a new horse battery");
+    let body = json!({"name": "anna", "role": "domain", "password": old});
+    bench.call(&root, "POST", "/api/v1/accounts", Some(&body)).await.created();
+    let hash_of = async |password: &str| bench.administration.passwords.hash(password).await.unwrap();
+    for _ in 0..6 {
+        let mut record = bench.administration.control.local().accounts()["anna"].value.clone();
+        record.password = Some(hash_of(new).await);
+        let body = Some(serde_json::to_string(&record).unwrap());
+        let change = Change { kind: Kind::Account, key: "anna".into(), expected: Expected::Anything, body };
+        let login = json!({"account": "anna", "password": old});
+        let (answer, changed) = tokio::join!(
+            bench.call("", "POST", "/api/v1/session", Some(&login)),
+            bench.administration.control.apply(vec![change], vec![], bench.engine.now()),
+        );
+        changed.unwrap();
+        if answer.status == 201 {
+            let token = answer.json()["token"].as_str().unwrap().to_owned();
+            bench.call(&token, "GET", "/api/v1/domains", None).await.problem(401);
+        } else {
+            answer.problem(401);
+        }
+        (old, new) = (new, old);
+    }
+}
+
+#[tokio::test]
+async fn whoever_gets_the_name_of_an_account_that_is_gone_sees_nothing_of_its_past() {
+    let (bench, root) = bench().await;
+    let one = token(&bench, "one", "reseller").await;
+    let domain = json!({"name": "one.example", "route": ["mx"]});
+    bench.call(&one, "POST", "/api/v1/domains", Some(&domain)).await.created();
+    bench.call(&one, "DELETE", "/api/v1/domains/one.example", None).await;
+    assert_eq!(bench.call(&root, "DELETE", "/api/v1/accounts/one", None).await.status, 204);
+    bench.clock.advance(Duration::from_secs(1));
+    let one = token(&bench, "one", "reseller").await;
+    bench.call(&one, "POST", "/api/v1/domains", Some(&domain)).await.created();
+    let seen = bench.call(&one, "GET", "/api/v1/audit", None).await.ok();
+    let actions: Vec<_> = seen["entries"].as_array().unwrap().iter().map(|entry| entry["action"].clone()).collect();
+    assert_eq!(actions, ["domain.create", "token.create"].map(|action| json!(action)));
+}
+
+#[tokio::test]
+async fn a_name_that_was_deleted_is_no_account_of_the_administrators_any_more_when_somebody_else_adds_it() {
+    let (bench, root) = bench().await;
+    let one = token(&bench, "one", "reseller").await;
+    let domain = json!({"name": "new.example", "route": ["mx"]});
+    bench.call(&root, "POST", "/api/v1/domains", Some(&domain)).await.created();
+    let account = json!({"name": "anna", "role": "domain", "domains": ["new.example", "example.com"]});
+    bench.call(&root, "POST", "/api/v1/accounts", Some(&account)).await.created();
+    let anna = bench.call(&root, "POST", "/api/v1/tokens", Some(&json!({"account": "anna"}))).await.created();
+    let anna = anna["token"].as_str().unwrap();
+    bench.call(anna, "GET", "/api/v1/domains/new.example", None).await.ok();
+    assert_eq!(bench.call(&root, "DELETE", "/api/v1/domains/new.example", None).await.status, 204);
+    bench.call(&one, "POST", "/api/v1/domains", Some(&domain)).await.created();
+    bench.call(anna, "GET", "/api/v1/domains/new.example", None).await.problem(404);
+    let shown = bench.call(&root, "GET", "/api/v1/accounts/anna", None).await.ok();
+    assert_eq!(shown["domains"], json!(["example.com"]));
+}
+
+#[tokio::test]
+async fn of_changes_at_the_same_time_each_has_the_status_of_one_that_came_too_late() {
+    let (bench, root) = bench().await;
+    let bearer = format!("Bearer {root}");
+    for (list, path, body, patch) in [
+        (
+            "/api/v1/domains",
+            "/api/v1/domains/n.example",
+            json!({"name": "n.example", "route": ["mx"]}),
+            "{\"valid\":[]}",
+        ),
+        ("/api/v1/accounts", "/api/v1/accounts/n", json!({"name": "n", "role": "domain"}), "{\"read_only\":true}"),
+    ] {
+        let made = bench.call(&root, "POST", list, Some(&body)).await;
+        let tag = etag(&made);
+        let headers = [("Authorization", bearer.as_str()), ("If-Match", &tag), ("Content-Type", "application/json")];
+        let change = async |_| bench.send("PATCH", path, &headers, patch).await.status;
+        let statuses = futures_util::future::join_all((0..8).map(change)).await;
+        let made = statuses.iter().filter(|status| **status == 200).count();
+        assert!(made == 1 && statuses.iter().all(|status| matches!(status, 200 | 412)), "{path}: {statuses:?}");
+        let delete = async |_| bench.call(&root, "DELETE", path, None).await.status;
+        let statuses = futures_util::future::join_all((0..8).map(delete)).await;
+        assert_eq!(statuses, [204; 8], "{path}");
+    }
 }
 
 #[tokio::test]

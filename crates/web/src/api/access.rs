@@ -138,7 +138,12 @@ async fn admit(state: &State, door: Door, parts: &mut Parts) -> Result<(), Refus
         Door::Http => authenticate(state, parts)?,
         Door::Page => {
             let visitor = parts.extensions.get::<Principal>().cloned();
-            visitor.ok_or_else(|| Problem::forbidden("nobody was let in here"))?
+            let visitor = visitor.ok_or_else(|| Problem::forbidden("nobody was let in here"))?;
+            // The form may have come long after its head, by which the session was found.
+            if !state.administration.control.local().lets_in(&visitor) {
+                return Err(Problem::forbidden("the session was ended meanwhile; log in again").into());
+            }
+            visitor
         }
     };
     if !principal.may(permission) {
@@ -171,7 +176,7 @@ fn authenticate(state: &State, parts: &Parts) -> Result<Principal, Problem> {
         if let Some((token, account)) = local.find_token(&Digest::of(token))
             && token.is_good_at(now)
         {
-            let principal = Principal::by_token(account.clone(), token);
+            let principal = Principal::by_token(account.clone(), token).as_of(local.revision());
             administration.control.token_used(&token.id, now, &peer);
             return Ok(principal);
         }

@@ -3,9 +3,7 @@
 use axum::extract::State as Given;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Json, Response};
-use callahead_control::{
-    Account, AuditEntry, Change, DomainSpec, Expected, Kind, PasswordError, Permission, Record, Role,
-};
+use callahead_control::{Account, AuditEntry, Change, DomainSpec, Expected, Kind, Permission, Record, Role, Unchanged};
 use callahead_engine::rfc3339;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -130,9 +128,12 @@ pub(crate) async fn create(
         return Err(Problem::conflict(format!("there are {MAX_ACCOUNTS} accounts, which is as many as there may be")));
     }
     let password = hashed(&state, new.password).await?;
-    let account = Account { name: new.name, role, read_only: new.read_only, owner, domains, password };
-    no_more_than(&asker, &account)?;
-    write(&state, &asker, "account.create", None, Some(&account), Expected::Nothing, Vec::new()).await?;
+    let created_at = Some(state.engine.now().0);
+    let account = Account { name: new.name, role, read_only: new.read_only, owner, domains, password, created_at };
+    if account.password.is_some() {
+        no_more_than(&asker, &account)?;
+    }
+    write(&state, &asker, "account.create", None, Some(&account), Expected::Nothing).await?;
     let record = record(&state, &account.name)?;
     Ok(tagged(StatusCode::CREATED, record.revision, shown(&record)))
 }
@@ -162,13 +163,18 @@ pub(crate) async fn change(
     if let Some(new) = patch.domains {
         account.domains = domains(&state, account.role, account.owner.as_deref(), new)?;
     }
-    let mut ended = Vec::new();
-    if let Some(password) = &patch.password {
-        let set = set_password(&state, &mut account, password).await;
-        ended = set.map_err(|error| Problem::invalid(format!("password: {error}")))?;
+    if patch.password.is_some() {
+        account.password = hashed(&state, patch.password.clone()).await?;
+    }
+    let names_more = account.domains.iter().any(|name| !old.value.domains.contains(name));
+    if patch.password.is_some()
+        || (old.value.read_only && !account.read_only)
+        || (names_more && account.password.is_some())
+    {
         no_more_than(asker, &account)?;
     }
-    write(&state, asker, "account.change", Some(&old.value), Some(&account), expected, ended).await?;
+    let written = write(&state, asker, "account.change", Some(&old.value), Some(&account), expected).await;
+    named.outcome(written)?;
     let record = record(&state, name)?;
     Ok(tagged(StatusCode::OK, record.revision, shown(&record)))
 }
@@ -185,8 +191,14 @@ pub(crate) async fn change(
     responses((status = 204, description = "It is not there"))
 )]
 pub(crate) async fn delete(Given(state): Given<State>, named: Named) -> Answer<StatusCode> {
-    let Named { asker, name, .. } = &named;
-    let old = record(&state, name)?;
+    let deleted = remove(&state, &named).await;
+    let is_there = state.administration.control.local().accounts().contains_key(&named.name);
+    named.deletion(deleted, is_there)
+}
+
+async fn remove(state: &State, named: &Named) -> Answer<()> {
+    let Named { asker, name, .. } = named;
+    let old = record(state, name)?;
     let expected = named.expects(old.revision)?;
     {
         let local = state.administration.control.local();
@@ -195,13 +207,12 @@ pub(crate) async fn delete(Given(state): Given<State>, named: Named) -> Answer<S
         let accounts = local.accounts().values().filter(|record| is_owner(&record.value.owner)).count();
         if domains + accounts > 0 {
             return Err(Problem::conflict(format!(
-                "the account {name:?} owns {domains} domains and {accounts} accounts; delete them or give them to another first"
+                "the account {name:?} owns {domains} domains and {accounts} accounts: give the domains to another owner, or delete them, and delete the accounts, then delete this one"
             )));
         }
     }
-    let tokens = tokens_of(&state, name, false);
-    write(&state, asker, "account.delete", Some(&old.value), None, expected, tokens).await?;
-    Ok(StatusCode::NO_CONTENT)
+    // Its tokens and sessions go with it.
+    write(state, asker, "account.delete", Some(&old.value), None, expected).await
 }
 
 /// Make a one-time login link
@@ -213,14 +224,16 @@ pub(crate) async fn delete(Given(state): Given<State>, named: Named) -> Answer<S
     responses((status = 201, description = "The link works", body = schema::LoginLink))
 )]
 pub(crate) async fn login_link(Given(state): Given<State>, Named { asker, name, .. }: Named) -> Answer<Response> {
-    let account = record(&state, &name)?.value;
+    let Record { revision, value: account, .. } = record(&state, &name)?;
     if let Some(permission) = beyond(&asker, &account) {
         return Err(Problem::forbidden(format!(
             "the account has the permission {:?}, which the token that asks does not have; use one with all scopes",
             permission.as_str()
         )));
     }
-    let (path, until) = crate::ui::make_link(&state, &account, asker.actor(), crate::ui::LINK_FOR).await?;
+    let mut requires = asker.principal.stands_on();
+    requires.push(Unchanged::new(Kind::Account, &name, revision));
+    let (path, until) = crate::ui::make_link(&state, &account, asker.actor(), crate::ui::LINK_FOR, requires).await?;
     let body = json!({"account": name, "path": path, "expires_at": rfc3339(until)});
     Ok((StatusCode::CREATED, Json(body)).into_response())
 }
@@ -288,12 +301,13 @@ fn domains(state: &State, role: Role, owner: Option<&str>, domains: Vec<String>)
     Ok(names)
 }
 
-/// Who sets a password could log in with it: so nobody does for an account that may do more than the token that asks.
+/// Who sets a password could log in with it, and who gives rights may know one that was set before: so nobody does either for an account that may do
+/// more than the token that asks. One that is read-only counts as what it would be if it were not, because it may become that later.
 fn no_more_than(asker: &Asker, account: &Account) -> Answer<()> {
-    match beyond(asker, account).filter(|_| account.password.is_some()) {
+    match beyond(asker, &Account { read_only: false, ..account.clone() }) {
         None => Ok(()),
         Some(permission) => Err(Problem::forbidden(format!(
-            "password: the account has the permission {:?}, which the token that asks does not have; use one with all scopes",
+            "the account has, or could be given, the permission {:?}, which the token that asks does not have; use one with all scopes",
             permission.as_str()
         ))),
     }
@@ -314,32 +328,6 @@ async fn hashed(state: &State, password: Option<String>) -> Answer<Option<String
     }
 }
 
-/// Gives an account a new password. The changes that come back go with it: they end the API's sessions, which the old one has let in. Those of pages
-/// end with any change of their account.
-pub(crate) async fn set_password(
-    state: &State,
-    account: &mut Account,
-    password: &str,
-) -> Result<Vec<Change>, PasswordError> {
-    account.password = Some(state.administration.passwords.hash(password).await?);
-    Ok(tokens_of(state, &account.name, true))
-}
-
-/// Changes that delete an account's tokens, or only its sessions.
-fn tokens_of(state: &State, name: &str, sessions: bool) -> Vec<Change> {
-    let local = state.administration.control.local();
-    let of_account = local.tokens().values().filter(|token| token.value.account == name);
-    of_account
-        .filter(|token| token.value.session || !sessions)
-        .map(|token| Change {
-            kind: Kind::Token,
-            key: token.value.id.clone(),
-            expected: Expected::Anything,
-            body: None,
-        })
-        .collect()
-}
-
 async fn write(
     state: &State,
     asker: &Asker,
@@ -347,7 +335,6 @@ async fn write(
     old: Option<&Account>,
     new: Option<&Account>,
     expected: Expected,
-    mut more: Vec<Change>,
 ) -> Answer<()> {
     let Some(subject) = new.or(old) else { return Ok(()) };
     let (before, mut after) = (old.map(visible), new.map(visible));
@@ -360,9 +347,8 @@ async fn write(
         .owned_by(subject.owner.as_deref())
         .record(before.as_ref(), after.as_ref());
     let body = new.and_then(|account| serde_json::to_string(account).ok());
-    let mut changes = vec![Change { kind: Kind::Account, key: subject.name.clone(), expected, body }];
-    changes.append(&mut more);
-    state.administration.control.apply(changes, vec![entry], state.engine.now()).await?;
+    let change = Change { kind: Kind::Account, key: subject.name.clone(), expected, body };
+    asker.apply(state, None, vec![change], entry).await?;
     tracing::info!(
         account = subject.name,
         action,

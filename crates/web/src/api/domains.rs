@@ -146,7 +146,7 @@ pub(crate) async fn replace(
     spec.owner = spec.owner.or_else(|| old.value.owner.clone());
     settle_owner(&state, asker, &mut spec, Some(&old.value))?;
     check(&state, asker, &spec, Some(&old.value))?;
-    write(&state, asker, "domain.change", Some(&old.value), Some(&spec), expected).await?;
+    named.outcome(write(&state, asker, "domain.change", Some(&old.value), Some(&spec), expected).await)?;
     answer(&state, StatusCode::OK, &name)
 }
 
@@ -193,13 +193,13 @@ pub(crate) async fn change(
         .map_err(|error| Problem::invalid(format!("{}: {}", error.path(), error.inner())))?;
     settle_owner(&state, asker, &mut spec, Some(&old.value))?;
     check(&state, asker, &spec, Some(&old.value))?;
-    write(&state, asker, "domain.change", Some(&old.value), Some(&spec), expected).await?;
+    named.outcome(write(&state, asker, "domain.change", Some(&old.value), Some(&spec), expected).await)?;
     answer(&state, StatusCode::OK, &name)
 }
 
 /// Delete a domain
 ///
-/// One that is not there is deleted already. What the cache holds of it is cleared.
+/// One that is not there is deleted already. What the cache holds of it is cleared, and accounts of the administrators' do not name it any more.
 #[utoipa::path(
     delete, path = "/api/v1/domains/{name}", tag = "domains", operation_id = "domain_delete",
     params(
@@ -209,11 +209,16 @@ pub(crate) async fn change(
     responses((status = 204, description = "It is not there"))
 )]
 pub(crate) async fn delete(Given(state): Given<State>, named: Named) -> Answer<StatusCode> {
-    let (asker, name) = (&named.asker, canonical(&named.name)?);
-    let old = changeable(&state, &name)?;
+    let name = canonical(&named.name)?;
+    let deleted = remove(&state, &named, &name).await;
+    let is_there = state.administration.control.local().domains().contains_key(&name);
+    named.deletion(deleted, is_there)
+}
+
+async fn remove(state: &State, named: &Named, name: &str) -> Answer<()> {
+    let old = changeable(state, name)?;
     let expected = named.expects(old.revision)?;
-    write(&state, asker, "domain.delete", Some(&old.value), None, expected).await?;
-    Ok(StatusCode::NO_CONTENT)
+    write(state, &named.asker, "domain.delete", Some(&old.value), None, expected).await
 }
 
 // === what they share ===
@@ -259,7 +264,7 @@ fn in_file(name: &str) -> Problem {
 /// To administrators what it is; to others no more than that the name can't be had.
 fn taken(asker: &Asker, name: &str) -> Problem {
     if asker.principal.is_admin() {
-        return Problem::conflict(format!("the domain {name:?} exists already; change it with PUT or PATCH"));
+        return Problem::conflict(format!("the domain {name:?} exists already; change it instead"));
     }
     Problem::conflict(format!("the domain {name:?} can't be added by this account; ask the administrator"))
 }
@@ -398,7 +403,7 @@ async fn write(
         .record(before.as_ref(), after.as_ref());
     let body = after.map(|after| after.to_string());
     let change = Change { kind: Kind::Domain, key: subject.name.clone(), expected, body };
-    state.administration.control.apply(vec![change], vec![entry], state.engine.now()).await?;
+    asker.apply(state, None, vec![change], entry).await?;
     tracing::info!(
         domain = subject.name,
         action,

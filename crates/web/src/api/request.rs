@@ -8,7 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
 use callahead_cache::{Cache, CacheError, Cursor, Timestamp};
-use callahead_control::{Actor, Expected, Principal};
+use callahead_control::{Actor, AuditEntry, Change, ControlError, Expected, Principal, Unchanged};
 use callahead_smtp::{Domain, Recipient};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -63,6 +63,19 @@ impl Asker {
     pub(crate) fn actor(&self) -> Actor {
         Actor::of(&self.principal, &self.from)
     }
+
+    /// Makes changes in their name, if they are still let in when it is done, and what else was looked at is as it was.
+    pub(crate) async fn apply(
+        &self,
+        state: &State,
+        looked_at: Option<Unchanged>,
+        changes: Vec<Change>,
+        audit: AuditEntry,
+    ) -> Result<u64, ControlError> {
+        let mut requires = self.principal.stands_on();
+        requires.extend(looked_at);
+        state.administration.control.apply_while(requires, changes, vec![audit], state.engine.now()).await
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Asker {
@@ -90,6 +103,27 @@ impl Named {
     /// When the request's `If-Match` names another one: 412.
     pub(crate) fn expects(&self, revision: u64) -> Answer<Expected> {
         expected(self.if_match.as_ref(), revision)
+    }
+
+    /// What a change came to: one that was overtaken after its version had been looked at is as one that came too late for it.
+    pub(crate) fn outcome<T>(&self, changed: Answer<T>) -> Answer<T> {
+        changed.map_err(|problem| match problem.is_overtaken() && self.if_match.is_some() {
+            true => problem.at(StatusCode::PRECONDITION_FAILED),
+            false => problem,
+        })
+    }
+
+    /// What a deletion came to: one that somebody else was faster with is done already, unless a certain version was meant.
+    pub(crate) fn deletion(&self, deleted: Answer<()>, is_there: bool) -> Answer<StatusCode> {
+        match deleted {
+            Err(problem) if problem.status() == StatusCode::NOT_FOUND || (problem.is_overtaken() && !is_there) => {
+                match self.if_match {
+                    None => Ok(StatusCode::NO_CONTENT),
+                    Some(_) => Err(problem.at(StatusCode::PRECONDITION_FAILED)),
+                }
+            }
+            deleted => self.outcome(deleted).map(|()| StatusCode::NO_CONTENT),
+        }
     }
 }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 use axum::extract::{Extension, State as Given};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Json, Response};
-use callahead_control::{Account, Change, Expected, Kind, Permission, Principal, Token};
+use callahead_control::{
+    Account, Change, ControlError, Expected, Kind, Permission, Principal, Record, Token, Unchanged,
+};
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -51,24 +53,31 @@ pub(crate) async fn create(
     query.end(&[])?;
     let administration = &state.administration;
     let from = peer.map_or_else(|| "unknown".to_owned(), |Extension(Peer(peer))| peer);
-    let keys = [Key::of_peer(&from), Key::Account(login.account.chars().take(100).collect())];
+    // What is longer is no account's name, and nobody's log is to be filled with it.
+    let name: String = login.account.chars().take(Account::MAX_NAME + 1).collect();
+    let keys = [Key::of_peer(&from), Key::Account(name.clone())];
     let attempt = administration.throttle.attempt(keys).map_err(access::too_many)?;
-    let account: Option<Account> =
-        administration.control.local().accounts().get(&login.account).map(|account| account.value.clone());
-    let kept = account.as_ref().and_then(|account| account.password.clone());
+    let found: Option<Record<Account>> = administration.control.local().accounts().get(&name).cloned();
+    let kept = found.as_ref().and_then(|account| account.value.password.clone());
     let is_right = administration.passwords.is_right(&login.password, kept.as_deref()).await;
-    let Some(account) = account.filter(|_| is_right) else {
-        tracing::warn!(account = login.account, from, "a login failed");
-        return Err(Problem::new(StatusCode::UNAUTHORIZED, "the account and the password do not fit; check both"));
+    let do_not_fit = || {
+        tracing::warn!(account = name, from, "a login failed");
+        Problem::new(StatusCode::UNAUTHORIZED, "the account and the password do not fit; check both")
     };
+    let Some(Record { revision, value: account, .. }) = found.filter(|_| is_right) else { return Err(do_not_fit()) };
     attempt.succeeded();
     make_room(&state, &account.name).await?;
     let now = state.engine.now();
     let scopes = Permission::ALL.into_iter().filter(|permission| account.allows(*permission)).collect();
     let (token, secret) = Token::create(&account.name, "session", scopes, now, Some(now.after(SESSION)));
     let token = Token { session: true, ..token };
-    let asker = Asker { principal: Principal::by_token(account.clone(), &token), from };
-    tokens::keep(&state, &asker, "session.create", &token, &account).await?;
+    let asker = Asker { principal: Principal::by_token(account.clone(), &token), from: from.clone() };
+    // The password that was looked at may be the one from before by now.
+    let looked_at = Unchanged::new(Kind::Account, &account.name, revision);
+    match tokens::keep(&state, &asker, "session.create", &token, (&account, looked_at)).await {
+        Err(ControlError::Withdrawn { .. }) => return Err(do_not_fit()),
+        kept => kept?,
+    }
     let mut shown = tokens::shown(&state, &token);
     shown["token"] = json!(secret.reveal());
     Ok((StatusCode::CREATED, Json(shown)).into_response())

@@ -4,7 +4,9 @@ use axum::extract::State as Given;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Json, Response};
 use callahead_cache::Timestamp;
-use callahead_control::{Account, AuditEntry, Change, Expected, Kind, Permission, Token};
+use callahead_control::{
+    Account, AuditEntry, Change, ControlError, Expected, Kind, Permission, Record, Token, Unchanged,
+};
 use callahead_engine::rfc3339;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -88,7 +90,7 @@ pub(crate) async fn create(
         (None, Some(own)) => own.to_owned(),
         (None, None) => return Err(Problem::invalid("account: name the account whose rights the token shall have")),
     };
-    let account = account(&state, &asker, &name)?;
+    let Record { revision, value: account, .. } = account(&state, &asker, &name)?;
     let now = state.engine.now();
     let expires_at = new.expires_at.map(|text| parse_time("expires_at", &text)).transpose();
     let expires_at = expires_at.map_err(|problem| problem.at(StatusCode::UNPROCESSABLE_ENTITY))?;
@@ -100,7 +102,8 @@ pub(crate) async fn create(
         return Err(Problem::conflict(format!("the account {name:?} has {MAX_TOKENS} tokens; delete one first")));
     }
     let (token, secret) = Token::create(&name, &new.label, scopes, now, expires_at);
-    keep(&state, &asker, "token.create", &token, &account).await?;
+    let looked_at = Unchanged::new(Kind::Account, &name, revision);
+    keep(&state, &asker, "token.create", &token, (&account, looked_at)).await?;
     let mut shown = shown(&state, &token);
     shown["token"] = json!(secret.reveal());
     Ok((StatusCode::CREATED, Json(shown)).into_response())
@@ -133,18 +136,24 @@ pub(crate) async fn remove(state: &State, asker: &Asker, id: &str, action: &str)
         .owned_by(account.as_ref().and_then(seen_by))
         .record(Some(&visible(&token)), None);
     let change = Change { kind: Kind::Token, key: id.to_owned(), expected: Expected::Anything, body: None };
-    state.administration.control.apply(vec![change], vec![entry], state.engine.now()).await?;
+    asker.apply(state, None, vec![change], entry).await?;
     Ok(())
 }
 
-/// Keeps a new token.
-pub(crate) async fn keep(state: &State, asker: &Asker, action: &str, token: &Token, account: &Account) -> Answer<()> {
+/// Keeps a new token, if its account is as it was.
+pub(crate) async fn keep(
+    state: &State,
+    asker: &Asker,
+    action: &str,
+    token: &Token,
+    (account, looked_at): (&Account, Unchanged),
+) -> Result<(), ControlError> {
     let entry = AuditEntry::new(asker.actor(), action, &token.id)
         .owned_by(seen_by(account))
         .record(None, Some(&visible(token)));
     let body = serde_json::to_string(token).ok();
     let change = Change { kind: Kind::Token, key: token.id.clone(), expected: Expected::Nothing, body };
-    state.administration.control.apply(vec![change], vec![entry], state.engine.now()).await?;
+    asker.apply(state, Some(looked_at), vec![change], entry).await?;
     Ok(())
 }
 
@@ -159,10 +168,9 @@ pub(crate) fn count(state: &State, account: &str) -> usize {
     local.tokens().values().filter(|token| token.value.account == account && !token.value.session).count()
 }
 
-fn account(state: &State, asker: &Asker, name: &str) -> Answer<Account> {
-    let local = state.administration.control.local();
-    let found = local.accounts().get(name).map(|account| account.value.clone());
-    found.filter(|account| asker.principal.owns_account(account)).ok_or_else(|| {
+fn account(state: &State, asker: &Asker, name: &str) -> Answer<Record<Account>> {
+    let found = state.administration.control.local().accounts().get(name).cloned();
+    found.filter(|account| asker.principal.owns_account(&account.value)).ok_or_else(|| {
         Problem::invalid(format!("account: there is no account {name:?} here; see GET /api/v1/accounts"))
     })
 }

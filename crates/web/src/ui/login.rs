@@ -9,17 +9,13 @@ use axum::extract::{Form, Query, State as Given};
 use axum::http::HeaderValue;
 use axum::http::StatusCode;
 use axum::http::header::RETRY_AFTER;
-use callahead_control::{Account, Actor, AuditEntry, Change, Expected, Kind, Role};
+use callahead_control::{Account, Actor, AuditEntry, Change, ControlError, Expected, Kind, Role};
 use serde::Deserialize;
 
 use super::Ui;
 use super::frame::{Answer, Page, Refusal, Visitor, go, sentence, show, show_as};
 use super::session::{self, Client, with_cookie};
-use crate::api::accounts;
 use crate::throttle::Key;
-
-/// The longest account name that is looked at.
-const MAX_NAME: usize = 64;
 
 #[derive(Template)]
 #[template(path = "login.html")]
@@ -106,7 +102,7 @@ pub(super) async fn log_in(
     visitor: Option<Extension<Visitor>>,
     Form(Login { account, password, next }): Form<Login>,
 ) -> Answer {
-    let account: String = account.trim().chars().take(MAX_NAME).collect();
+    let account: String = account.trim().chars().take(Account::MAX_NAME + 1).collect();
     let again = |status, text: &str| {
         let page = Page::bare("Log in").saying("bad", text);
         show_as(status, &LoginPage { page, account: account.clone(), next: next.clone(), no_account: false })
@@ -124,13 +120,18 @@ pub(super) async fn log_in(
             return Ok(response);
         }
     };
-    if !is_right(&ui, &account, &password).await {
+    let do_not_fit = || {
         tracing::warn!(account, from = client.shown, "a login failed");
-        return again(StatusCode::UNPROCESSABLE_ENTITY, "The account and the password do not fit. Check both.");
-    }
-    attempt.succeeded();
+        again(StatusCode::UNPROCESSABLE_ENTITY, "The account and the password do not fit. Check both.")
+    };
+    let Some(revision) = is_right(&ui, &account, &password).await else { return do_not_fit() };
     let old = visitor.as_ref().map(|Extension(visitor)| visitor.session.as_str());
-    let cookie = session::begin(&ui, &account, None, &client, old, "session.begin").await?;
+    let cookie = match session::begin(&ui, (&account, revision), None, &client, old, "session.begin").await {
+        // The password that was looked at may be the one from before by now.
+        Err(ControlError::Withdrawn { .. }) => return do_not_fit(),
+        begun => begun?,
+    };
+    attempt.succeeded();
     let to = local(&next);
     Ok(with_cookie(go(if to == "/" { landing(&ui, &account) } else { to }), cookie))
 }
@@ -144,10 +145,13 @@ fn landing(ui: &Ui, account: &str) -> &'static str {
     }
 }
 
-async fn is_right(ui: &Ui, account: &str, password: &str) -> bool {
+/// The revision of the account that has this password.
+async fn is_right(ui: &Ui, account: &str, password: &str) -> Option<u64> {
     let administration = &ui.state.administration;
-    let found = administration.control.local().accounts().get(account).map(|account| account.value.password.clone());
-    administration.passwords.is_right(password, found.flatten().as_deref()).await
+    let found = administration.control.local().accounts().get(account).cloned();
+    let kept = found.as_ref().and_then(|account| account.value.password.as_deref());
+    let is_right = administration.passwords.is_right(password, kept).await;
+    found.filter(|_| is_right).map(|account| account.revision)
 }
 
 fn key(client: &Client) -> Key {
@@ -157,13 +161,14 @@ fn key(client: &Client) -> Key {
     }
 }
 
-/// Only to a page of this site: `//elsewhere` and `/\elsewhere` are addresses of others.
+/// Only to a page of this site: `//elsewhere` and `/\elsewhere` are addresses of others. And to one that can stand in a header: addresses are
+/// percent-encoded.
 fn local(next: &str) -> &str {
     let is_local = next.starts_with('/')
         && !next.starts_with("//")
         && !next.starts_with("/login")
         && !next.starts_with("/logout")
-        && !next.contains(['\\', '\r', '\n', '\t']);
+        && next.bytes().all(|octet| octet.is_ascii_graphic() && octet != b'\\');
     if is_local { next } else { "/" }
 }
 
@@ -189,13 +194,19 @@ pub(super) async fn take_link(
         let text = format!("Too many attempts failed. Wait {} s, then try again.", wait.as_secs() + 1);
         Refusal::says(StatusCode::TOO_MANY_REQUESTS, text)
     })?;
-    let Some(link) = session::take_link(&ui, &secret).await? else {
+    let gone = || {
         let text = "This link was used already, or is too old: it works once, within five minutes. Ask for a new one.";
-        return Err(Refusal::says(StatusCode::GONE, text));
+        Refusal::says(StatusCode::GONE, text)
     };
+    let Some((link, since)) = session::take_link(&ui, &secret).await? else { return Err(gone()) };
     attempt.succeeded();
     let old = visitor.as_ref().map(|Extension(visitor)| visitor.session.as_str());
-    let cookie = session::begin(&ui, &link.account, link.by.as_deref(), &client, old, "session.begin_by_link").await?;
+    let (account, by) = ((link.account.as_str(), since), link.by.as_deref());
+    let cookie = match session::begin(&ui, account, by, &client, old, "session.begin_by_link").await {
+        // The account was changed since, which ends its links.
+        Err(ControlError::Withdrawn { .. }) => return Err(gone()),
+        begun => begun?,
+    };
     Ok(with_cookie(go(landing(&ui, &link.account)), cookie))
 }
 
@@ -234,13 +245,14 @@ pub(super) async fn set_up(
         }
         *setup = None;
     }
-    let first = Account { password: Some(password), ..Account::new(&account, Role::Admin) };
+    let created_at = Some(ui.now().0);
+    let first = Account { password: Some(password), created_at, ..Account::new(&account, Role::Admin) };
     let body = serde_json::to_string(&first).map_err(|error| Refusal::failed(&error))?;
     let change = Change { kind: Kind::Account, key: account.clone(), expected: Expected::Nothing, body: Some(body) };
     let actor = Actor { who: "set-up link".into(), from: client.shown.clone() };
     let audit = AuditEntry::new(actor, "account.create", &account);
-    ui.state.administration.control.apply(vec![change], vec![audit], ui.now()).await?;
-    let cookie = session::begin(&ui, &account, None, &client, None, "session.begin").await?;
+    let revision = ui.state.administration.control.apply(vec![change], vec![audit], ui.now()).await?;
+    let cookie = session::begin(&ui, (&account, revision), None, &client, None, "session.begin").await?;
     Ok(with_cookie(go("/domain/new"), cookie))
 }
 
@@ -293,18 +305,25 @@ pub(super) async fn change_password(
         return no(unprocessable, "the present password is another one");
     }
     attempt.succeeded();
-    let ended = match accounts::set_password(&ui.state, &mut account, &new.password).await {
-        Ok(ended) => ended,
+    account.password = match administration.passwords.hash(&new.password).await {
+        Ok(hash) => Some(hash),
         Err(error) => return no(unprocessable, &error.to_string()),
     };
     let body = serde_json::to_string(&account).map_err(|error| Refusal::failed(&error))?;
     let expected = Expected::Revision(record.revision);
-    let mut changes = vec![Change { kind: Kind::Account, key: account.name.clone(), expected, body: Some(body) }];
-    changes.extend(ended);
+    let changes = vec![Change { kind: Kind::Account, key: account.name.clone(), expected, body: Some(body) }];
     let audit = AuditEntry::new(visitor.actor(), "account.password", &account.name).owned_by(account.owner.as_deref());
-    administration.control.apply(changes, vec![audit], ui.now()).await?;
+    let changed =
+        administration.control.apply_while(visitor.principal.stands_on(), changes, vec![audit], ui.now()).await;
+    let revision = match changed {
+        Err(ControlError::Changed { .. } | ControlError::Withdrawn { .. }) => {
+            return Err(Refusal::Elsewhere("/login".into()));
+        }
+        changed => changed?,
+    };
     // The change ended this session too.
-    let cookie = session::begin(ui, visitor.name(), None, &client, Some(&visitor.session), "session.begin").await?;
+    let (own, old) = ((visitor.name(), revision), Some(visitor.session.as_str()));
+    let cookie = session::begin(ui, own, None, &client, old, "session.begin").await?;
     Ok(with_cookie(go("/"), cookie))
 }
 
@@ -326,6 +345,8 @@ mod tests {
             "/login?next=/login",
             "/logout",
             "/a\nb",
+            "/\u{fc}",
+            "/a b",
         ] {
             assert_eq!(local(next), "/", "{next:?}");
         }

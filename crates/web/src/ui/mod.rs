@@ -136,7 +136,7 @@ impl Web {
             let audit = AuditEntry::new(actor.clone(), "account.create", name);
             state.administration.control.apply(vec![change], vec![audit], state.engine.now()).await?;
         }
-        Ok(session::make_link(state, &account, actor, lasting).await?.0)
+        Ok(session::make_link(state, &account, actor, lasting, Vec::new()).await?.0)
     }
 
     /// Looks at the counters until it is told to stop.

@@ -15,7 +15,7 @@ use axum::response::Response;
 use callahead_cache::Timestamp;
 use callahead_control::{
     Account, Actor, AuditEntry, Change, ControlError, Digest, Expected, Kind, Local, Permission, Principal, Secret,
-    Session,
+    Session, Unchanged,
 };
 
 use super::Ui;
@@ -64,10 +64,10 @@ impl Client {
 pub(super) fn find(ui: &Ui, headers: &HeaderMap, client: &Client) -> Option<Visitor> {
     let secret = cookie(headers, client.https)?;
     let now = ui.now();
-    let (session, account) = {
+    let (session, account, revision) = {
         let local = ui.state.administration.control.local();
         let (session, account) = standing(&local, &Digest::of(secret), now)?;
-        (session.clone(), account.clone())
+        (session.clone(), account.clone(), local.revision())
     };
     let mut seen = ui.web.inner.seen.lock().unwrap_or_else(PoisonError::into_inner);
     let last = seen.entry(session.id.clone()).or_insert(now);
@@ -78,7 +78,7 @@ pub(super) fn find(ui: &Ui, headers: &HeaderMap, client: &Client) -> Option<Visi
     drop(seen);
     Some(Visitor {
         ui: ui.clone(),
-        principal: Principal::by_session(account, session.by.clone()),
+        principal: Principal::by_session(account, session.by.clone()).in_session(&session.id).as_of(revision),
         session: session.id,
         from: client.shown.clone(),
         https: client.https,
@@ -112,10 +112,10 @@ pub(super) fn stands_above(by: &Account, account: &Account) -> bool {
     by.name != account.name && above.may(Permission::Accounts) && above.owns_account(account)
 }
 
-/// Begins a session, ends the one that was there, and gives the cookie to set.
+/// Begins a session of an account that is as it was at this revision, ends the session that was there, and gives the cookie to set.
 pub(super) async fn begin(
     ui: &Ui,
-    account: &str,
+    (account, since): (&str, u64),
     by: Option<&str>,
     client: &Client,
     instead_of: Option<&str>,
@@ -123,7 +123,9 @@ pub(super) async fn begin(
 ) -> Result<HeaderValue, ControlError> {
     let now = ui.now();
     let (session, secret) = Session::create(account, by, false, now, now.after(ABSOLUTE));
-    put(ui, session, &secret, instead_of.map(forget), client, action).await
+    let accounts = [Some(account), by].into_iter().flatten();
+    let requires = accounts.map(|name| Unchanged::new(Kind::Account, name, since)).collect();
+    put(ui, session, &secret, (instead_of.map(forget), requires), client, action).await
 }
 
 /// Goes on with a visitor's session as another account: when somebody logs in as it, and on the way back. It ends when the visitor's own would
@@ -142,20 +144,24 @@ pub(super) async fn go_on_as(
     let (began, ends) = (Timestamp(own.value.created_at), Timestamp(own.value.expires_at));
     let (session, secret) = Session::create(account, by, false, began, ends);
     let taken = Change { expected: Expected::Revision(own.revision), ..forget(&visitor.session) };
-    match put(ui, session, &secret, Some(taken), client, action).await {
+    let mut requires = visitor.principal.stands_on();
+    // The account too that it goes on as, which was looked at no earlier.
+    let other = requires.first().map(|own| Unchanged { key: account.to_owned(), ..own.clone() });
+    requires.extend(other);
+    match put(ui, session, &secret, (Some(taken), requires), client, action).await {
         Ok(cookie) => Ok(cookie),
         // It was ended meanwhile.
-        Err(ControlError::Changed { .. }) => Err(over()),
+        Err(ControlError::Changed { .. } | ControlError::Withdrawn { .. }) => Err(over()),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Keeps a session in the place of the one that this change ends, and gives the cookie to set.
+/// Keeps a session in the place of the one that this change ends, if all that it rests on is as it was, and gives the cookie to set.
 async fn put(
     ui: &Ui,
     session: Session,
     secret: &Secret,
-    ends: Option<Change>,
+    (ends, requires): (Option<Change>, Vec<Unchanged>),
     client: &Client,
     action: &str,
 ) -> Result<HeaderValue, ControlError> {
@@ -173,7 +179,7 @@ async fn put(
     };
     let owner = ui.state.administration.control.local().accounts().get(account).and_then(|a| a.value.owner.clone());
     let audit = AuditEntry::new(Actor { who, from: client.shown.clone() }, action, account).owned_by(owner.as_deref());
-    ui.state.administration.control.apply(changes, vec![audit], now).await?;
+    ui.state.administration.control.apply_while(requires, changes, vec![audit], now).await?;
     let lasts = Duration::from_millis(session.expires_at.saturating_sub(now.0));
     Ok(set_cookie(secret.reveal(), client.https, Some(lasts)))
 }
@@ -187,15 +193,16 @@ pub(super) async fn end(visitor: &Visitor) -> Result<HeaderValue, ControlError> 
     Ok(set_cookie("", visitor.https, None))
 }
 
-/// Makes a link that logs somebody in as an account, once. Gives its path, and until when.
+/// Makes a link that logs somebody in as an account, once, if what was looked at for it is as it was. Gives its path, and until when.
 ///
 /// # Errors
-/// When the control database can't be written.
+/// When that is not so, or the control database can't be written.
 pub(crate) async fn make_link(
     state: &State,
     account: &Account,
     actor: Actor,
     lasting: Duration,
+    requires: Vec<Unchanged>,
 ) -> Result<(String, Timestamp), ControlError> {
     let now = state.engine.now();
     // It is for the account's own people, whoever made it; that stands in the audit log.
@@ -204,12 +211,12 @@ pub(crate) async fn make_link(
     let audit = AuditEntry::new(actor, "account.login_link", &account.name).owned_by(account.owner.as_deref());
     let mut changes = too_many(state, &account.name, true);
     changes.push(write(&session));
-    state.administration.control.apply(changes, vec![audit], now).await?;
+    state.administration.control.apply_while(requires, changes, vec![audit], now).await?;
     Ok((format!("/login/link?key={}", secret.reveal()), until))
 }
 
-/// Takes a link: gives it to the first who asks, and to nobody else.
-pub(super) async fn take_link(ui: &Ui, secret: &str) -> Result<Option<Session>, ControlError> {
+/// Takes a link: gives it to the first who asks, and to nobody else, with the revision after which its account has not changed.
+pub(super) async fn take_link(ui: &Ui, secret: &str) -> Result<Option<(Session, u64)>, ControlError> {
     let now = ui.now();
     let (session, revision) = {
         let local = ui.state.administration.control.local();
@@ -222,7 +229,7 @@ pub(super) async fn take_link(ui: &Ui, secret: &str) -> Result<Option<Session>, 
     };
     let take = Change { expected: Expected::Revision(revision), ..forget(&session.id) };
     match ui.state.administration.control.apply(vec![take], Vec::new(), now).await {
-        Ok(_) => Ok(Some(session)),
+        Ok(_) => Ok(Some((session, revision))),
         Err(ControlError::Changed { .. }) => Ok(None),
         Err(error) => Err(error),
     }
