@@ -5,7 +5,7 @@ use axum::extract::State as Given;
 use axum::response::Json;
 use callahead_engine::{Decision, Listener, Question};
 
-use super::request::{Answer, Segment};
+use super::request::{Answer, Asker, Segment};
 use super::{Door, schema};
 use crate::State;
 use crate::problem::Problem;
@@ -22,7 +22,8 @@ use crate::query::Parameters;
         ("live" = Option<bool>, Query, description = "Never from the cache"),
         ("cached" = Option<String>, Query, description = "`only`: never ask the destination"),
         ("client" = Option<String>, Query, description = "The IP address that the mail comes from, for the log, and for \
-            `harvest.limit`: who asks for more recipients that do not exist gets no callouts"),
+            `harvest.limit`: who asks for more recipients that do not exist gets no callouts, from whatever listener. So it counts from \
+            administrators' tokens and on the admin socket only; from others it is taken and left out of account"),
         ("sender" = Option<String>, Query, description = "The sender, for the log; empty for the null sender"),
     ),
     responses((status = 200, description = "The verdict", body = schema::Verdict))
@@ -30,6 +31,7 @@ use crate::query::Parameters;
 pub(crate) async fn verdict(
     Given(state): Given<State>,
     Extension(door): Extension<Door>,
+    asker: Asker,
     Segment(address): Segment,
     mut query: Parameters,
 ) -> Answer<Json<Decision>> {
@@ -40,7 +42,8 @@ pub(crate) async fn verdict(
         Some("only") => true,
         Some(other) => return Err(Problem::bad_request(format!("cached is {other:?}: write only, or leave it out"))),
     };
-    let client = query.ip("client")?.map(|ip| ip.to_canonical());
+    // What a client has guessed counts for the whole node: nobody else's mail from there is to be put off by somebody's word.
+    let client = query.ip("client")?.filter(|_| asker.principal.is_admin()).map(|ip| ip.to_canonical());
     let sender = query.take("sender")?;
     query.end(&["transcript", "live", "cached", "client", "sender"])?;
     if live && cached_only {
