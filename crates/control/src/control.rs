@@ -17,6 +17,7 @@ use crate::audit::{self, AuditEntry, AuditPage};
 use crate::consequence;
 use crate::database;
 use crate::local::Local;
+use crate::pool::Pool;
 use crate::record::{Kind, Raw, Unchanged};
 
 /// Changes that may wait for the writer; further ones wait to get into the queue.
@@ -56,7 +57,7 @@ struct Inner {
     shared: Arc<Shared>,
     queue: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
-    readers: Vec<Mutex<Connection>>,
+    readers: Pool<Connection>,
     uses: Mutex<HashMap<String, (Timestamp, String)>>,
 }
 
@@ -182,8 +183,9 @@ impl Control {
         follow(&connection, &mut local).map_err(wrong)?;
         let uses = read_uses(&connection).map_err(wrong)?;
         let readers = (0..READERS)
-            .map(|_| database::open_reader(path).map(Mutex::new))
+            .map(|_| database::open_reader(path))
             .collect::<Result<Vec<_>, _>>()
+            .map(Pool::new)
             .map_err(wrong)?;
         let revision = watch::Sender::new(local.revision());
         let shared = Arc::new(Shared {
@@ -262,14 +264,7 @@ impl Control {
         limit: usize,
     ) -> Result<AuditPage, ControlError> {
         let inner = Arc::clone(&self.inner);
-        let read = move || {
-            let free = inner.readers.iter().find_map(|reader| reader.try_lock().ok());
-            let reader = match free {
-                Some(reader) => reader,
-                None => inner.readers[0].lock().unwrap_or_else(PoisonError::into_inner),
-            };
-            audit::list(&reader, &principal, cursor, limit)
-        };
+        let read = move || inner.readers.with(|reader| audit::list(reader, &principal, cursor, limit));
         match tokio::task::spawn_blocking(read).await {
             Ok(page) => page.map_err(|error| ControlError::Read(error.to_string())),
             Err(error) => Err(ControlError::Read(error.to_string())),

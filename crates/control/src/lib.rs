@@ -32,6 +32,7 @@ mod log;
 mod log_file;
 mod log_writer;
 mod password;
+mod pool;
 mod record;
 mod retention;
 mod search;

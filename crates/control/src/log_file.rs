@@ -3,12 +3,12 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, ErrorCode};
 
 use crate::blocks::{self, Filling};
 use crate::database::{self, OpenError};
+use crate::pool::Pool;
 
 /// Connections for searching.
 const READERS: usize = 2;
@@ -115,36 +115,27 @@ fn remove(path: &Path) -> std::io::Result<()> {
 /// Connections that search; each is opened when it is needed, and again after the file was replaced.
 pub(crate) struct Readers {
     path: PathBuf,
-    connections: Vec<Mutex<Option<Connection>>>,
+    connections: Pool<Option<Connection>>,
 }
 
 impl Readers {
     pub(crate) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), connections: (0..READERS).map(|_| Mutex::new(None)).collect() }
+        Self { path: path.to_owned(), connections: Pool::new((0..READERS).map(|_| None).collect()) }
     }
 
     /// Reads by one that is free, or else by the first that becomes so.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
-        let mut place = self.place();
-        let connection = match place.take() {
-            Some(connection) => connection,
-            None => database::open_reader(&self.path)?,
-        };
-        let connection = place.insert(connection);
-        read(connection)
-    }
-
-    fn place(&self) -> MutexGuard<'_, Option<Connection>> {
-        match self.connections.iter().find_map(|connection| connection.try_lock().ok()) {
-            Some(free) => free,
-            None => self.connections[0].lock().unwrap_or_else(PoisonError::into_inner),
-        }
+        self.connections.with(|place| {
+            let connection = match place.take() {
+                Some(connection) => connection,
+                None => database::open_reader(&self.path)?,
+            };
+            read(place.insert(connection))
+        })
     }
 
     /// Lets go of the file, after what is being read.
     pub(crate) fn close(&self) {
-        for connection in &self.connections {
-            drop(connection.lock().unwrap_or_else(PoisonError::into_inner).take());
-        }
+        self.connections.with_all(|place| drop(place.take()));
     }
 }
