@@ -420,19 +420,19 @@ fn narrow<T>(fits: &mut [bool], values: impl IntoIterator<Item = T>, is_meant: i
 
 // === what is counted and removed by blocks ===
 
-/// Tells the kind of each row of these domains from `from` on that is in a block, the latest `most` rows of the log being looked at, or some more.
-/// Gives the id behind the last block, and whether there are older ones that were not looked at.
+/// Tells the kind of each row of these domains, of each from its own id on, that is in a block, the latest `most` rows of the log being looked at, or
+/// some more. Gives the id behind the last block, and whether there are older ones that were not looked at.
 pub(crate) fn kinds(
     connection: &Connection,
-    domains: &HashSet<String>,
-    from: i64,
+    domains: &HashMap<String, i64>,
     most: usize,
     mut tell: impl FnMut(Kind),
 ) -> rusqlite::Result<(i64, bool)> {
     let mut statement = connection.prepare_cached(
         "SELECT last, names, domains, kinds, CASE WHEN first < ?1 THEN ids END FROM blocks ORDER BY first DESC",
     )?;
-    let mut rows = statement.query([from])?;
+    let from = domains.values().copied().min().unwrap_or(i64::MAX);
+    let mut rows = statement.query([domains.values().max()])?;
     let (mut behind, mut looked_at, mut is_cut) = (None, 0, false);
     while let Some(row) = rows.next()? {
         let last: i64 = row.get(0)?;
@@ -444,17 +444,17 @@ pub(crate) fn kinds(
             break;
         }
         behind.get_or_insert(last + 1);
-        let meant = meant(row, 1, |name| domains.contains(name))?;
+        let from = meant(row, 1, |name| domains.get(name).copied())?;
         let kinds = blob(row, 3)?;
         looked_at += kinds.len();
-        if !meant.contains(&true) {
+        if from.iter().all(Option::is_none) {
             continue;
         }
-        // Of the block in which `from` lies.
+        // Of a block in which one of them begins to count.
         let mut ids = all_ids(blob(row, 4)?);
-        for (is_meant, kind) in are_of(blob(row, 2)?, &meant).zip(kinds) {
-            let is_old = ids.next().is_some_and(|id| id < from);
-            if is_meant && !is_old {
+        for (from, kind) in are_of(blob(row, 2)?, &from).zip(kinds) {
+            let id = ids.next().unwrap_or(i64::MAX);
+            if from.is_some_and(|from| from <= id) {
                 tell(Kind(*kind));
             }
         }
@@ -543,12 +543,12 @@ fn blob<'r>(row: &'r Row<'_>, column: usize) -> rusqlite::Result<&'r [u8]> {
 }
 
 /// Of each of the block's domains, whether it is meant.
-fn meant(row: &Row<'_>, names: usize, is_meant: impl Fn(&str) -> bool) -> rusqlite::Result<Vec<bool>> {
-    Ok(text(row, names)?.unwrap_or_default().split('\n').map(is_meant).collect())
+fn meant<T>(row: &Row<'_>, names: usize, meant: impl Fn(&str) -> T) -> rusqlite::Result<Vec<T>> {
+    Ok(text(row, names)?.unwrap_or_default().split('\n').map(meant).collect())
 }
 
-/// Of each of the block's rows, whether its domain is meant.
-fn are_of(domains: &[u8], meant: &[bool]) -> impl Iterator<Item = bool> {
+/// Of each of the block's rows, what is meant of its domain.
+fn are_of<T: Copy + Default>(domains: &[u8], meant: &[T]) -> impl Iterator<Item = T> {
     numbers(domains).map(|number| meant.get(usize::from(number)).copied().unwrap_or_default())
 }
 

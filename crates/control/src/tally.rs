@@ -1,6 +1,6 @@
 //! The decision log in a few numbers, for those to whom the node's own counters would tell of others.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use callahead_cache::Timestamp;
 use rusqlite::Connection;
@@ -25,31 +25,33 @@ pub struct Tally {
 }
 
 impl DecisionLog {
-    /// Counts the decisions of these domains (lower-case A-labels) since then, by the log's blocks; the latest `most` rows are looked at, whose-ever
-    /// they are, and up to 2,000 more.
+    /// Counts the decisions of these domains (lower-case A-labels), of each since then, by the log's blocks; the latest `most` rows are looked at,
+    /// whose-ever they are, and up to 2,000 more.
     ///
     /// # Errors
     /// When the log can't be read.
-    pub async fn tally(&self, domains: Vec<String>, since: Timestamp, most: usize) -> Result<Tally, ControlError> {
-        self.read(move |connection| count(connection, &domains, since, most)).await
+    pub async fn tally(&self, domains: Vec<(String, Timestamp)>, most: usize) -> Result<Tally, ControlError> {
+        self.read(move |connection| count(connection, domains, most)).await
     }
 }
 
-fn count(connection: &Connection, domains: &[String], since: Timestamp, most: usize) -> rusqlite::Result<Tally> {
+fn count(connection: &Connection, domains: Vec<(String, Timestamp)>, most: usize) -> rusqlite::Result<Tally> {
     // One state of the file: a block that is full in between would have its rows counted twice.
     let snapshot = connection.unchecked_transaction()?;
-    let domains: HashSet<String> = domains.iter().cloned().collect();
     // Blocks may still name rows that the log's size has removed.
     let oldest: i64 = snapshot.query_row("SELECT coalesce(min(id), 0) FROM decisions", [], |row| row.get(0))?;
-    let from = first_id(since).max(oldest);
+    let domains: HashMap<String, i64> =
+        domains.into_iter().map(|(name, since)| (name, first_id(since).max(oldest))).collect();
     let mut tally = Tally::default();
-    let (behind, is_cut) = blocks::kinds(&snapshot, &domains, from, most, |kind| tally.add(kind))?;
+    let (behind, is_cut) = blocks::kinds(&snapshot, &domains, most, |kind| tally.add(kind))?;
     tally.is_cut = is_cut;
-    let mut statement = snapshot
-        .prepare_cached("SELECT domain, verdict, json_extract(decision, '$.source') FROM decisions WHERE id >= ?1")?;
+    let mut statement = snapshot.prepare_cached(
+        "SELECT domain, verdict, json_extract(decision, '$.source'), id FROM decisions WHERE id >= ?1",
+    )?;
     let mut rows = statement.query([behind])?;
     while let Some(row) = rows.next()? {
-        if text(row, 0)?.is_some_and(|domain| domains.contains(domain)) {
+        let from = text(row, 0)?.and_then(|domain| domains.get(domain));
+        if from.is_some_and(|from| row.get::<_, i64>(3).is_ok_and(|id| id >= *from)) {
             tally.add(Kind::new(text(row, 1)?, text(row, 2)?.unwrap_or_default()));
         }
     }
@@ -102,8 +104,8 @@ mod tests {
     }
 
     fn tallied(log: &Connection, domains: &[&str], since: u64, most: usize) -> Tally {
-        let domains: Vec<String> = domains.iter().map(|domain| (*domain).to_owned()).collect();
-        count(log, &domains, Timestamp(since * HOUR), most).unwrap_or_else(|error| panic!("{error}"))
+        let domains = domains.iter().map(|domain| ((*domain).to_owned(), Timestamp(since * HOUR))).collect();
+        count(log, domains, most).unwrap_or_else(|error| panic!("{error}"))
     }
 
     #[test]
@@ -119,6 +121,22 @@ mod tests {
             assert_eq!(tallied(&log, &["large.example"], 21, 100_000).decisions, hours - 20, "from within a block");
             assert_eq!(tallied(&log, &["nothing.example"], 0, 100_000), Tally::default());
             assert_eq!(tallied(&log, &[], 0, 100_000), Tally::default());
+        }
+    }
+
+    #[test]
+    fn of_each_domain_only_what_came_since_its_own_time_is_counted() {
+        for hours in [100, 996, 3_500] {
+            let log = log(hours);
+            let since = |hour: u64| Timestamp(hour * HOUR);
+            let domains =
+                |large, small| vec![("large.example".into(), since(large)), ("small.example".into(), since(small))];
+            let decisions = |large, small| {
+                count(&log, domains(large, small), 100_000).unwrap_or_else(|error| panic!("{error}")).decisions
+            };
+            assert_eq!(decisions(21, hours), hours - 20, "of the other one nothing");
+            assert_eq!(decisions(21, hours - 1), hours - 20 + 2);
+            assert_eq!(decisions(hours, 0), 1 + 3);
         }
     }
 

@@ -1,8 +1,11 @@
 //! What happens, as it happens: decisions and alerts for whoever watches. Nobody watching costs one load of a counter a decision.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use callahead_cache::Timestamp;
+use callahead_control::Principal;
 use callahead_engine::{Alert, AlertKind, Clock, Decision, Observer, Question, rfc3339};
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
@@ -12,6 +15,8 @@ const BEHIND: usize = 1024;
 
 /// Streams of events at a time.
 pub(crate) const MAX_STREAMS: usize = 100;
+/// Of these, those of one account, so that nobody takes all.
+pub(crate) const MAX_STREAMS_OF_ONE: usize = 10;
 
 /// The feed. Clones are the same.
 #[derive(Clone)]
@@ -19,6 +24,15 @@ pub struct Events {
     feed: broadcast::Sender<Arc<Event>>,
     clock: Arc<dyn Clock>,
     streams: Arc<Semaphore>,
+    of_accounts: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+/// A place among the streams, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    _place: OwnedSemaphorePermit,
+    account: Option<String>,
+    of_accounts: Arc<Mutex<HashMap<String, usize>>>,
 }
 
 /// One thing that happened.
@@ -42,12 +56,23 @@ impl Events {
     /// A feed that tells the time by this clock.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let streams = Arc::new(Semaphore::new(MAX_STREAMS));
-        Self { feed: broadcast::Sender::new(BEHIND), clock, streams }
+        Self { feed: broadcast::Sender::new(BEHIND), clock, streams, of_accounts: Arc::default() }
     }
 
-    /// A place among the streams, given back when dropped; `None` where all are taken.
-    pub(crate) fn place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.streams).try_acquire_owned().ok()
+    /// A place among the streams for somebody; `None` where all are taken, or all that one account may have.
+    pub(crate) fn place(&self, principal: &Principal) -> Option<Place> {
+        let place = Arc::clone(&self.streams).try_acquire_owned().ok()?;
+        // Who may open the admin socket may stop the daemon too.
+        let account = principal.name().map(str::to_owned);
+        if let Some(account) = &account {
+            let mut of_accounts = self.of_accounts.lock().unwrap_or_else(PoisonError::into_inner);
+            let taken = of_accounts.entry(account.clone()).or_default();
+            if *taken >= MAX_STREAMS_OF_ONE {
+                return None;
+            }
+            *taken += 1;
+        }
+        Some(Place { _place: place, account, of_accounts: Arc::clone(&self.of_accounts) })
     }
 
     pub(crate) fn watch(&self) -> broadcast::Receiver<Arc<Event>> {
@@ -57,6 +82,19 @@ impl Events {
     pub(crate) fn tell(&self, event: impl FnOnce(Timestamp) -> Event) {
         if self.feed.receiver_count() > 0 {
             let _ = self.feed.send(Arc::new(event(self.clock.now())));
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(account) = self.account.take() else { return };
+        let mut of_accounts = self.of_accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut taken) = of_accounts.entry(account) {
+            *taken.get_mut() -= 1;
+            if *taken.get() == 0 {
+                taken.remove();
+            }
         }
     }
 }

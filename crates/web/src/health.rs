@@ -9,6 +9,8 @@ pub(crate) struct Trouble {
     pub(crate) part: Part,
     /// What is wrong: a sentence without its full stop.
     pub(crate) what: String,
+    /// Why, where that is for those alone who may see the node: the configuration's own words.
+    pub(crate) why: Option<String>,
     /// What follows from it, and what to do.
     pub(crate) advice: &'static str,
     /// It is so now, and not only known to have been.
@@ -25,13 +27,23 @@ pub(crate) enum Part {
     Process,
 }
 
+impl Trouble {
+    /// What is wrong and why, for those who may see the node.
+    pub(crate) fn whole(&self) -> String {
+        match &self.why {
+            Some(why) => format!("{}: {why}", self.what),
+            None => self.what.clone(),
+        }
+    }
+}
+
 /// All of it, the worst first; empty where all is well.
 pub(crate) fn troubles(state: &State) -> Vec<Trouble> {
     let mut all: Vec<Trouble> = state
         .readiness
         .reasons()
         .into_iter()
-        .map(|what| Trouble { part: Part::Process, what, advice: "", is_bad: true, is_unready: true })
+        .map(|what| Trouble { part: Part::Process, what, why: None, advice: "", is_bad: true, is_unready: true })
         .collect();
     let cache = state.engine.cache();
     let health = cache.health();
@@ -39,8 +51,15 @@ pub(crate) fn troubles(state: &State) -> Vec<Trouble> {
     let unreadable = cache.stats(None).err().map(|error| error.to_string());
     let advice = "Answers go on from callouts, and what they bring is not kept. Look at the disk.";
     let whats = [unwritable, health.read_error, unreadable].into_iter().flatten();
-    all.extend(whats.map(|what| Trouble { part: Part::Cache, what, advice, is_bad: true, is_unready: true }));
-    let trouble = |part, what, advice, is_bad| Trouble { part, what, advice, is_bad, is_unready: false };
+    all.extend(whats.map(|what| Trouble {
+        part: Part::Cache,
+        what,
+        why: None,
+        advice,
+        is_bad: true,
+        is_unready: true,
+    }));
+    let trouble = |part, what, advice, is_bad| Trouble { part, what, why: None, advice, is_bad, is_unready: false };
     if let Some(error) = state.administration.control.write_error() {
         let advice = "Nothing can be changed in the web interface or through the API. Look at the disk.";
         all.push(trouble(Part::Control, format!("the control database can't be written: {error}"), advice, true));
@@ -53,7 +72,8 @@ pub(crate) fn troubles(state: &State) -> Vec<Trouble> {
     }
     if let Some(error) = state.readiness.reload_error() {
         let advice = "The configuration from before stays in force. Mend the file, then reload it.";
-        all.push(trouble(Part::Process, format!("the configuration can't be read again: {error}"), advice, true));
+        let what = "the configuration can't be read again".to_owned();
+        all.push(Trouble { why: Some(error), ..trouble(Part::Process, what, advice, true) });
     }
     if state.administration.domains.is_unsettled() {
         let what = "what the cache holds of domains that lead elsewhere now is not cleared yet".to_owned();

@@ -12,13 +12,12 @@ use callahead_control::Principal;
 use callahead_smtp::Domain;
 use futures_util::stream;
 use serde_json::json;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::request::{Answer, Asker};
 use crate::State;
-use crate::events::{Event, MAX_STREAMS};
+use crate::events::{Event, MAX_STREAMS, MAX_STREAMS_OF_ONE, Place};
 use crate::problem::Problem;
 use crate::query::Parameters;
 
@@ -35,9 +34,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 )]
 pub(crate) async fn watch(Given(state): Given<State>, asker: Asker, query: Parameters) -> Answer<Response> {
     query.end(&[])?;
-    let Some(place) = state.administration.events.place() else {
-        let detail =
-            format!("{MAX_STREAMS} streams of events are open, which is as many as there may be; try again later");
+    let Some(place) = state.administration.events.place(&asker.principal) else {
+        let detail = format!(
+            "{MAX_STREAMS} streams of events are open, or {MAX_STREAMS_OF_ONE} of this account, which is as many as there may be; try again later"
+        );
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
     };
     let watcher =
@@ -53,7 +53,7 @@ struct Watcher {
     state: State,
     events: Receiver<Arc<Event>>,
     principal: Principal,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Watcher {

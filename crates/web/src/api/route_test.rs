@@ -20,7 +20,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use super::domains::{canonical, of_file, record, unusable};
 use super::request::{Answer, Asker, Segment, parse_domain};
 use super::schema;
-use crate::events::MAX_STREAMS;
+use crate::events::{MAX_STREAMS, MAX_STREAMS_OF_ONE};
 use crate::problem::Problem;
 use crate::query::Parameters;
 use crate::throttle::Key;
@@ -69,8 +69,10 @@ pub(crate) async fn test(
     let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let place = match accepted.flat_map(|value| value.split(',')).any(is_stream) {
         false => None,
-        true => Some(state.administration.events.place().ok_or_else(|| {
-            let detail = format!("{MAX_STREAMS} streams are open, which is as many as there may be; try again later");
+        true => Some(state.administration.events.place(&asker.principal).ok_or_else(|| {
+            let detail = format!(
+                "{MAX_STREAMS} streams are open, or {MAX_STREAMS_OF_ONE} of this account, which is as many as there may be; try again later"
+            );
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
         })?),
     };

@@ -131,19 +131,22 @@ impl AlertBoard {
         written
     }
 
-    /// Those of domains that may be seen, the latest first.
-    pub(super) fn standing(&self, is_seen: impl Fn(&str) -> bool) -> Vec<Shown> {
+    /// Those of domains that may be seen, if they were told of since the time from which on, the latest first.
+    pub(super) fn standing(&self, seen_since: impl Fn(&str) -> Option<Timestamp>) -> Vec<Shown> {
         let now = self.clock.now();
         let alerts = self.alerts.lock().unwrap_or_else(PoisonError::into_inner);
         let mut shown: Vec<Shown> = alerts
             .iter()
-            .filter(|((domain, _), standing)| now.since(standing.last) < FOR && is_seen(domain))
-            .map(|((domain, kind), standing)| Shown {
-                domain: domain.clone(),
-                kind: *kind,
-                detail: standing.detail.clone(),
-                since: standing.since,
-                last: standing.last,
+            .filter(|(_, standing)| now.since(standing.last) < FOR)
+            .filter_map(|((domain, kind), standing)| {
+                let from = seen_since(domain).filter(|from| standing.last >= *from)?;
+                Some(Shown {
+                    domain: domain.clone(),
+                    kind: *kind,
+                    detail: standing.detail.clone(),
+                    since: standing.since.max(from),
+                    last: standing.last,
+                })
             })
             .collect();
         shown.sort_by(|a, b| {
@@ -256,6 +259,10 @@ mod tests {
     use super::*;
     use callahead_engine::TestClock;
 
+    fn always(_: &str) -> Option<Timestamp> {
+        Some(Timestamp(0))
+    }
+
     fn board() -> (AlertBoard, Arc<TestClock>) {
         let clock = Arc::new(TestClock::at(Timestamp(1_800_000_000_000)));
         (AlertBoard::new(clock.clone()), clock)
@@ -270,10 +277,23 @@ mod tests {
         let (board, clock) = board();
         board.alert(&alert("a.example", AlertKind::Unreachable));
         board.alert(&alert("b.example", AlertKind::AcceptAll));
-        assert_eq!(board.standing(|_| true).len(), 2);
-        assert_eq!(board.standing(|domain| domain == "a.example").len(), 1);
+        assert_eq!(board.standing(always).len(), 2);
+        assert_eq!(board.standing(|domain| always(domain).filter(|_| domain == "a.example")).len(), 1);
         clock.advance(FOR);
-        assert_eq!(board.standing(|_| true), []);
+        assert_eq!(board.standing(always), []);
+    }
+
+    #[test]
+    fn whoever_has_a_domain_since_later_sees_what_was_told_since_then() {
+        let (board, clock) = board();
+        board.alert(&alert("a.example", AlertKind::Unreachable));
+        clock.advance(Duration::from_secs(60));
+        let owned = clock.now();
+        let seen = || board.standing(|_| Some(owned));
+        assert_eq!(seen(), [], "in the words of somebody else's destination");
+        clock.advance(Duration::from_secs(60));
+        board.alert(&alert("a.example", AlertKind::Unreachable));
+        assert_eq!(seen().iter().map(|shown| shown.since).collect::<Vec<_>>(), [owned]);
     }
 
     #[test]
@@ -283,7 +303,7 @@ mod tests {
             board.alert(&alert(&format!("d{n}.example"), AlertKind::Unreachable));
             clock.advance(Duration::from_millis(1));
         }
-        let shown = board.standing(|_| true);
+        let shown = board.standing(always);
         assert_eq!(shown.len(), KEPT);
         assert!(shown.iter().all(|shown| shown.domain != "d0.example"));
     }
@@ -304,16 +324,16 @@ mod tests {
         clock.advance(FOR / 2);
         board.alert(&alert("b.example", AlertKind::AcceptAll));
         keep(&board);
-        let mut lasting = board.standing(|_| true);
+        let mut lasting = board.standing(always);
         lasting.retain(|shown| shown.kind != AlertKind::Greylists);
         assert_eq!(lasting.len(), AlertKind::ALL.len());
-        assert_eq!(open().standing(|_| true), lasting);
+        assert_eq!(open().standing(always), lasting);
         board.alert_is_over("a.example", AlertKind::Unreachable);
         keep(&board);
-        assert_eq!(open().standing(|_| true).len(), lasting.len() - 1);
+        assert_eq!(open().standing(always).len(), lasting.len() - 1);
         clock.advance(FOR / 2);
-        assert_eq!(open().standing(|_| true).len(), 1, "those of a day ago are no news");
+        assert_eq!(open().standing(always).len(), 1, "those of a day ago are no news");
         fs::write(&file, b"[{\"domain\":").unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(open().standing(|_| true), []);
+        assert_eq!(open().standing(always), []);
     }
 }

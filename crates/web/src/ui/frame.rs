@@ -166,12 +166,12 @@ impl Visitor {
         self.principal.may(permission)
     }
 
-    /// Whether what concerns recipients of a domain may be shown.
-    pub(super) fn sees(&self, domain: &str) -> bool {
+    /// Since when what concerns recipients of a domain may be shown; `None` where nothing of it may.
+    pub(super) fn sees_since(&self, domain: &str) -> Option<Timestamp> {
         let state = &self.ui.state;
         match Domain::parse(domain) {
-            Ok(domain) => state.administration.sees(&self.principal, &state.engine, &domain),
-            Err(_) => self.principal.is_admin(),
+            Ok(domain) => state.administration.sees_since(&self.principal, &state.engine, &domain),
+            Err(_) => self.principal.is_admin().then_some(Timestamp(0)),
         }
     }
 

@@ -76,7 +76,7 @@ pub(super) async fn node(visitor: Visitor) -> Answer {
         StoreHealth {
             name,
             is_bad: of_it.clone().any(|trouble| trouble.is_bad),
-            troubles: of_it.map(|trouble| format!("{} {}", sentence(&trouble.what), trouble.advice)).collect(),
+            troubles: of_it.map(|trouble| format!("{} {}", sentence(&trouble.whole()), trouble.advice)).collect(),
         }
     });
     let mut hosts = state.callouts.as_ref().map(|callouts| callouts.destinations()).unwrap_or_default();

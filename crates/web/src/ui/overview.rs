@@ -113,7 +113,7 @@ pub(super) async fn overview(visitor: Visitor) -> Answer {
 
 /// The middle of the page, again and again, until the visitor goes or is logged out.
 pub(super) async fn events(visitor: Visitor) -> Result<Response, Refusal> {
-    let Some(place) = visitor.ui.state.administration.events.place() else {
+    let Some(place) = visitor.ui.state.administration.events.place(&visitor.principal) else {
         return Err(Refusal::says(
             axum::http::StatusCode::SERVICE_UNAVAILABLE,
             "Too many pages are being kept up to date.",
@@ -141,7 +141,7 @@ async fn live(visitor: &Visitor) -> Result<Live, Refusal> {
     let state = &visitor.ui.state;
     let whole = visitor.may(Permission::Node);
     let numbers = if whole { Some(numbers(visitor)) } else { None };
-    let alerts = alerts_for(visitor, |domain| visitor.sees(domain)).into_iter().take(ROWS).collect();
+    let alerts = alerts_for(visitor, |_| true).into_iter().take(ROWS).collect();
     let hosts = match &state.callouts {
         Some(callouts) if whole => {
             let hosts = callouts.destinations().into_iter().filter(|host| host.open_for.is_some());
@@ -157,7 +157,7 @@ async fn live(visitor: &Visitor) -> Result<Live, Refusal> {
 impl TroubleView {
     fn of(trouble: health::Trouble) -> Self {
         let tone = if trouble.is_bad { "bad" } else { "wait" };
-        Self { tone, what: sentence(&trouble.what), advice: trouble.advice }
+        Self { tone, what: sentence(&trouble.whole()), advice: trouble.advice }
     }
 }
 
@@ -228,12 +228,15 @@ async fn own_numbers(visitor: &Visitor) -> Option<OwnNumbers> {
 
 async fn count_own(state: &State, domains: Vec<String>) -> Option<OwnNumbers> {
     let since = Timestamp(state.engine.now().0.saturating_sub(u64::try_from(OWN_SPAN.as_millis()).unwrap_or_default()));
+    // Of what is somebody's for less than that, no more than they may see in the log.
+    let own_since = |name: &str| since.max(state.administration.ownership_of(name.to_owned()).since);
     let mut kept = 0;
     for domain in domains.iter().filter_map(|name| Domain::parse(name).ok()) {
         let of_it = state.engine.cache().stats(Some(&domain)).unwrap_or_default();
         kept += of_it.valid + of_it.invalid;
     }
-    let tally = state.administration.log.tally(domains, since, TALLIED_ROWS).await;
+    let domains = domains.into_iter().map(|name| (own_since(&name), name)).map(|(since, name)| (name, since)).collect();
+    let tally = state.administration.log.tally(domains, TALLIED_ROWS).await;
     let tally = tally.inspect_err(|error| tracing::warn!(%error, "an account's decisions can't be counted")).ok()?;
     let share = |part: u64| match tally.decisions {
         0 => "–".to_owned(),
@@ -250,9 +253,11 @@ async fn count_own(state: &State, domains: Vec<String>) -> Option<OwnNumbers> {
     })
 }
 
-/// The alerts that stand for domains that are asked about, in words.
+/// The alerts that stand for domains that are asked about, in words: those that were told since the domain is whose it is, who see no words of a
+/// destination of others'.
 pub(super) fn alerts_for(visitor: &Visitor, is_meant: impl Fn(&str) -> bool) -> Vec<AlertView> {
-    let standing = visitor.ui.web.inner.alerts.standing(is_meant);
+    let seen_since = |domain: &str| visitor.sees_since(domain).filter(|_| is_meant(domain));
+    let standing = visitor.ui.web.inner.alerts.standing(seen_since);
     standing
         .into_iter()
         .map(|alert| {
