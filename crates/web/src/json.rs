@@ -140,13 +140,26 @@ pub(crate) fn tested_step(step: &TestedStep) -> Value {
 
 /// A configured domain, with the keys and values of the configuration file.
 pub(crate) fn domain(config: &DomainConfig) -> Value {
+    let sorted = |names: &std::collections::HashSet<String>| {
+        let mut names: Vec<_> = names.iter().collect();
+        names.sort_unstable();
+        json!(names)
+    };
+    let mut json = without_lists(config);
+    (json["valid"], json["invalid"]) = (sorted(&config.valid), sorted(&config.invalid));
+    json
+}
+
+/// The same with the lengths of its lists in their place: a page of domains would be too large with them.
+pub(crate) fn domain_counted(config: &DomainConfig) -> Value {
+    let mut json = without_lists(config);
+    (json["valid_count"], json["invalid_count"]) = (json!(config.valid.len()), json!(config.invalid.len()));
+    json
+}
+
+fn without_lists(config: &DomainConfig) -> Value {
     let policy = &config.policy;
     let or_defer = |choice| if choice == AcceptOrDefer::Accept { "accept" } else { "defer" };
-    let sorted = |names: &std::collections::HashSet<String>| {
-        let mut names: Vec<_> = names.iter().cloned().collect();
-        names.sort_unstable();
-        names
-    };
     let hops = |route: &Route| route.hops.iter().map(ToString::to_string).collect::<Vec<_>>();
     let mut json = json!({
         "name": config.name,
@@ -178,8 +191,6 @@ pub(crate) fn domain(config: &DomainConfig) -> Value {
             LoggedRecipients::Full => "full",
             LoggedRecipients::Domain => "domain",
         },
-        "valid": sorted(&config.valid),
-        "invalid": sorted(&config.invalid),
         "read_only": true,
     });
     if let Some(relay) = &config.relay {

@@ -32,6 +32,8 @@ pub(crate) enum Key {
     Account(String),
     /// An account that had routes tested.
     RouteTests(String),
+    /// An account that had destinations asked past the cache.
+    Live(String),
 }
 
 /// An attempt under way. It has failed, unless it is said to have succeeded.

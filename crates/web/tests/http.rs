@@ -81,10 +81,13 @@ async fn ready_means_started_and_not_stopping() {
 }
 
 #[tokio::test]
-async fn a_failed_reload_is_seen_in_metrics() {
+async fn a_failed_reload_is_seen_in_metrics_and_whoever_asks_is_not_told_what_the_file_says() {
     let bench = Bench::start_tcp(http_router, HttpLimits::default()).await;
     bench.readiness.set_reloaded(Some("line 3: unknown key".into()));
     assert!(bench.get("/metrics").await.body.contains("callahead_config_last_reload_success 0"));
+    bench.readiness.set_started();
+    let ready = bench.get("/readyz").await.ok();
+    assert_eq!(ready["warnings"], serde_json::json!(["the configuration can't be read again"]), "and not its words");
     bench.readiness.set_reloaded(None);
     assert!(bench.get("/metrics").await.body.contains("callahead_config_last_reload_success 1"));
 }

@@ -152,6 +152,22 @@ async fn an_owner_changes_lists_and_nothing_else_whatever_the_form_says() {
 }
 
 #[tokio::test]
+async fn a_token_whose_end_can_not_be_read_is_not_made_without_one() {
+    let world = World::new(false).await;
+    let cookie = world.session("root").await;
+    let tokens = || world.bench.administration.control.local().tokens().len();
+    let before = tokens();
+    for days in ["30d", "0", "-1", "4000"] {
+        let refused =
+            world.send(&cookie, "POST", "/tokens", &format!("label=x&account=root&days={days}&scope_read=true")).await;
+        assert!(refused.status == 422 && refused.body.contains("is no number of days"), "{}", refused.body);
+    }
+    assert_eq!(tokens(), before);
+    assert_eq!(world.send(&cookie, "POST", "/tokens", "label=x&account=root&days=&scope_read=true").await.status, 303);
+    assert_eq!(tokens(), before + 1);
+}
+
+#[tokio::test]
 async fn what_is_logged_of_a_domain_is_chosen_in_its_form() {
     let world = World::new(false).await;
     let cookie = world.session("root").await;

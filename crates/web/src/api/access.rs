@@ -247,7 +247,7 @@ pub(crate) async fn owns(state: &State, principal: &Principal, rule: &Rule, part
             let owner = administration.owner(&name);
             match exists && principal.owns_domain(&name, owner.as_deref()) {
                 true => Ok(()),
-                false => Err(gone(parts, format!("there is no domain {name:?} here; see GET /api/v1/domains"))),
+                false => Err(gone(parts, format!("there is no domain {name:?} here; look at the list of domains"))),
             }
         }
         Object::Account => {
@@ -255,7 +255,7 @@ pub(crate) async fn owns(state: &State, principal: &Principal, rule: &Rule, part
             let local = administration.control.local();
             match local.accounts().get(&name).is_some_and(|account| principal.owns_account(&account.value)) {
                 true => Ok(()),
-                false => Err(gone(parts, format!("there is no account {name:?} here; see GET /api/v1/accounts"))),
+                false => Err(gone(parts, format!("there is no account {name:?} here; look at the list of accounts"))),
             }
         }
         Object::Token => {
@@ -264,14 +264,14 @@ pub(crate) async fn owns(state: &State, principal: &Principal, rule: &Rule, part
             let account = local.tokens().get(&id).and_then(|token| local.accounts().get(&token.value.account));
             match account.is_some_and(|account| principal.owns_account(&account.value)) {
                 true => Ok(()),
-                false => Err(gone(parts, format!("there is no token {id:?} here; see GET /api/v1/tokens"))),
+                false => Err(gone(parts, format!("there is no token {id:?} here; look at the list of tokens"))),
             }
         }
     }
 }
 
 fn not_yours(domain: &str) -> Refusal {
-    Problem::forbidden(format!("the account has no domain {domain:?}; see GET /api/v1/domains")).into()
+    Problem::forbidden(format!("the account has no domain {domain:?}; look at the list of domains")).into()
 }
 
 /// What does not exist, or is somebody else's. Deleting it is done already, unless a certain version was meant.

@@ -242,7 +242,7 @@ pub(crate) async fn login_link(Given(state): Given<State>, Named { asker, name, 
 
 fn record(state: &State, name: &str) -> Answer<Record<Account>> {
     let found = state.administration.control.local().accounts().get(name).cloned();
-    found.ok_or_else(|| Problem::not_found(format!("there is no account {name:?} here; see GET /api/v1/accounts")))
+    found.ok_or_else(|| Problem::not_found(format!("there is no account {name:?} here; look at the list of accounts")))
 }
 
 fn shown(record: &Record<Account>) -> Value {
@@ -271,7 +271,7 @@ fn owner(state: &State, role: Role, owner: Option<String>) -> Answer<Option<Stri
     match role {
         Role::Domain if is_reseller => Ok(Some(owner)),
         Role::Domain => {
-            Err(Problem::invalid(format!("owner: there is no reseller {owner:?}; see GET /api/v1/accounts")))
+            Err(Problem::invalid(format!("owner: there is no reseller {owner:?}; look at the list of accounts")))
         }
         _ => Err(Problem::invalid("owner: only accounts with the role \"domain\" belong to a reseller; leave it out")),
     }

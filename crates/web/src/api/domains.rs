@@ -11,7 +11,7 @@ use callahead_engine::{DomainConfig, rfc3339};
 use callahead_smtp::Domain;
 use serde_json::{Map, Value, json};
 
-use super::request::{Answer, Asker, Body, IfMatch, Named, Paging, Segment, tagged, with_next};
+use super::request::{Answer, Asker, Body, IfMatch, Named, Paging, Segment, in_words, tagged, with_next};
 use super::schema;
 use crate::events::Event;
 use crate::problem::Problem;
@@ -50,14 +50,26 @@ pub(crate) async fn list(Given(state): Given<State>, asker: Asker, mut query: Pa
     let mut names: Vec<&String> = of_file.chain(of_records).filter(|name| name.starts_with(&prefix)).collect();
     names.sort_unstable();
     let (names, next) = paging.page(names.into_iter(), |name| name);
-    let shown: Vec<Value> = names
+    // The writer waits for the records: no more is done with them than to take what no configuration says.
+    let mut page: BTreeMap<String, Value> = names
         .into_iter()
-        .filter_map(|name| match file.get(name) {
-            Some(config) => Some(json::domain(config)),
-            None => shown(&state, local.domains().get(name)?),
+        .map(|name| {
+            (
+                name.clone(),
+                local.domains().get(name).filter(|_| !file.contains_key(name)).map_or(Value::Null, of_record),
+            )
         })
-        .map(counted)
         .collect();
+    drop(local);
+    let directory = state.engine.directory();
+    for config in directory.iter() {
+        if let Some(shown) = page.get_mut(&config.name) {
+            let said = std::mem::replace(shown, json::domain_counted(config));
+            add(shown, said);
+        }
+    }
+    // What another version wrote is in no directory.
+    let shown: Vec<Value> = page.into_values().filter(|shown| shown.get("route").is_some()).collect();
     Ok(Json(with_next(json!({"domains": shown}), next)))
 }
 
@@ -190,7 +202,7 @@ pub(crate) async fn change(
         }
     }
     let mut spec: DomainSpec = serde_path_to_error::deserialize(Value::Object(merged))
-        .map_err(|error| Problem::invalid(format!("{}: {}", error.path(), error.inner())))?;
+        .map_err(|error| Problem::invalid(format!("{}: {}", error.path(), in_words(error.inner()))))?;
     settle_owner(&state, asker, &mut spec, Some(&old.value))?;
     check(&state, asker, &spec, Some(&old.value))?;
     named.outcome(write(&state, asker, "domain.change", Some(&old.value), Some(&spec), expected).await)?;
@@ -227,24 +239,13 @@ pub(super) fn canonical(name: &str) -> Answer<String> {
     DomainSpec::canonical_name(name).map_err(Problem::bad_request)
 }
 
-/// With the lengths of its lists in their place: a page of domains would be too large with them.
-fn counted(mut domain: Value) -> Value {
-    for (list, count) in [("valid", "valid_count"), ("invalid", "invalid_count")] {
-        domain[count] = json!(domain[list].as_array().map_or(0, Vec::len));
-        if let Value::Object(domain) = &mut domain {
-            domain.remove(list);
-        }
-    }
-    domain
-}
-
 pub(super) fn of_file(state: &State, name: &str) -> Option<Arc<DomainConfig>> {
     state.administration.domains.find_in_file(name)
 }
 
 pub(super) fn record(state: &State, name: &str) -> Answer<Record<DomainSpec>> {
     let found = state.administration.control.local().domains().get(name).cloned();
-    found.ok_or_else(|| Problem::not_found(format!("there is no domain {name:?} here; see GET /api/v1/domains")))
+    found.ok_or_else(|| Problem::not_found(format!("there is no domain {name:?} here; look at the list of domains")))
 }
 
 /// A record that may be changed: not one of the file's.
@@ -279,14 +280,26 @@ fn shown(state: &State, record: &Record<DomainSpec>) -> Option<Value> {
     let (defaults, tls) = state.administration.domains.defaults();
     let config = record.value.to_config(&defaults, tls).ok()?;
     let mut shown = json::domain(&config);
-    shown["read_only"] = json!(false);
+    add(&mut shown, of_record(record));
+    Some(shown)
+}
+
+/// What is shown of a domain's record besides what is in force.
+fn of_record(record: &Record<DomainSpec>) -> Value {
+    let mut shown = json!({
+        "read_only": false, "own_keys": record.value.own_keys(), "revision": record.revision,
+        "changed_at": rfc3339(record.changed_at),
+    });
     if let Some(owner) = &record.value.owner {
         shown["owner"] = json!(owner);
     }
-    shown["own_keys"] = json!(record.value.own_keys());
-    shown["revision"] = json!(record.revision);
-    shown["changed_at"] = json!(rfc3339(record.changed_at));
-    Some(shown)
+    shown
+}
+
+fn add(to: &mut Value, more: Value) {
+    if let (Value::Object(to), Value::Object(more)) = (to, more) {
+        to.extend(more);
+    }
 }
 
 fn answer(state: &State, status: StatusCode, name: &str) -> Answer<Response> {
@@ -331,7 +344,7 @@ fn name_owner(state: &State, asker: &Asker, spec: &mut DomainSpec, old: Option<&
     if local.accounts().get(owner).is_some_and(|account| account.value.role == Role::Reseller) {
         return Ok(());
     }
-    Err(Problem::invalid(format!("owner: there is no reseller {owner:?}; see GET /api/v1/accounts")))
+    Err(Problem::invalid(format!("owner: there is no reseller {owner:?}; look at the list of accounts")))
 }
 
 /// What a domain says is good, and within what this account may write. A route that stands there already stays, whoever wrote it and whatever is denied by

@@ -28,7 +28,7 @@ use axum::response::{Json, Response};
 use axum::routing::get;
 use rand::RngExt as _;
 use utoipa::OpenApi as _;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
@@ -70,7 +70,7 @@ fn endpoints() -> OpenApiRouter<State> {
         .routes(routes!(accounts::login_link))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::delete))
-        .routes(routes!(session::create, session::delete))
+        .routes(routes!(session::create, session::delete).layer(DefaultBodyLimit::max(session::MAX_BODY)))
 }
 
 /// The OpenAPI 3.1 document.

@@ -10,6 +10,7 @@ use super::{Door, schema};
 use crate::State;
 use crate::problem::Problem;
 use crate::query::Parameters;
+use crate::throttle::Key;
 
 /// Ask for a verdict
 ///
@@ -19,7 +20,7 @@ use crate::query::Parameters;
     params(
         ("address" = String, Path, description = "The recipient; a local part that needs quotes may lack them"),
         ("transcript" = Option<bool>, Query, description = "With the dialogue, where there was one"),
-        ("live" = Option<bool>, Query, description = "Never from the cache"),
+        ("live" = Option<bool>, Query, description = "Never from the cache; who is no administrator may do so ten times, then once every 6 s"),
         ("cached" = Option<String>, Query, description = "`only`: never ask the destination"),
         ("client" = Option<String>, Query, description = "The IP address that the mail comes from, for the log, and for \
             `harvest.limit`: who asks for more recipients that do not exist gets no callouts, from whatever listener. So it counts from \
@@ -48,6 +49,11 @@ pub(crate) async fn verdict(
     query.end(&["transcript", "live", "cached", "client", "sender"])?;
     if live && cached_only {
         return Err(Problem::bad_request("live=true and cached=only exclude each other: give one of them"));
+    }
+    // The destination is asked each time, whatever is known: not more often than a person does.
+    if live && !asker.principal.is_admin() {
+        let key = Key::Live(asker.principal.name().unwrap_or_default().to_owned());
+        drop(state.administration.throttle.attempt([key]).map_err(super::access::too_many)?);
     }
     let listener = match door {
         Door::Socket => Listener::Admin,

@@ -182,7 +182,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         let octets = match Bytes::from_request(request, state).await {
             Ok(octets) => octets,
             Err(BytesRejection::FailedToBufferBody(error)) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                let detail = format!("the body has more than {MAX_BODY} octets; send less");
+                let detail = "the body has more octets than are taken here; send less";
                 return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
             }
             Err(_) => return Err(Problem::bad_request("the body could not be read to its end")),
@@ -197,12 +197,29 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             let path = error.path().to_string();
             let place = if path == "." { String::new() } else { format!("{path}: ") };
             match error.inner().classify() {
-                serde_json::error::Category::Data => Problem::invalid(format!("{place}{}", error.inner())),
+                serde_json::error::Category::Data => Problem::invalid(format!("{place}{}", in_words(error.inner()))),
                 _ => Problem::bad_request(format!("the body is no JSON: {}", error.inner())),
             }
         })?;
         json.end().map_err(|error| Problem::bad_request(format!("the body is no JSON: {error}")))?;
         Ok(Self(value))
+    }
+}
+
+/// What is wrong with a value, without the place in the text, which its path says better. Of an unknown key the nearest one that is known.
+pub(crate) fn in_words(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
+    let Some((wrong, known)) = text.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`')) else {
+        return text.to_owned();
+    };
+    let known = known.split('`').skip(1).step_by(2);
+    let near = known.map(|known| (strsim::damerau_levenshtein(wrong, known), known)).min();
+    match near {
+        Some((distance, near)) if distance <= 1 + near.len() / 4 => {
+            format!("unknown field `{wrong}`; did you mean `{near}`?")
+        }
+        _ => format!("unknown field `{wrong}`; leave it out"),
     }
 }
 

@@ -22,6 +22,8 @@ use crate::throttle::Key;
 
 /// How long a session's token works.
 const SESSION: Duration = Duration::from_secs(12 * 3600);
+/// Octets of a body at most: whoever sends it is nobody yet.
+pub(super) const MAX_BODY: usize = 16 << 10;
 /// Sessions of one account at a time; a further one ends the oldest.
 const MAX_SESSIONS: usize = 20;
 

@@ -171,7 +171,7 @@ pub(crate) fn count(state: &State, account: &str) -> usize {
 fn account(state: &State, asker: &Asker, name: &str) -> Answer<Record<Account>> {
     let found = state.administration.control.local().accounts().get(name).cloned();
     found.filter(|account| asker.principal.owns_account(&account.value)).ok_or_else(|| {
-        Problem::invalid(format!("account: there is no account {name:?} here; see GET /api/v1/accounts"))
+        Problem::invalid(format!("account: there is no account {name:?} here; look at the list of accounts"))
     })
 }
 

@@ -101,8 +101,6 @@ impl Api {
         let octets = to_bytes(response.into_body(), MAX_ANSWER).await.unwrap_or_default();
         let problem: Value = serde_json::from_slice(&octets).unwrap_or_default();
         let detail = problem["detail"].as_str().unwrap_or("this can't be done now; see the log");
-        // What to look up in the API is no help on a page.
-        let detail = detail.split_once("; see GET").map_or(detail, |(what, _)| what);
         if status == StatusCode::PRECONDITION_FAILED {
             let sentence = "Somebody else changed this meanwhile. Open the page again, then change it.".to_owned();
             return Err(Refused { status, sentence });

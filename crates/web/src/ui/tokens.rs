@@ -124,9 +124,16 @@ pub(super) async fn create(visitor: Visitor, Form(given): Form<HashMap<String, S
     let of = |key: &str| given.get(key).cloned().unwrap_or_default();
     let scopes: Vec<&str> = given.keys().filter_map(|key| key.strip_prefix("scope_")).collect();
     let mut body = json!({"label": of("label"), "account": of("account"), "scopes": scopes});
-    if let Ok(days) = of("days").parse::<u64>() {
-        let until = visitor.ui.now().after(Duration::from_secs(days.min(MAX_DAYS) * 86_400));
-        body["expires_at"] = json!(rfc3339(until));
+    let days = of("days");
+    if !days.trim().is_empty() {
+        let Some(days) = days.trim().parse::<u64>().ok().filter(|days| (1..=MAX_DAYS).contains(days)) else {
+            let error = format!(
+                "{days:?} is no number of days: write one from 1 to {MAX_DAYS}, or nothing for a token that does not end."
+            );
+            let f = Fields { label: of("label"), account: of("account") };
+            return page(&visitor, "", Some(error), f).await;
+        };
+        body["expires_at"] = json!(rfc3339(visitor.ui.now().after(Duration::from_secs(days * 86_400))));
     }
     match visitor.ui.api.post(&visitor, "/api/v1/tokens", Some(&body)).await {
         Ok(made) => {
