@@ -80,7 +80,13 @@ impl Passwords {
         &self,
         work: impl FnOnce() -> Result<T, PasswordError> + Send + 'static,
     ) -> Result<T, PasswordError> {
-        let _place = self.room.acquire().await.map_err(|error| PasswordError::Failed(error.to_string()))?;
+        let room = Arc::clone(&self.room);
+        let place = room.acquire_owned().await.map_err(|error| PasswordError::Failed(error.to_string()))?;
+        let work = move || {
+            // Here, and not with who waits: the work goes on when they have gone, and so its place is taken.
+            let _place = place;
+            work()
+        };
         match tokio::task::spawn_blocking(work).await {
             Ok(done) => done,
             Err(error) => Err(PasswordError::Failed(error.to_string())),
@@ -92,5 +98,36 @@ fn hash(password: &[u8]) -> Result<String, PasswordError> {
     match Argon2::default().hash_password(password) {
         Ok(hash) => Ok(hash.to_string()),
         Err(error) => Err(PasswordError::Failed(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::sync::mpsc;
+    use std::task::Poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_any_more_still_takes_its_place() {
+        let passwords = Passwords::new().unwrap();
+        let mut ends = Vec::new();
+        for _ in 0..AT_A_TIME {
+            let (end, ended) = mpsc::channel::<u8>();
+            let mut work = Box::pin(passwords.run(move || Ok(ended.recv())));
+            assert!(poll_fn(|context| Poll::Ready(work.as_mut().poll(context).is_pending())).await);
+            // As hyper does with a request's handler when the client has closed.
+            drop(work);
+            ends.push(end);
+        }
+        let mut next = pin!(passwords.run(|| Ok(())));
+        assert!(poll_fn(|context| Poll::Ready(next.as_mut().poll(context).is_pending())).await);
+        assert_eq!(passwords.room.available_permits(), 0);
+        ends.pop().unwrap().send(0).unwrap();
+        next.await.unwrap();
+        ends.pop().unwrap().send(0).unwrap();
     }
 }
