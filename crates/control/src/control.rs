@@ -58,8 +58,11 @@ struct Inner {
     queue: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
     readers: Pool<Connection>,
-    uses: Mutex<HashMap<String, (Timestamp, String)>>,
+    uses: Mutex<Uses>,
 }
+
+/// When tokens were used last, and from where, by their ids.
+type Uses = HashMap<String, (Timestamp, String)>;
 
 /// What the writer shares with everybody.
 struct Shared {
@@ -68,6 +71,12 @@ struct Shared {
     follower: RwLock<Option<Follower>>,
     /// Why the last change was not written; `None` when it was.
     write_error: Mutex<Option<String>>,
+}
+
+impl Shared {
+    fn write_error(&self) -> Option<String> {
+        self.write_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// Who is told of changes before they are acknowledged.
@@ -160,7 +169,7 @@ enum Job {
         now: Timestamp,
         done: oneshot::Sender<Result<u64, ControlError>>,
     },
-    Uses(HashMap<String, (Timestamp, String)>),
+    Uses(Uses),
 }
 
 impl fmt::Debug for Control {
@@ -195,7 +204,7 @@ impl Control {
             write_error: Mutex::default(),
         });
         let (queue, jobs) = mpsc::channel(QUEUE);
-        let writer = Writer { connection, shared: Arc::clone(&shared), since_clean: 0 };
+        let writer = Writer { connection, shared: Arc::clone(&shared), uses: uses.clone(), since_clean: 0 };
         let thread = std::thread::Builder::new().name("control-writer".into());
         let writer = thread
             .spawn(move || writer.run(jobs))
@@ -287,10 +296,10 @@ impl Control {
 
     /// Why the last change could not be written, be it an administrator's or when tokens were used last; `None` when it was.
     pub fn write_error(&self) -> Option<String> {
-        self.inner.shared.write_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inner.shared.write_error()
     }
 
-    /// Writes when tokens were used last. A full queue leaves it for the next time.
+    /// Writes when tokens were used last, where that has changed. A full queue leaves it for the next time.
     pub fn keep_uses(&self) {
         let known = {
             let local = self.local();
@@ -316,6 +325,8 @@ impl Drop for Inner {
 struct Writer {
     connection: Connection,
     shared: Arc<Shared>,
+    /// As they are in the file.
+    uses: Uses,
     since_clean: u64,
 }
 
@@ -332,8 +343,13 @@ impl Writer {
                     }
                     let _ = done.send(applied);
                 }
+                // After an error it is written all the same: so it is seen that there is room again.
+                Job::Uses(uses) if uses == self.uses && self.shared.write_error().is_none() => {}
                 Job::Uses(uses) => match write_uses(&mut self.connection, &uses) {
-                    Ok(()) => self.wrote(None),
+                    Ok(()) => {
+                        self.uses = uses;
+                        self.wrote(None);
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "when tokens were used last can't be written");
                         self.wrote(Some(error.to_string()));
@@ -459,7 +475,7 @@ fn clean(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn read_uses(connection: &Connection) -> rusqlite::Result<HashMap<String, (Timestamp, String)>> {
+fn read_uses(connection: &Connection) -> rusqlite::Result<Uses> {
     let mut statement = connection.prepare("SELECT id, at, origin FROM token_use")?;
     let rows = statement.query_map([], |row| {
         let at = u64::try_from(row.get::<_, i64>(1)?).unwrap_or_default();
@@ -468,7 +484,7 @@ fn read_uses(connection: &Connection) -> rusqlite::Result<HashMap<String, (Times
     rows.collect()
 }
 
-fn write_uses(connection: &mut Connection, uses: &HashMap<String, (Timestamp, String)>) -> rusqlite::Result<()> {
+fn write_uses(connection: &mut Connection, uses: &Uses) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     // Tokens that are gone take their row with them.
     transaction.execute("DELETE FROM token_use", [])?;

@@ -237,14 +237,23 @@ async fn a_token_is_found_by_its_secret_and_the_file_does_not_hold_it() {
     }
     control.token_used(&token.id, NOW, "192.0.2.7");
     control.keep_uses();
-    drop(control);
+    control.apply(vec![], vec![], NOW).await.unwrap();
+    let file = rusqlite::Connection::open(dir.path().join("control.db")).unwrap();
+    assert_eq!(file.execute("DELETE FROM token_use", []), Ok(1));
+    control.keep_uses();
+    control.apply(vec![], vec![], NOW).await.unwrap();
+    assert_eq!(file.execute("DELETE FROM token_use", []), Ok(0), "nothing has changed, so nothing is written");
+    let later = Timestamp(NOW.0 + 1);
+    control.token_used(&token.id, later, "192.0.2.7");
+    control.keep_uses();
+    drop((control, file));
     for file in std::fs::read_dir(dir.path()).unwrap() {
         let octets = std::fs::read(file.unwrap().path()).unwrap();
         let secret = secret.reveal().as_bytes();
         assert!(!octets.windows(secret.len()).any(|window| window == secret));
     }
     let control = open(&dir);
-    assert_eq!(control.last_use(&token.id), Some((NOW, "192.0.2.7".into())));
+    assert_eq!(control.last_use(&token.id), Some((later, "192.0.2.7".into())));
     let delete = Change { kind: Kind::Token, key: token.id.clone(), expected: Expected::Anything, body: None };
     control.apply(vec![delete], vec![], NOW).await.unwrap();
     assert!(control.local().find_token(&secret.digest()).is_none());
