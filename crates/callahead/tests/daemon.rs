@@ -3,9 +3,10 @@
 
 mod common;
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -434,4 +435,34 @@ fn the_milter_answers_and_is_counted() {
     ] {
         assert!(metrics.contains(sample), "{sample}\n{metrics}");
     }
+}
+
+#[test]
+fn a_log_that_nobody_reads_keeps_no_answer_waiting_nor_the_stop_and_tells_what_is_missing() {
+    let world = World::new(normal());
+    let mut serve = program();
+    serve.args(["serve", "--log-format", "json", "--config"]).arg(config(&world, ""));
+    let mut daemon = Running(serve.stderr(Stdio::piped()).spawn().unwrap());
+    let mut log = BufReader::new(daemon.0.stderr.take().unwrap()).lines().map(|line| line.unwrap());
+    let listening = log.find(|line| line.contains("\"policy\"")).unwrap();
+    let listening: serde_json::Value = serde_json::from_str(&listening).unwrap();
+    let policy = listening["address"].as_str().unwrap().parse().unwrap();
+    log.find(|line| line.contains("\"ready\"")).unwrap();
+    let mut client = PolicyClient::connect(policy);
+    // Some 6 MB of log: more than waits, in the daemon and on the way.
+    let no_address = "x".repeat(2000);
+    for _ in 0..2500 {
+        assert!(client.ask(&no_address).starts_with("501 5.1.3"));
+    }
+    let stop = std::process::Command::new("/bin/kill").arg(daemon.0.id().to_string()).status();
+    assert!(stop.unwrap().success());
+    while TcpStream::connect(policy).is_ok() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let rest: Vec<_> = log.collect();
+    assert_eq!(daemon.0.wait().unwrap().code(), Some(0));
+    let told = rest.iter().find(|line| line.contains("lines are missing here")).expect("it tells what is missing");
+    let told: serde_json::Value = serde_json::from_str(told).unwrap();
+    let (lost, logged) = (told["lines"].as_u64().unwrap(), rest.iter().filter(|line| line.contains("xxx")).count());
+    assert!(lost >= 500 && lost + logged as u64 >= 2500, "{lost} are missing, {logged} are there");
 }

@@ -1,8 +1,9 @@
 //! Lines from many threads, written out by one.
 //!
 //! Who logs puts a line into a buffer and goes on; the writing thread lets lines gather and writes what is there in one piece. A warning or
-//! an error is written at once, with all before it: should the process die of it, the log says why. A log whose reader stands still makes
-//! those who log wait once [`MOST`] octets do, so nothing is lost and nothing grows.
+//! an error is written at once, with all before it: should the process die of it, the log says why. Where [`MOST`] octets wait, those who log wait
+//! too, so that a reader who is only slow loses nothing, but not for longer than [`PATIENCE`]: they are the threads that answer. Behind a reader
+//! who stands still lines are left out until it reads again, and then the log tells how many.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -22,6 +23,11 @@ const PIECE: usize = 64 << 10;
 /// the median answer at half load took two to ten times as long as with 20 (two cores).
 const GATHER: Duration = Duration::from_millis(20);
 
+/// How long who logs waits for room, once for each time that the reader stands still.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// How long the end waits for a reader who stands still to take the rest.
+const LAST_WITHIN: Duration = Duration::from_secs(5);
+
 /// Where lines are put. Clones put them into the same place.
 #[derive(Clone, Debug)]
 pub(super) struct LogWriter {
@@ -35,7 +41,7 @@ pub(super) struct Line<'a> {
     urgent: bool,
 }
 
-/// Writes what is left when it is dropped.
+/// Writes what is left when it is dropped, as far as the reader takes it within [`LAST_WITHIN`].
 #[derive(Debug)]
 #[must_use = "what waits to be written is lost when the process ends before this is dropped"]
 pub struct Flush {
@@ -46,10 +52,11 @@ pub struct Flush {
 #[derive(Debug)]
 struct Shared {
     gather: Duration,
+    patience: Duration,
     state: Mutex<State>,
     /// There is something to write, enough of it, or no more will come.
     more: Condvar,
-    /// There is room again.
+    /// There is room again, or all is written.
     room: Condvar,
 }
 
@@ -58,6 +65,10 @@ struct State {
     lines: Vec<u8>,
     urgent: bool,
     closed: bool,
+    /// Somebody waited for room in vain: nobody else does until there is some.
+    stands_still: bool,
+    /// Lines that were left out and not told of.
+    lost: u64,
     thread: Thread,
 }
 
@@ -71,11 +82,17 @@ enum Thread {
     Sleeping,
     /// It waits for more lines.
     Gathering,
+    /// All is written.
+    Ended,
 }
 
 impl State {
     fn is_due(&self) -> bool {
         self.urgent || self.closed || self.lines.len() >= ENOUGH
+    }
+
+    fn is_full(&self) -> bool {
+        self.lines.len() >= MOST && !self.closed
     }
 }
 
@@ -103,10 +120,16 @@ impl Shared {
             }
             state.thread = Thread::Awake;
             state.urgent = false;
+            state.stands_still = false;
             let is_last = state.closed;
+            let lost = std::mem::take(&mut state.lost);
             std::mem::swap(&mut state.lines, &mut taken);
             drop(state);
             self.room.notify_all();
+            if lost > 0 {
+                // There is room for it now, behind the last line before the gap.
+                tracing::warn!(lines = lost, "the log was not read for a while: lines are missing here");
+            }
             // Nobody can be told that the log can't be written.
             let mut pieces = taken.chunks(PIECE);
             let _ = pieces
@@ -114,6 +137,8 @@ impl Shared {
                 .and_then(|()| to.flush());
             taken.clear();
             if is_last {
+                self.state().thread = Thread::Ended;
+                self.room.notify_all();
                 return;
             }
         }
@@ -122,12 +147,12 @@ impl Shared {
 
 impl LogWriter {
     pub(super) fn start(to: impl Write + Send + 'static) -> io::Result<(Self, Flush)> {
-        Self::gathering(to, GATHER)
+        Self::with(to, GATHER, PATIENCE)
     }
 
-    fn gathering(to: impl Write + Send + 'static, gather: Duration) -> io::Result<(Self, Flush)> {
-        let shared =
-            Arc::new(Shared { gather, state: Mutex::default(), more: Condvar::default(), room: Condvar::default() });
+    fn with(to: impl Write + Send + 'static, gather: Duration, patience: Duration) -> io::Result<(Self, Flush)> {
+        let (more, room) = (Condvar::default(), Condvar::default());
+        let shared = Arc::new(Shared { gather, patience, state: Mutex::default(), more, room });
         let writing = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("log-writer".into()).spawn(move || writing.run(to))?;
         Ok((Self { shared: Arc::clone(&shared) }, Flush { shared, thread: Some(thread) }))
@@ -137,8 +162,15 @@ impl LogWriter {
 impl Write for Line<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut state = self.shared.state();
-        while state.lines.len() >= MOST && !state.closed {
-            state = self.shared.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        if state.is_full() && !state.stands_still {
+            let waits = |state: &mut State| state.is_full() && !state.stands_still;
+            let waited = self.shared.room.wait_timeout_while(state, self.shared.patience, waits);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state.stands_still = state.is_full();
+        }
+        if state.is_full() {
+            state.lost += 1;
+            return Ok(line.len());
         }
         if state.closed {
             // What tasks still say while the process ends.
@@ -148,7 +180,7 @@ impl Write for Line<'_> {
         state.lines.extend_from_slice(line);
         state.urgent |= self.urgent;
         let wake = match state.thread {
-            Thread::Awake => false,
+            Thread::Awake | Thread::Ended => false,
             Thread::Sleeping => true,
             Thread::Gathering => state.is_due(),
         };
@@ -181,10 +213,14 @@ impl<'a> MakeWriter<'a> for LogWriter {
 
 impl Drop for Flush {
     fn drop(&mut self) {
-        self.shared.state().closed = true;
+        let mut state = self.shared.state();
+        state.closed = true;
         self.shared.more.notify_all();
         self.shared.room.notify_all();
-        if let Some(thread) = self.thread.take() {
+        let writes = |state: &mut State| !matches!(state.thread, Thread::Ended);
+        let ended = self.shared.room.wait_timeout_while(state, LAST_WITHIN, writes);
+        let is_written = ended.is_ok_and(|(_, waited)| !waited.timed_out());
+        if is_written && let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
@@ -240,7 +276,7 @@ mod tests {
     #[test]
     fn a_warning_is_written_at_once_with_what_came_before_it() {
         let (send, written) = mpsc::sync_channel(100);
-        let (writer, flush) = LogWriter::gathering(Reader(send), AGES).unwrap();
+        let (writer, flush) = LogWriter::with(Reader(send), AGES, AGES).unwrap();
         let log = tracing_subscriber::fmt().with_writer(writer).finish();
         tracing::subscriber::with_default(log, || {
             tracing::info!("first");
@@ -259,12 +295,12 @@ mod tests {
     #[test]
     fn lines_are_written_when_they_have_gathered_or_are_enough() {
         let (send, written) = mpsc::sync_channel(100);
-        let (writer, _flush) = LogWriter::gathering(Reader(send), Duration::from_millis(1)).unwrap();
+        let (writer, _flush) = LogWriter::with(Reader(send), Duration::from_millis(1), AGES).unwrap();
         writer.make_writer().write_all(b"alone").unwrap();
         assert_eq!(written.recv_timeout(SOON).unwrap(), b"alone");
 
         let (send, written) = mpsc::sync_channel(100);
-        let (writer, _flush) = LogWriter::gathering(Reader(send), AGES).unwrap();
+        let (writer, _flush) = LogWriter::with(Reader(send), AGES, AGES).unwrap();
         for _ in 0..ENOUGH / 1024 {
             writer.make_writer().write_all(&[b'x'; 1024]).unwrap();
         }
@@ -276,9 +312,9 @@ mod tests {
     }
 
     #[test]
-    fn who_logs_waits_while_the_reader_stands_still_and_nothing_is_lost() {
+    fn who_logs_waits_for_a_slow_reader_and_nothing_is_lost() {
         let (send, written) = mpsc::sync_channel(0);
-        let (writer, flush) = LogWriter::start(Reader(send)).unwrap();
+        let (writer, flush) = LogWriter::with(Reader(send), GATHER, AGES).unwrap();
         let logging = writer.clone();
         // Three times as much as may wait: it can't come to its end before somebody reads.
         let lines = 3 * MOST / 1024;
@@ -295,5 +331,21 @@ mod tests {
         }
         thread.join().unwrap();
         assert_eq!(read, lines * 1024);
+    }
+    #[test]
+    fn behind_a_reader_who_stands_still_lines_are_left_out_and_nobody_waits() {
+        let (send, written) = mpsc::sync_channel(0);
+        let (writer, flush) = LogWriter::with(Reader(send), GATHER, Duration::from_millis(1)).unwrap();
+        let lines = 5 * MOST / 1024;
+        for _ in 0..lines {
+            writer.make_writer().write_all(&[b'x'; 1024]).unwrap();
+        }
+        let lost = usize::try_from(writer.shared.state().lost).unwrap();
+        assert!(lost >= 2 * MOST / 1024, "{lost} of {lines} lines were left out");
+        // Somebody reads again: everything else is there, and what is logged from now on.
+        let reader = std::thread::spawn(move || written.iter().map(|piece| piece.len()).sum::<usize>());
+        drop(flush);
+        drop(writer);
+        assert_eq!(reader.join().unwrap(), (lines - lost) * 1024);
     }
 }

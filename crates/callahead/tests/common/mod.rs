@@ -46,7 +46,7 @@ pub struct Daemon {
     pub http: SocketAddr,
     pub admin: PathBuf,
     pub gateway: Option<SocketAddr>,
-    /// Read all the time: a daemon whose log nobody reads stands still.
+    /// Read all the time: a daemon whose log nobody reads leaves lines out.
     log: Receiver<String>,
 }
 
