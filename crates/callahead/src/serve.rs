@@ -4,6 +4,8 @@
 //! and not a daemon by half. Then: SIGHUP reads the configuration again, whole or not at all; SIGTERM stops accepting, answers what
 //! was asked, ends the sessions with destinations by QUIT, and writes the rest of the cache.
 
+use std::collections::HashMap;
+use std::future::Future;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,11 +24,11 @@ use callahead_web::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::cache_file;
-use crate::cli::{DONE, ServeArgs, USAGE};
+use crate::cli::{DONE, ServeArgs, UNTOLD, USAGE};
 use crate::logging::DecisionLines;
 use crate::node::Node;
 use crate::output;
@@ -58,7 +60,7 @@ pub struct Server {
     log: DecisionLog,
     readiness: Arc<Readiness>,
     shutdown: CancellationToken,
-    tasks: JoinSet<()>,
+    parts: Parts,
     config: Config,
     gateway: Option<Gateway>,
     /// The pages.
@@ -70,7 +72,14 @@ pub struct Server {
     reach: Reach,
 }
 
-/// Runs until it is told to stop. `decisions` logs them.
+/// What goes on from the start to the stop, and what each is called.
+#[derive(Default)]
+struct Parts {
+    tasks: JoinSet<()>,
+    names: HashMap<Id, String>,
+}
+
+/// Runs until it is told to stop, or until a part of it ends by itself. `decisions` logs them.
 ///
 /// # Errors
 /// When it can't start.
@@ -96,8 +105,14 @@ pub async fn run(args: ServeArgs, decisions: DecisionLines) -> anyhow::Result<u8
     let cache = server.node.engine.cache().clone();
     let looking = tokio::spawn(async move { cache_file::while_it_is_open(cache, &cache_folder).await });
     let mut watchdog = watchdog();
+    let mut code = DONE;
     loop {
         tokio::select! {
+            ended = server.part_ended() => {
+                tracing::error!("{ended}, which nobody told it to: callahead ends, so that it is started again");
+                code = UNTOLD;
+                break;
+            }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = reload.recv() => {
@@ -126,7 +141,7 @@ pub async fn run(args: ServeArgs, decisions: DecisionLines) -> anyhow::Result<u8
         _ = interrupt.recv() => tracing::warn!("told to stop again: stopping at once"),
     }
     tracing::info!("stopped");
-    Ok(DONE)
+    Ok(code)
 }
 
 /// Each client is an open file, and the soft limit that a shell or a container gives is often 1,024 for the sake of programs that use
@@ -221,41 +236,48 @@ impl Server {
         };
         let web = Web::new(Arc::clone(&alerts), facts);
         let reach = Reach::new(tls.is_some(), config.http.trusted_proxies.clone());
-        let mut tasks = JoinSet::new();
+        let mut parts = Parts::default();
         for (name, here) in bound {
             tracing::info!(listener = name, address = %here.local_addr(), "listening");
             let (engine, stop) = (node.engine.clone(), shutdown.clone());
+            let part = format!("the {name} listener at {}", here.local_addr());
             let grace = grace(&config);
             let (limits, http) = (Limits { grace, ..Limits::default() }, HttpLimits { grace, ..HttpLimits::default() });
             match name {
-                "policy" => drop(tasks.spawn(callahead_listeners::policy::serve(here, engine, limits, stop))),
-                "socketmap" => drop(tasks.spawn(callahead_listeners::socketmap::serve(here, engine, limits, stop))),
+                "policy" => parts.spawn(part, callahead_listeners::policy::serve(here, engine, limits, stop)),
+                "socketmap" => parts.spawn(part, callahead_listeners::socketmap::serve(here, engine, limits, stop)),
                 "milter" => {
                     let limits = Limits { grace, ..callahead_listeners::milter::limits() };
-                    drop(tasks.spawn(callahead_listeners::milter::serve(here, engine, limits, stop)));
+                    parts.spawn(part, callahead_listeners::milter::serve(here, engine, limits, stop));
                 }
                 "gateway" => {
                     if let Some(gateway) = &gateway {
-                        tasks.spawn(gateway.clone().serve(here, stop));
+                        parts.spawn(part, gateway.clone().serve(here, stop));
                     }
                 }
                 "http" => {
                     let router = http_router(state.clone()).merge(web_router(state.clone(), web.clone()));
                     let router = reached(router, reach.clone());
                     match tls.clone() {
-                        Some(tls) => drop(tasks.spawn(serve_https(here, router, http, tls, stop))),
-                        None => drop(tasks.spawn(serve_http(here, router, http, stop))),
+                        Some(tls) => parts.spawn(part, serve_https(here, router, http, tls, stop)),
+                        None => parts.spawn(part, serve_http(here, router, http, stop)),
                     }
                 }
-                _ => drop(tasks.spawn(serve_http(here, admin_router(state.clone()), http, stop))),
+                _ => parts.spawn(part, serve_http(here, admin_router(state.clone()), http, stop)),
             }
         }
         readiness.set_started();
-        tasks.spawn(web.clone().look_at_counters(state.clone(), shutdown.clone()));
-        tasks.spawn(sweep(node.clone(), control.clone(), Arc::clone(&domains), shutdown.clone()));
-        tasks.spawn(keep_alerts(Arc::clone(&alerts), shutdown.clone()));
+        parts.spawn("the look at the counters", web.clone().look_at_counters(state.clone(), shutdown.clone()));
+        parts.spawn(
+            "the sweep of the cache",
+            sweep(node.clone(), control.clone(), Arc::clone(&domains), shutdown.clone()),
+        );
+        parts.spawn("the keeping of alerts", keep_alerts(Arc::clone(&alerts), shutdown.clone()));
         if gateway.is_some() || tls.is_some() {
-            tasks.spawn(refresh_certificates(gateway.clone(), tls.clone(), shutdown.clone()));
+            parts.spawn(
+                "the look at the certificates",
+                refresh_certificates(gateway.clone(), tls.clone(), shutdown.clone()),
+            );
         }
         Ok(Self {
             node,
@@ -265,7 +287,7 @@ impl Server {
             log,
             readiness,
             shutdown,
-            tasks,
+            parts,
             config,
             gateway,
             web,
@@ -372,13 +394,35 @@ impl Server {
         config
     }
 
+    /// Waits until a part ends that shall go on until the stop, and says which, and why. A listener that is gone would be missed by nobody but
+    /// those who are not answered. Cancel-safe.
+    pub async fn part_ended(&mut self) -> String {
+        let (id, why) = match self.parts.tasks.join_next_with_id().await {
+            Some(Ok((id, ()))) => (id, None),
+            Some(Err(error)) => (error.id(), Some(error)),
+            None => return std::future::pending().await,
+        };
+        let name = self.parts.names.remove(&id).unwrap_or_default();
+        match why {
+            Some(why) => format!("{name} has ended ({why})"),
+            None => format!("{name} has ended"),
+        }
+    }
+
     /// Stops accepting, answers what was asked, and ends everything properly.
     pub async fn stop(&mut self) {
         self.readiness.set_draining();
         self.shutdown.cancel();
-        while self.tasks.join_next().await.is_some() {}
+        while self.parts.tasks.join_next().await.is_some() {}
         self.node.shutdown(self.config.callout.timeout).await;
         self.control.keep_uses();
+    }
+}
+
+impl Parts {
+    fn spawn(&mut self, name: impl Into<String>, part: impl Future<Output = ()> + Send + 'static) {
+        let id = self.tasks.spawn(part).id();
+        self.names.insert(id, name.into());
     }
 }
 
@@ -528,4 +572,47 @@ fn watchdog() -> tokio::time::Interval {
     let mut interval = tokio::time::interval(every.max(Duration::from_millis(100)));
     interval.reset();
     interval
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    struct Nobody;
+
+    impl Observer for Nobody {
+        fn decided(&self, _: &callahead_engine::Question<'_>, _: &callahead_engine::Decision) {}
+        fn alert(&self, _: &callahead_engine::Alert) {}
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_ends_by_itself_is_noticed_and_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!(
+            "node = \"filter.example\"\ndata_dir = \"{}\"\n[listen]\npolicy = [\"127.0.0.1:0\"]\nhttp = [\"127.0.0.1:0\"]\n",
+            folder.path().display()
+        );
+        let mut server = Server::start(Config::parse(&text, "test").unwrap(), Arc::new(Nobody)).await.unwrap();
+        tokio::select! {
+            biased;
+            ended = server.part_ended() => panic!("{ended}"),
+            () = tokio::task::yield_now() => {}
+        }
+        server.parts.spawn("the policy listener at 127.0.0.1:10040", async { panic!("out of bounds") });
+        let ended = server.part_ended().await;
+        assert!(ended.starts_with("the policy listener at 127.0.0.1:10040 has ended (task "), "{ended}");
+        assert!(ended.contains("panicked") && ended.contains("out of bounds"), "{ended}");
+        // And so is each that was there from the start.
+        let there = server.parts.tasks.len();
+        server.parts.tasks.abort_all();
+        let mut all = String::new();
+        for _ in 0..there {
+            all.push_str(&server.part_ended().await);
+        }
+        for part in ["the policy listener at 127.0.0.1:", "the http listener at 127.0.0.1:", "the sweep of the cache"] {
+            assert!(all.contains(part), "{all}");
+        }
+        server.stop().await;
+    }
 }

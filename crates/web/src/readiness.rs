@@ -1,6 +1,5 @@
 //! Whether the process can serve, and how the last reload of its configuration went.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
@@ -11,7 +10,6 @@ pub struct Readiness {
     began: SystemTime,
     started: AtomicBool,
     draining: AtomicBool,
-    problems: Mutex<BTreeMap<String, String>>,
     /// Seconds since 1970, or 0 before the first.
     reloaded_at: AtomicU64,
     reload_error: Mutex<Option<String>>,
@@ -23,7 +21,6 @@ impl Default for Readiness {
             began: SystemTime::now(),
             started: AtomicBool::new(false),
             draining: AtomicBool::new(false),
-            problems: Mutex::default(),
             reloaded_at: AtomicU64::new(0),
             reload_error: Mutex::default(),
         }
@@ -39,15 +36,6 @@ impl Readiness {
     /// The process is stopping: whoever balances load should send nothing more.
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Release);
-    }
-
-    /// Something is wrong with a part, such as `policy 127.0.0.1:10040`, or no longer (`None`).
-    pub fn set_problem(&self, part: &str, problem: Option<String>) {
-        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
-        match problem {
-            Some(problem) => drop(problems.insert(part.to_owned(), problem)),
-            None => drop(problems.remove(part)),
-        }
     }
 
     /// The configuration was read again: well, or with this error, and then nothing was changed.
@@ -78,8 +66,6 @@ impl Readiness {
         if self.draining.load(Ordering::Acquire) {
             reasons.push("the process is stopping".to_owned());
         }
-        let problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
-        reasons.extend(problems.iter().map(|(part, problem)| format!("{part}: {problem}")));
         reasons
     }
 }

@@ -72,9 +72,6 @@ async fn ready_means_started_and_not_stopping() {
     assert_eq!(response.json()["reasons"][0], "not all listeners are up yet");
     bench.readiness.set_started();
     assert_eq!(bench.get("/readyz").await.ok()["status"], "ready");
-    bench.readiness.set_problem("policy 127.0.0.1:10040", Some("it has ended".into()));
-    assert_eq!(bench.get("/readyz").await.json()["reasons"][0], "policy 127.0.0.1:10040: it has ended");
-    bench.readiness.set_problem("policy 127.0.0.1:10040", None);
     bench.readiness.set_draining();
     assert_eq!(bench.get("/readyz").await.json()["reasons"][0], "the process is stopping");
     assert_eq!(bench.get("/healthz").await.status, 200, "it lives all the same");
