@@ -289,6 +289,8 @@ impl<P: Protocol> Connection<P> {
                 }
             }
             taken = true;
+            // What is at hand waits for nothing: a client that sends thousands of requests would have the thread until the last.
+            tokio::task::consume_budget().await;
         }
         if !self.pending.is_empty() {
             poll_fn(|cx| {

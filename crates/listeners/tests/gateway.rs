@@ -497,6 +497,30 @@ async fn refusals_that_are_at_hand_do_not_wait_for_the_callout_behind_them() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_with_many_refusals_lets_others_have_a_turn_between_them() {
+    let (world, _destination) = World::one();
+    let mut client = world.client().await;
+    client.expect(MAIL, "250").await;
+    client.expect("RCPT TO:<nobody@one.example>", "550 5.1.1").await;
+    let counters = world.counters.clone();
+    let other = tokio::spawn(async move {
+        let (mut seen, mut most) = (counters.requests.load(Ordering::Relaxed), 0);
+        let all = seen + 700;
+        while seen < all {
+            tokio::task::yield_now().await;
+            let now = counters.requests.load(Ordering::Relaxed);
+            most = most.max(now - seen);
+            seen = now;
+        }
+        most
+    });
+    client.send("RCPT TO:<nobody@one.example>\r\n".repeat(700)).await;
+    let most = other.await.unwrap();
+    assert!(most <= 300, "{most} commands in one turn");
+    client.vanish().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_large_message_passes_through_a_slow_destination_without_being_held() {
     let world = World::new(settings());
     let destination = world.server(1, Script { read_pause: Duration::from_millis(100), ..taking() });

@@ -329,3 +329,19 @@ async fn a_request_that_was_sent_before_the_stop_and_not_read_yet_is_answered() 
     assert!(client.action().await.starts_with("action=550 5.1.1 "));
     assert_eq!(client.rest().await, b"");
 }
+
+#[tokio::test]
+async fn a_client_with_many_requests_lets_others_have_a_turn_between_them() {
+    let bench = Bench::tcp(Kind::Policy, Limits::default()).await;
+    let mut client = bench.connect().await;
+    let all = 4000;
+    client.send("request=x\n\n".repeat(4000)).await;
+    let (mut seen, mut most) = (0, 0);
+    while seen < all {
+        tokio::task::yield_now().await;
+        let now = bench.counters.requests.load(Ordering::Relaxed);
+        most = most.max(now - seen);
+        seen = now;
+    }
+    assert!(most <= 300, "{most} requests in one turn");
+}

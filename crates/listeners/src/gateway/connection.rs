@@ -195,9 +195,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             }
             let said = self.session.commands();
             let event = self.session.next();
-            self.counters.requests.fetch_add(u64::from(self.session.commands() - said), Ordering::Relaxed);
+            let commands = self.session.commands() - said;
+            if commands > 0 {
+                self.counters.requests.fetch_add(commands.into(), Ordering::Relaxed);
+            }
             let went_on = match event {
-                Some(event) => self.handle(event).await,
+                Some(event) => {
+                    // What is decided at once waits for nothing: a client that sends thousands of recipients would have the thread until the last.
+                    tokio::task::consume_budget().await;
+                    self.handle(event).await
+                }
                 None => self.wait().await,
             };
             if let Err(end) = went_on {
