@@ -22,6 +22,7 @@ mod listen;
 pub mod milter;
 pub mod policy;
 mod reader;
+mod seldom;
 mod server;
 pub mod socketmap;
 mod tls;

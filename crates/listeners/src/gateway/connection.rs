@@ -101,11 +101,14 @@ where
         };
         let Some((header, rest)) = header else {
             count(&counters.malformed);
-            tracing::warn!(
-                listener = "gateway",
-                client = %peer,
-                "closed: proxy_protocol is on, and no PROXY header came from a network in gateway.trusted"
-            );
+            if let Some(connections) = inner.headerless.happened() {
+                tracing::warn!(
+                    listener = "gateway",
+                    client = %peer,
+                    connections,
+                    "closed: proxy_protocol is on, and no PROXY header came from a network in gateway.trusted; said once a minute"
+                );
+            }
             return;
         };
         is_named = header.client.is_some();

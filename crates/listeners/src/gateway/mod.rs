@@ -49,6 +49,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::accept::{Accepting, Open};
 use crate::listen::{Bound, Stream};
+use crate::seldom::Seldom;
 use crate::server::Counters;
 use crate::tls::TlsServer;
 
@@ -162,6 +163,8 @@ struct Inner {
     clients: clients::Clients,
     /// Sessions with servers that are being ended.
     ending: TaskTracker,
+    /// Connections without the PROXY header that they have to begin with.
+    headerless: Seldom,
     room: Arc<Semaphore>,
 }
 
@@ -182,6 +185,7 @@ impl Gateway {
             in_force: ArcSwap::from_pointee(InForce::new(node, tls, settings)),
             clients: clients::Clients::default(),
             ending: TaskTracker::new(),
+            headerless: Seldom::default(),
             room,
         };
         Self { inner: Arc::new(inner) }
