@@ -59,8 +59,7 @@ pub struct TlsServer {
 
 struct Inner {
     shown: ArcSwap<Shown>,
-    /// How the files looked when they were read last, with or without success.
-    seen: Mutex<Stamps>,
+    seen: Mutex<Seen>,
     /// What is offered by ALPN (RFC 7301).
     protocols: Vec<Vec<u8>>,
 }
@@ -68,6 +67,15 @@ struct Inner {
 struct Shown {
     config: Arc<ServerConfig>,
     files: TlsFiles,
+}
+
+/// How the files looked.
+#[derive(Clone)]
+struct Seen {
+    /// When what is shown was read.
+    read: Stamps,
+    /// When they could not be read last, and why; `None` where they could.
+    failed: Option<(Stamps, String)>,
 }
 
 /// When the certificate and the key were changed, and how long they are.
@@ -83,30 +91,44 @@ impl TlsServer {
     pub fn load(files: TlsFiles, protocols: &[&[u8]]) -> Result<Self, TlsFilesError> {
         let protocols: Vec<_> = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         // Before they are read: a change in between is found the next time.
-        let seen = Mutex::new(stamps(&files));
+        let seen = Mutex::new(Seen { read: stamps(&files), failed: None });
         let shown = ArcSwap::from_pointee(Shown::read(files, &protocols)?);
         Ok(Self { inner: Arc::new(Inner { shown, seen, protocols }) })
     }
 
-    /// Reads the files again if they have changed since they were read last; whether they had. Connections from now on get what is in them.
+    /// Reads the files again if they have changed since what is shown was read; whether they had. Connections from now on get what is in them.
     ///
     /// # Errors
-    /// As [`load`](Self::load), once for each change; what was in use stays in use then.
+    /// As [`load`](Self::load); what was in use stays in use then. Each call tries again, since what was wrong (an owner, a mode, no file
+    /// descriptor left) may be mended without a change of the files, but the same error of the same files is given once and then is `Ok(false)`.
     pub fn refresh(&self) -> Result<bool, TlsFilesError> {
         let Inner { shown, protocols, .. } = &*self.inner;
+        // Until it is done: what `replace` shows meanwhile would be lost.
+        let mut seen = self.seen();
         let files = self.files();
         let now = stamps(&files);
-        if std::mem::replace(&mut *self.seen(), now) == now {
+        if seen.read == now {
             return Ok(false);
         }
-        shown.store(Arc::new(Shown::read(files, protocols)?));
-        Ok(true)
+        match Shown::read(files, protocols) {
+            Ok(read) => {
+                *seen = Seen { read: now, failed: None };
+                shown.store(Arc::new(read));
+                Ok(true)
+            }
+            Err(error) => {
+                let failed = Some((now, error.to_string()));
+                let is_known = std::mem::replace(&mut seen.failed, failed.clone()) == failed;
+                if is_known { Ok(false) } else { Err(error) }
+            }
+        }
     }
 
     /// Shows from now on what `other` shows, of its files.
     pub fn replace(&self, other: &Self) {
-        let seen = *other.seen();
-        *self.seen() = seen;
+        let read = other.seen().clone();
+        let mut seen = self.seen();
+        *seen = read;
         self.inner.shown.store(other.inner.shown.load_full());
     }
 
@@ -120,7 +142,7 @@ impl TlsServer {
         Arc::clone(&self.inner.shown.load().config)
     }
 
-    fn seen(&self) -> MutexGuard<'_, Stamps> {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
         self.inner.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
