@@ -379,6 +379,11 @@ async fn the_set_up_link_makes_one_administrator_and_nothing_after_that() {
     assert_eq!(bench.send("POST", "/setup", &headers, &short).await.status, 422);
     let other = form(&key).replace("again=a", "again=b");
     assert_eq!(bench.send("POST", "/setup", &headers, &other).await.status, 422, "not the same twice");
+    // A full disk, say: the link is as good as before once there is room again.
+    let database = rusqlite::Connection::open(bench.folder.path().join("control.db")).unwrap();
+    database.execute_batch("ALTER TABLE audit RENAME TO away").unwrap();
+    assert_eq!(bench.send("POST", "/setup", &headers, &form(&key)).await.status, 500);
+    database.execute_batch("ALTER TABLE away RENAME TO audit").unwrap();
     let second = form(&key).replace("chief", "second");
     let chief = form(&key);
     let (one, other) =

@@ -238,20 +238,20 @@ pub(super) async fn set_up(
         Err(error) => return once_more(&error.to_string()),
     };
     // Taken before it is used: of two who come at the same time one makes an account.
-    {
-        let mut setup = ui.web.inner.setup.lock().unwrap_or_else(PoisonError::into_inner);
-        if !setup.as_ref().is_some_and(|secret| session::is_same(secret, &key)) {
-            return Err(no_set_up());
-        }
-        *setup = None;
-    }
+    let setup = || ui.web.inner.setup.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(taken) = setup().take_if(|secret| session::is_same(secret, &key)) else { return Err(no_set_up()) };
     let created_at = Some(ui.now().0);
     let first = Account { password: Some(password), created_at, ..Account::new(&account, Role::Admin) };
     let body = serde_json::to_string(&first).map_err(|error| Refusal::failed(&error))?;
     let change = Change { kind: Kind::Account, key: account.clone(), expected: Expected::Nothing, body: Some(body) };
     let actor = Actor { who: "set-up link".into(), from: client.shown.clone() };
     let audit = AuditEntry::new(actor, "account.create", &account);
-    let revision = ui.state.administration.control.apply(vec![change], vec![audit], ui.now()).await?;
+    let made = ui.state.administration.control.apply(vec![change], vec![audit], ui.now()).await;
+    if made.is_err() {
+        // There is still no account, and no other link before the next start.
+        *setup() = Some(taken);
+    }
+    let revision = made?;
     let cookie = session::begin(&ui, (&account, revision), None, &client, None, "session.begin").await?;
     Ok(with_cookie(go("/domain/new"), cookie))
 }
