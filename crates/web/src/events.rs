@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use callahead_cache::Timestamp;
 use callahead_control::Principal;
 use callahead_engine::{Alert, AlertKind, Clock, Decision, Observer, Question, rfc3339};
 use serde_json::json;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
 /// Events that a slow watcher may be behind; beyond, it misses some and is told how many.
@@ -22,6 +24,8 @@ pub(crate) const MAX_STREAMS_OF_ONE: usize = 10;
 #[derive(Clone)]
 pub struct Events {
     feed: broadcast::Sender<Arc<Event>>,
+    /// As the feed's own count of its receivers, which takes a lock.
+    watchers: Arc<AtomicUsize>,
     clock: Arc<dyn Clock>,
     streams: Arc<Semaphore>,
     of_accounts: Arc<Mutex<HashMap<String, usize>>>,
@@ -33,6 +37,12 @@ pub(crate) struct Place {
     _place: OwnedSemaphorePermit,
     account: Option<String>,
     of_accounts: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+/// What one watcher has not had yet.
+pub(crate) struct Watching {
+    feed: broadcast::Receiver<Arc<Event>>,
+    watchers: Arc<AtomicUsize>,
 }
 
 /// One thing that happened.
@@ -48,7 +58,7 @@ pub(crate) struct Event {
 
 impl std::fmt::Debug for Events {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Events").field("watchers", &self.feed.receiver_count()).finish_non_exhaustive()
+        f.debug_struct("Events").field("watchers", &self.watchers).finish_non_exhaustive()
     }
 }
 
@@ -56,7 +66,8 @@ impl Events {
     /// A feed that tells the time by this clock.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let streams = Arc::new(Semaphore::new(MAX_STREAMS));
-        Self { feed: broadcast::Sender::new(BEHIND), clock, streams, of_accounts: Arc::default() }
+        let of_accounts = Arc::default();
+        Self { feed: broadcast::Sender::new(BEHIND), watchers: Arc::default(), clock, streams, of_accounts }
     }
 
     /// A place among the streams for somebody; `None` where all are taken, or all that one account may have.
@@ -75,12 +86,14 @@ impl Events {
         Some(Place { _place: place, account, of_accounts: Arc::clone(&self.of_accounts) })
     }
 
-    pub(crate) fn watch(&self) -> broadcast::Receiver<Arc<Event>> {
-        self.feed.subscribe()
+    pub(crate) fn watch(&self) -> Watching {
+        let feed = self.feed.subscribe();
+        self.watchers.fetch_add(1, Ordering::Relaxed);
+        Watching { feed, watchers: Arc::clone(&self.watchers) }
     }
 
     pub(crate) fn tell(&self, event: impl FnOnce(Timestamp) -> Event) {
-        if self.feed.receiver_count() > 0 {
+        if self.watchers.load(Ordering::Relaxed) > 0 {
             let _ = self.feed.send(Arc::new(event(self.clock.now())));
         }
     }
@@ -96,6 +109,19 @@ impl Drop for Place {
                 taken.remove();
             }
         }
+    }
+}
+
+impl Watching {
+    /// The next event. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Result<Arc<Event>, RecvError> {
+        self.feed.recv().await
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.watchers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -131,5 +157,25 @@ impl Observer for Events {
             let data = json!({"at": rfc3339(now), "domain": domain, "kind": kind.as_str()});
             Event { kind: "alert_over", domain: Some(domain.to_owned()), data: data.to_string() }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use callahead_engine::TestClock;
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_made_only_while_somebody_watches() {
+        let events = Events::new(Arc::new(TestClock::at(Timestamp(0))));
+        let event = |_| Event { kind: "clear", domain: None, data: String::new() };
+        events.tell(|_| panic!("nobody watches"));
+        let (mut first, second) = (events.watch(), events.clone().watch());
+        drop(second);
+        events.tell(event);
+        assert!(first.feed.try_recv().is_ok());
+        drop(first);
+        events.tell(|_| panic!("nobody watches any more"));
     }
 }

@@ -99,7 +99,8 @@ async fn serve(bound: Bound, router: Router, limits: HttpLimits, tls: Option<Tls
             continue;
         };
         let open = Open::count(&counters);
-        let (router, shutdown) = (router.clone(), shutdown.clone());
+        // One of its own: all connections wait for the stop, and would take turns at one token's lock.
+        let (router, shutdown) = (router.clone(), shutdown.child_token());
         let acceptor = tls.as_ref().map(|tls| TlsAcceptor::from(tls.config()));
         let newcomer = Arc::new(newcomers.enter());
         accepting.spawn(async move {

@@ -1,7 +1,6 @@
 //! `/events`: what happens, as server-sent events.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State as Given;
@@ -12,12 +11,11 @@ use callahead_control::Principal;
 use callahead_smtp::Domain;
 use futures_util::stream;
 use serde_json::json;
-use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::request::{Answer, Asker};
 use crate::State;
-use crate::events::{Event, MAX_STREAMS, MAX_STREAMS_OF_ONE, Place};
+use crate::events::{Event, MAX_STREAMS, MAX_STREAMS_OF_ONE, Place, Watching};
 use crate::problem::Problem;
 use crate::query::Parameters;
 
@@ -51,7 +49,7 @@ pub(crate) async fn watch(Given(state): Given<State>, asker: Asker, query: Param
 
 struct Watcher {
     state: State,
-    events: Receiver<Arc<Event>>,
+    events: Watching,
     principal: Principal,
     _place: Place,
 }
@@ -63,7 +61,7 @@ impl Watcher {
         loop {
             let event = tokio::select! {
                 () = shutdown.cancelled() => return None,
-                event = self.events.recv() => event,
+                event = self.events.next() => event,
                 // Now and then without an event too, so that a token that was taken back ends the stream.
                 () = tokio::time::sleep(KEEP_ALIVE) => {
                     self.refresh()?;
