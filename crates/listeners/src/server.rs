@@ -201,8 +201,9 @@ impl<P: Protocol> Connection<P> {
         let mut chunk = vec![0; CHUNK];
         let part = self.limits.idle / IDLE_PARTS;
         let mut parts_quiet = 0;
-        // Set again when it has run out, and not for each request: most requests come long before.
-        let mut quiet = pin!(tokio::time::sleep(part));
+        // Set again when it has run out, and not for each request: most requests come long before. The first part has any length, so that
+        // thousands of connections that were opened together do not ring together ever after.
+        let mut quiet = pin!(tokio::time::sleep(part.mul_f32(rand::random())));
         let mut stopping = pin!(shutdown.cancelled());
         loop {
             match self.advance().await {

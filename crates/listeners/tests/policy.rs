@@ -345,3 +345,21 @@ async fn a_client_with_many_requests_lets_others_have_a_turn_between_them() {
     }
     assert!(most <= 300, "{most} requests in one turn");
 }
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_were_opened_together_do_not_run_out_of_time_together() {
+    let idle = Duration::from_secs(600);
+    let bench = Bench::tcp(Kind::Policy, Limits { idle, ..Limits::default() }).await;
+    let began = tokio::time::Instant::now();
+    let mut ends = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let mut client = bench.connect().await;
+        ends.spawn(async move {
+            client.rest().await;
+            began.elapsed()
+        });
+    }
+    let ends: std::collections::HashSet<_> = ends.join_all().await.into_iter().collect();
+    assert!(ends.len() > 5, "{ends:?}");
+    assert!(ends.iter().all(|end| *end >= idle && *end <= idle + idle / 9), "{ends:?}");
+}
