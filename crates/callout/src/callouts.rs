@@ -116,8 +116,12 @@ impl Callouts {
 
     /// What is known of each host, by name.
     pub fn destinations(&self) -> Vec<DestinationStatus> {
-        let hosts = self.inner.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = hosts.values().map(|pool| pool.status()).collect();
+        // Questions need the map meanwhile.
+        let pools: Vec<_> = {
+            let hosts = self.inner.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+            hosts.values().cloned().collect()
+        };
+        let mut all: Vec<_> = pools.iter().map(|pool| pool.status()).collect();
         all.sort_by(|a, b| a.host.cmp(&b.host));
         all
     }
@@ -130,10 +134,11 @@ impl Callouts {
 
     /// Counters over all.
     pub fn totals(&self) -> Totals {
+        let hosts = self.inner.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         Totals {
             questions: self.inner.questions.load(Ordering::Relaxed),
             busy: self.inner.busy.load(Ordering::Relaxed),
-            sessions: self.destinations().iter().map(|host| host.sessions as u64).sum(),
+            sessions: hosts.values().map(|pool| pool.sessions() as u64).sum(),
         }
     }
 

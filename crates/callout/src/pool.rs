@@ -459,6 +459,11 @@ impl HostPool {
         }
     }
 
+    /// Sessions open now.
+    pub(crate) fn sessions(&self) -> usize {
+        self.state().open
+    }
+
     /// Whether nothing would be lost by forgetting it.
     pub(crate) fn is_forgettable(&self, unused_for: Duration) -> bool {
         let state = self.state();
