@@ -23,7 +23,7 @@
 //! that the second question is about the first.
 
 use bytes::{Buf as _, BytesMut};
-use callahead_engine::{Action, Answer, Engine, Listener, Question};
+use callahead_engine::{Action, Answer, Decision, Engine, Listener, Question, Unanswered};
 use callahead_smtp::Domain;
 use tokio_util::sync::CancellationToken;
 
@@ -119,50 +119,58 @@ impl Protocol for Socketmap {
     const NAME: &'static str = "socketmap";
     type Format = Netstrings;
 
-    fn reply(&self, request: Request, _output: &mut Vec<u8>) -> Option<Replying> {
+    fn reply(&self, request: Request, output: &mut Vec<u8>) -> Option<Replying> {
+        let unanswered = match reply(&self.engine, &request) {
+            Ok(reply) => {
+                put(&reply, output);
+                return None;
+            }
+            Err(unanswered) => unanswered,
+        };
         let engine = self.engine.clone();
         Some(Box::pin(async move {
-            let reply = reply(&engine, &request).await;
-            let mut netstring = format!("{}:", reply.len()).into_bytes();
-            netstring.extend_from_slice(reply.as_bytes());
-            netstring.push(b',');
-            netstring
+            let recipient = request.key.as_deref().unwrap_or_default();
+            let decision = engine.decide_by_callout(&Question::new(recipient, Listener::Socketmap), unanswered).await;
+            let mut output = Vec::new();
+            put(&said(&decision), &mut output);
+            output
         }))
     }
 }
 
 const NOT_FOUND: &str = "NOTFOUND ";
 
-async fn reply(engine: &Engine, request: &Request) -> String {
+/// Puts a reply behind what is there, as a netstring.
+fn put(reply: &str, output: &mut Vec<u8>) {
+    output.extend_from_slice(format!("{}:{reply},", reply.len()).as_bytes());
+}
+
+/// The reply, where nobody has to be asked for it.
+fn reply(engine: &Engine, request: &Request) -> Result<String, Unanswered> {
     let Some(key) = &request.key else {
-        return "PERM the request is not a map's name, a space and a key".into();
+        return Ok("PERM the request is not a map's name, a space and a key".into());
     };
     match request.map.as_slice() {
-        b"recipients" => recipients(engine, key).await,
-        b"domains" => domains(engine, key),
+        b"recipients" => recipients(engine, key),
+        b"domains" => Ok(domains(engine, key)),
         other => {
             let name = String::from_utf8_lossy(other);
             let name: &str = &server::one_line(&name);
             tracing::warn!(map = name, "a socket map is asked for that is not there: use recipients or domains");
-            format!("PERM there is no map {name:?} here: use recipients or domains")
+            Ok(format!("PERM there is no map {name:?} here: use recipients or domains"))
         }
     }
 }
 
-async fn recipients(engine: &Engine, key: &[u8]) -> String {
+fn recipients(engine: &Engine, key: &[u8]) -> Result<String, Unanswered> {
     if !is_full(key) {
-        return NOT_FOUND.into();
+        return Ok(NOT_FOUND.into());
     }
-    let decision = engine
-        .decide(Question {
-            recipient: key,
-            listener: Listener::Socketmap,
-            client: None,
-            sender: None,
-            live: false,
-            cached_only: false,
-        })
-        .await;
+    engine.decide_cached(&Question::new(key, Listener::Socketmap)).map(|decision| said(&decision))
+}
+
+/// The engine's answer in the protocol's words.
+fn said(decision: &Decision) -> String {
     match &decision.answer {
         Answer { action: Action::Accept, .. } => format!("OK {}", server::one_line(&decision.recipient)),
         Answer { action: Action::None, .. } => NOT_FOUND.into(),
@@ -171,10 +179,11 @@ async fn recipients(engine: &Engine, key: &[u8]) -> String {
     }
 }
 
-/// Whether it rejects for good, and not a mailbox that exists (subject 2 of RFC 3463).
+/// Whether it rejects for good, and not a mailbox that exists (subject 2 of RFC 3463) or may (7, policy): MTAs make "user unknown" of what is not
+/// found, and senders take such an address off.
 fn is_not_there(answer: &Answer) -> bool {
-    let exists = answer.enhanced.is_some_and(|enhanced| enhanced.subject() == 2);
-    answer.action == Action::Reject && !matches!(answer.code, Some(400..=499)) && !exists
+    let may_exist = answer.enhanced.is_some_and(|enhanced| matches!(enhanced.subject(), 2 | 7));
+    answer.action == Action::Reject && !matches!(answer.code, Some(400..=499)) && !may_exist
 }
 
 /// Whether it has something on both sides of an @: only then is it a question about a recipient.

@@ -23,7 +23,7 @@ mod session;
 
 use std::time::Duration;
 
-use callahead_engine::{Action, Answer, Engine, Listener, Question};
+use callahead_engine::{Action, Answer, Decision, Engine, Listener, Question, Unanswered};
 use tokio_util::sync::CancellationToken;
 
 use crate::listen::Bound;
@@ -88,42 +88,54 @@ impl Protocol for Milter {
                 None
             }
             Event::Ask(ask) => {
-                let engine = self.engine.clone();
-                Some(Box::pin(async move { reply(&engine, &ask).await.encode() }))
+                let decided = self.engine.decide_cached(&question(&ask, &ask.recipient));
+                match decided {
+                    Ok(decision) if ask.leads_to(&decision).is_none() => {
+                        output.extend_from_slice(&answered(&ask, &decision).encode());
+                        None
+                    }
+                    decided => {
+                        let engine = self.engine.clone();
+                        Some(Box::pin(async move { reply(&engine, &ask, decided).await.encode() }))
+                    }
+                }
             }
         }
     }
 }
 
-async fn reply(engine: &Engine, ask: &Ask) -> Reply {
-    let answer = answer(engine, ask, &ask.recipient).await;
-    // An address of nobody here may still lead to somebody here.
-    match &ask.resolved {
-        Some(resolved) if answer.action == Action::None && !resolved.eq_ignore_ascii_case(&ask.recipient) => {
-            said(&self::answer(engine, ask, resolved).await)
-        }
-        _ => said(&answer),
+impl Ask {
+    /// The address that the MTA makes of it, where nobody here has the one that it was given: that may still lead to somebody here.
+    fn leads_to(&self, decision: &Decision) -> Option<&[u8]> {
+        let resolved = self.resolved.as_deref().filter(|resolved| !resolved.eq_ignore_ascii_case(&self.recipient));
+        resolved.filter(|_| decision.answer.action == Action::None)
     }
 }
 
-async fn answer(engine: &Engine, ask: &Ask, recipient: &[u8]) -> Answer {
-    let decision = engine
-        .decide(Question {
-            recipient,
-            listener: Listener::Milter,
-            client: ask.client,
-            sender: ask.sender.as_deref(),
-            live: false,
-            cached_only: false,
-        })
-        .await;
+async fn reply(engine: &Engine, ask: &Ask, decided: Result<Decision, Unanswered>) -> Reply {
+    let decision = match decided {
+        Ok(decision) => decision,
+        Err(unanswered) => engine.decide_by_callout(&question(ask, &ask.recipient), unanswered).await,
+    };
+    match ask.leads_to(&decision) {
+        Some(resolved) => answered(ask, &engine.decide(question(ask, resolved)).await),
+        None => answered(ask, &decision),
+    }
+}
+
+fn question<'a>(ask: &'a Ask, recipient: &'a [u8]) -> Question<'a> {
+    let sender = ask.sender.as_deref();
+    Question { client: ask.client, sender, ..Question::new(recipient, Listener::Milter) }
+}
+
+fn answered(ask: &Ask, decision: &Decision) -> Reply {
     tracing::debug!(
         queue_id = ask.queue_id,
         client_name = ask.client_name,
         row = decision.row,
         "milter question answered"
     );
-    decision.answer
+    said(&decision.answer)
 }
 
 /// The engine's answer in the protocol's words.
