@@ -1,9 +1,9 @@
 //! The cache as its users see it: opening, looking up, counting, and handing work to the writer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use callahead_smtp::{Domain, Recipient};
@@ -84,7 +84,7 @@ pub struct Stats {
 /// Whether the cache takes writes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// The last commit's error; `None` when it went well.
+    /// The last commit's error, or that there will be no more; `None` when it went well.
     pub write_error: Option<String>,
     /// Commits that failed.
     pub failed_commits: u64,
@@ -146,13 +146,13 @@ pub enum CacheError {
         path: PathBuf,
     },
     /// LMDB can't read.
-    #[error("the cache can't be read: {0}")]
+    #[error("the cache can't be read: {}", explained(.0))]
     Read(heed::Error),
     /// A commit failed: a full disk, most often. Nothing of it was written.
     #[error("the cache can't be written: {0}")]
     Write(String),
-    /// The cache is closing.
-    #[error("the cache is being closed")]
+    /// The writer is gone, which is a fault of this program: a cache that somebody has is open.
+    #[error("the cache can't be written: {WRITER_IS_GONE}")]
     Closed,
 }
 
@@ -179,12 +179,16 @@ pub(crate) struct Store {
     /// Whether the last lookup failed; kept apart, so that one that goes well takes no lock.
     reading_failed: AtomicBool,
     pub(crate) health: Mutex<Health>,
+    /// Names whose route is not to be trusted from the next commit on; see [`Cache::doubt_routes`].
+    doubted: Mutex<HashSet<String>>,
 }
 
 /// The databases in the file.
 pub(crate) const SLOTS: &str = "slots";
 pub(crate) const META: &str = "meta";
 pub(crate) const ROUTES: &str = "routes";
+/// Why nothing is written any more.
+const WRITER_IS_GONE: &str = "its writer came to an end; restart Callahead";
 /// The header's key in the meta database.
 pub(crate) const HEADER: &[u8] = b"header";
 
@@ -311,6 +315,7 @@ impl Cache {
             last_epoch: AtomicU64::new(header.last_epoch.0),
             reading_failed: AtomicBool::new(false),
             health: Mutex::default(),
+            doubted: Mutex::default(),
         });
         let (queue, operations) = mpsc::channel(options.queue.max(1));
         let writer = writer::Writer {
@@ -340,7 +345,12 @@ impl Cache {
             self.inner.marker.damaged();
         }
         self.inner.store.update_health(|health| health.damaged = !is_sound);
-        // A process that came to its end while it read still keeps what it read from being written over.
+        self.forget_ended_readers();
+    }
+
+    /// A process that came to its end while it read still keeps what it read from being written over, and so the file growing: gives that back, as
+    /// [`sweep`](Self::sweep) does at its end.
+    pub fn forget_ended_readers(&self) {
         if let Err(error) = self.inner.env.clear_stale_readers() {
             tracing::debug!(%error, "readers that are gone are still counted");
         }
@@ -437,14 +447,20 @@ impl Cache {
         cleared.await.map_err(|_| CacheError::Closed)?.map_err(CacheError::Write)
     }
 
-    /// Removes a bounded number of dead entries, from where the last call left off.
+    /// Removes a bounded number of dead entries, from where the last call left off. At the end, what readers that came to their end without
+    /// closing the file still hold is given back, too. The writer gathers over it, and syncs the disk where something was to be done, and at the end.
     ///
     /// # Errors
     /// When it could not be written.
     pub async fn sweep(&self, now: Timestamp) -> Result<Swept, CacheError> {
         let (done, swept) = oneshot::channel();
-        self.send(Operation::Sweep { now, done }).await?;
-        swept.await.map_err(|_| CacheError::Closed)?.map_err(CacheError::Write)
+        let queue = self.inner.queue.as_ref().ok_or(CacheError::Closed)?;
+        queue.send(Operation::Sweep { now, done }).await.map_err(|_| CacheError::Closed)?;
+        let swept = swept.await.map_err(|_| CacheError::Closed)?.map_err(CacheError::Write)?;
+        if swept.done {
+            self.forget_ended_readers();
+        }
+        Ok(swept)
     }
 
     /// Waits until everything that was queued before is on disk.
@@ -490,6 +506,13 @@ impl Cache {
         kept.await.map_err(|_| CacheError::Closed)?.map_err(CacheError::Write)
     }
 
+    /// Takes down that these names are about to lead elsewhere: from the next commit on the route that is kept of them is empty, until
+    /// [`Cache::keep_routes`] writes another. Waits for nothing. To be called before anything is asked under the new route: nothing that is learned
+    /// there is on disk without the doubt, whatever ends the process, and whatever becomes of the route meanwhile.
+    pub fn doubt_routes(&self, names: impl IntoIterator<Item = String>) {
+        self.inner.store.doubted().extend(names);
+    }
+
     async fn send(&self, operation: Operation) -> Result<(), CacheError> {
         let queue = self.inner.queue.as_ref().ok_or(CacheError::Closed)?;
         queue.send(operation).await.map_err(|_| CacheError::Closed)?;
@@ -529,7 +552,11 @@ impl Cache {
 
     /// Whether it takes writes, and what it could not keep.
     pub fn health(&self) -> Health {
-        self.inner.store.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut health = self.inner.store.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if self.inner.queue.as_ref().is_none_or(mpsc::Sender::is_closed) {
+            health.write_error = Some(WRITER_IS_GONE.to_owned());
+        }
+        health
     }
 
     pub(crate) fn parts(&self) -> (&Env, &Store) {
@@ -574,6 +601,16 @@ pub(crate) fn open_env(dir: &Path, options: &Options) -> Result<Env, CacheError>
     env.map_err(|source| CacheError::Open { path: dir.to_owned(), source })
 }
 
+/// What LMDB says, and what is to be done where it takes no more transactions until the file is opened anew.
+pub(crate) fn explained(error: &heed::Error) -> String {
+    match error {
+        heed::Error::Mdb(heed::MdbError::Panic) => {
+            format!("{error}; restart Callahead when the disk takes writes again")
+        }
+        error => error.to_string(),
+    }
+}
+
 // === impl CacheError ===
 
 impl CacheError {
@@ -607,6 +644,10 @@ impl Store {
         change(&mut self.health.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    pub(crate) fn doubted(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn note_reading(&self, error: Option<&CacheError>) {
         if error.is_some() || self.reading_failed.load(Ordering::Relaxed) {
             self.reading_failed.store(error.is_some(), Ordering::Relaxed);
@@ -616,5 +657,18 @@ impl Store {
 
     pub(crate) fn count_unreadable(&self) {
         self.update_health(|health| health.unreadable += 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_a_restart_mends_says_so() {
+        let said = CacheError::Read(heed::Error::Mdb(heed::MdbError::Panic)).to_string();
+        assert!(said.starts_with("the cache can't be read: ") && said.contains("restart Callahead"), "{said}");
+        let said = explained(&heed::Error::Mdb(heed::MdbError::MapFull));
+        assert!(!said.contains("restart"), "{said}");
     }
 }

@@ -24,11 +24,12 @@ pub struct Swept {
     pub done: bool,
 }
 
-/// Looks at the next slots after `from`, and leaves in it where to go on.
+/// Looks at the next slots after `from`, and leaves in it where to go on. Tells whether anything was changed, too.
 ///
 /// Two things are kept although nothing is served from them, because they hold an epoch that others are compared with: slots
 /// younger than [`FLIGHT_MAX`], and a recipient's slot that is newer than its domain's record (it hides that record). Young is also what holds an
 /// epoch after `settled`: the slots' times are the clock's, which may have been set forward while a callout from before the clear is under way.
+/// A recipient's slot that can't be read may have held any clear: it becomes the mark of one, which goes as any other does.
 pub(crate) fn sweep(
     store: &Store,
     txn: &mut RwTxn<'_>,
@@ -36,7 +37,7 @@ pub(crate) fn sweep(
     from: &mut Vec<u8>,
     now: Timestamp,
     settled: Epoch,
-) -> Result<Swept, heed::Error> {
+) -> Result<(Swept, bool), heed::Error> {
     let start = if from.is_empty() { Bound::Unbounded } else { Bound::Excluded(from.as_slice()) };
     let mut batch = Vec::with_capacity(BATCH);
     for slot in store.slots.range(txn, &(start, Bound::Unbounded))?.take(BATCH + 1) {
@@ -45,6 +46,7 @@ pub(crate) fn sweep(
     }
     let done = batch.len() <= BATCH;
     let mut swept = Swept { done, ..Swept::default() };
+    let mut changed = false;
     let mut current: Option<(Vec<u8>, DomainSlot)> = None;
     for at in 0..batch.len().min(BATCH) {
         let (key, value) = &batch[at];
@@ -69,15 +71,22 @@ pub(crate) fn sweep(
             if alone && domain.record.is_none() && !young {
                 store.slots.delete(txn, key)?;
                 swept.removed += 1;
+                changed = true;
             } else if dead {
                 store.slots.put(txn, key, &domain.encode(key))?;
+                changed = true;
             }
             continue;
         }
-        let slot = RecipientSlot::decode(key, value);
-        let young = slot.as_ref().is_some_and(|slot| now.since(slot.at) <= FLIGHT_MAX || slot.epoch > settled);
-        let cleared = slot.as_ref().is_none_or(|slot| slot.epoch < floor);
-        let record = slot.as_ref().and_then(|slot| slot.record.as_ref());
+        let Some(slot) = RecipientSlot::decode(key, value) else {
+            let lost = RecipientSlot { epoch: header.last_epoch, at: now, record: None };
+            store.slots.put(txn, key, &lost.encode(key))?;
+            changed = true;
+            continue;
+        };
+        let young = now.since(slot.at) <= FLIGHT_MAX || slot.epoch > settled;
+        let cleared = slot.epoch < floor;
+        let record = slot.record.as_ref();
         let dead = cleared || record.is_none_or(|record| record.is_dead(now));
         if !dead || (young && !cleared) {
             continue;
@@ -87,22 +96,20 @@ pub(crate) fn sweep(
             count_out(header.counter(record.state));
             store.slots.put(txn, domain_key, &domain.encode(domain_key))?;
         }
-        let hides = |slot: &&RecipientSlot| domain.record.as_ref().is_some_and(|(epoch, _)| *epoch < slot.epoch);
-        match slot.as_ref().filter(|_| !cleared).filter(hides) {
-            Some(slot) if slot.record.is_some() => {
-                let tombstone = RecipientSlot { record: None, ..slot.clone() };
-                store.slots.put(txn, key, &tombstone.encode(key))?;
-            }
-            Some(_) => {}
-            None => {
-                store.slots.delete(txn, key)?;
-                swept.removed += 1;
-            }
+        let hides = !cleared && domain.record.as_ref().is_some_and(|(epoch, _)| *epoch < slot.epoch);
+        if !hides {
+            store.slots.delete(txn, key)?;
+            swept.removed += 1;
+            changed = true;
+        } else if slot.record.is_some() {
+            let tombstone = RecipientSlot { record: None, ..slot };
+            store.slots.put(txn, key, &tombstone.encode(key))?;
+            changed = true;
         }
     }
     from.clear();
     if !done && let Some((last, _)) = batch.get(BATCH - 1) {
         from.extend_from_slice(last);
     }
-    Ok(swept)
+    Ok((swept, changed))
 }

@@ -1,7 +1,7 @@
 //! The one writer: takes what has queued up, writes it in one transaction, commits with a sync, and tells those who wait.
 
-use std::collections::VecDeque;
 use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::codec::{self, DomainSlot, Header, RecipientSlot};
 use crate::key;
 use crate::record::{DomainState, Epoch, FLIGHT_MAX, RecipientState, Record, State, Timestamp};
-use crate::store::{CacheError, HEADER, Store};
+use crate::store::{CacheError, HEADER, Store, explained};
 use crate::sweep::{self, Swept};
 
 /// The least time between two commits that nobody waits for. Each is a sync of the disk, which others need too; what was learned
@@ -141,12 +141,15 @@ impl Writer {
         }
     }
 
-    /// One commit, and the word to those who wait for it.
+    /// One commit, where there is anything to write, and the word to those who wait for it.
     fn write(&mut self, batch: &mut Vec<Operation>, sweep_from: &mut Vec<u8>) {
         let before = self.header;
         let mut notices = Vec::with_capacity(batch.len());
-        let outcome = self.commit(batch, &mut notices, sweep_from);
+        // After the batch was taken: whatever is in there and was learned under a new route was queued after the doubt in its name.
+        let doubted = std::mem::take(&mut *self.store.doubted());
+        let outcome = self.commit(batch, &doubted, &mut notices, sweep_from);
         if outcome.is_err() {
+            self.store.doubted().extend(doubted);
             self.header = before;
         }
         self.store.all_cleared.store(self.header.all_cleared.0, Ordering::Release);
@@ -154,7 +157,8 @@ impl Writer {
         if outcome.is_ok() && self.header.last_epoch > before.last_epoch {
             self.clears.note(self.header.last_epoch, Instant::now());
         }
-        let error = outcome.err().map(|error| error.to_string());
+        let wrote = !matches!(outcome, Ok(false));
+        let error = outcome.err().map(|error| explained(&error));
         if let Some(error) = &error {
             tracing::error!(error, "the cache can't be written; answers go on without it");
         }
@@ -162,7 +166,10 @@ impl Writer {
         self.store.update_health(|health| {
             health.failed_commits += u64::from(error.is_some());
             health.superseded += if error.is_none() { superseded } else { 0 };
-            health.write_error.clone_from(&error);
+            // A sweep that found nothing to do says nothing of the disk.
+            if wrote {
+                health.write_error.clone_from(&error);
+            }
         });
         for notice in notices {
             notice.tell(error.as_deref());
@@ -173,30 +180,43 @@ impl Writer {
         }
     }
 
+    /// Whether there was anything to write.
     fn commit(
         &mut self,
         batch: &mut Vec<Operation>,
+        doubted: &HashSet<String>,
         notices: &mut Vec<Notice>,
         sweep_from: &mut Vec<u8>,
-    ) -> Result<(), heed::Error> {
+    ) -> Result<bool, heed::Error> {
         let env = self.env.clone();
         let mut txn = env.write_txn()?;
         let mut failed = Ok(());
+        let mut has_changed = !doubted.is_empty();
         let mut domains = Domains::default();
         let mut rest = std::mem::take(batch).into_iter();
         for operation in rest.by_ref() {
-            if let Err(error) = self.apply(&mut txn, &mut domains, operation, notices, sweep_from) {
-                failed = Err(error);
-                break;
+            match self.apply(&mut txn, &mut domains, operation, notices, sweep_from) {
+                Ok(changed) => has_changed |= changed,
+                Err(error) => {
+                    failed = Err(error);
+                    break;
+                }
             }
         }
         batch.extend(rest);
         failed?;
+        if !has_changed {
+            return Ok(false);
+        }
+        for name in doubted {
+            self.store.routes.put(&mut txn, name.as_bytes(), &codec::encode_route(name.as_bytes(), ""))?;
+        }
         domains.write(&self.store, &mut txn)?;
         self.store.meta.put(&mut txn, HEADER, &self.header.encode(HEADER))?;
-        txn.commit()
+        txn.commit().map(|()| true)
     }
 
+    /// Whether it has to be written.
     fn apply(
         &mut self,
         txn: &mut RwTxn<'_>,
@@ -204,27 +224,27 @@ impl Writer {
         operation: Operation,
         notices: &mut Vec<Notice>,
         sweep_from: &mut Vec<u8>,
-    ) -> Result<(), heed::Error> {
+    ) -> Result<bool, heed::Error> {
         match operation {
             Operation::PutRecipient { key, record, epoch, done } => {
                 let put = self.put_recipient(txn, domains, &key, record, epoch);
                 notices.push(Notice::Put(done, *put.as_ref().unwrap_or(&Put::Superseded)));
-                put.map(drop)
+                put.map(|_| true)
             }
             Operation::PutDomain { key, record, epoch, done } => {
                 let put = self.put_domain(txn, domains, &key, record, epoch);
                 notices.push(Notice::Put(done, *put.as_ref().unwrap_or(&Put::Superseded)));
-                put.map(drop)
+                put.map(|_| true)
             }
             Operation::Clear { scope, now, done } => {
                 let nothing = Cleared { entries: 0, epoch: Epoch(0) };
                 let cleared = self.clear(txn, domains, &scope, now);
                 notices.push(Notice::Cleared(done, *cleared.as_ref().unwrap_or(&nothing)));
-                cleared.map(drop)
+                cleared.map(|_| true)
             }
             Operation::KeepRoutes { changed, done } => {
                 notices.push(Notice::Done(done));
-                self.keep_routes(txn, &changed)
+                self.keep_routes(txn, &changed).map(|()| true)
             }
             Operation::Sweep { now, done } => {
                 // It reads and writes the slots itself.
@@ -232,12 +252,14 @@ impl Writer {
                 self.header.latest = self.header.latest.max(now);
                 let settled = self.clears.settled(Instant::now());
                 let swept = sweep::sweep(&self.store, txn, &mut self.header, sweep_from, now, settled);
-                notices.push(Notice::Swept(done, *swept.as_ref().unwrap_or(&Swept::default())));
-                swept.map(drop)
+                let (told, changed) = *swept.as_ref().unwrap_or(&(Swept::default(), false));
+                notices.push(Notice::Swept(done, told));
+                // The end of each pass puts the time on disk, by which a clock that went back is found at the next start.
+                swept.map(|_| changed || told.done)
             }
             Operation::Flush { done } => {
                 notices.push(Notice::Done(done));
-                Ok(())
+                Ok(true)
             }
         }
     }

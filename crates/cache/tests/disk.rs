@@ -420,3 +420,80 @@ async fn a_file_whose_pages_are_not_in_order_is_found_damaged() {
     let error = look_through(whole.path(), false).unwrap_err();
     assert!(error.is_damage(), "{error}");
 }
+
+#[tokio::test]
+async fn the_mark_of_a_clear_that_can_not_be_read_is_one_of_the_latest_clear_until_no_callout_can_come_back_to_it() {
+    let dir = filled(100).await;
+    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let asked_under = cache.lookup(&recipient(77)).unwrap().epoch;
+    cache.clear(Scope::Recipient(recipient(77)), NOW).await.unwrap();
+    change(dir.path(), b"one.example\0user77", |found| {
+        let at = found.len() - 14;
+        found[at] ^= 0x10;
+    });
+    let swept = cache.sweep(NOW.after(Duration::from_secs(1200))).await.unwrap();
+    assert_eq!((swept.examined, swept.removed), (101, 0));
+    let record = Record {
+        state: RecipientState::Valid,
+        checked_at: NOW,
+        expires_at: NOW.after(Duration::from_secs(3600)),
+        destination: "mx.example:25".into(),
+        reply: None,
+    };
+    let put = cache.put_recipient(&recipient(77), record, asked_under).await.unwrap();
+    assert_eq!(put, Put::Superseded, "it was asked before the clear");
+    let unreadable = cache.health().unreadable;
+    assert!(cache.lookup(&recipient(77)).unwrap().recipient.is_none());
+    assert_eq!(cache.health().unreadable, unreadable, "it can be read again");
+}
+
+#[tokio::test]
+async fn a_doubt_of_a_route_is_on_disk_with_whatever_is_learned_after_it_and_until_a_route_is_kept() {
+    let dir = filled(1).await;
+    let open = || Cache::open(dir.path(), &options(), NOW).unwrap();
+    let route = |hops: &str| HashMap::from([("one.example".to_owned(), hops.to_owned())]);
+    let kept = || vec![("one.example".to_owned(), Some("mx".to_owned()))];
+    let cache = open();
+    cache.keep_routes(kept()).await.unwrap();
+    cache.doubt_routes(["one.example".to_owned()]);
+    put(&cache, 5).await.unwrap();
+    drop(cache);
+    let cache = open();
+    assert_eq!(cache.routes().unwrap(), route(""));
+    cache.keep_routes(kept()).await.unwrap();
+    assert_eq!(cache.routes().unwrap(), route("mx"));
+}
+
+/// What the disk has of the last commit: both heads of the file.
+fn heads(dir: &Path) -> Vec<u8> {
+    fs::read(dir.join("data.mdb")).unwrap()[..8192].to_vec()
+}
+
+#[tokio::test]
+async fn a_sweep_with_nothing_to_do_writes_once_at_its_end() {
+    let dir = filled(4500).await;
+    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let before = heads(dir.path());
+    for _ in 0..2 {
+        assert!(!cache.sweep(NOW).await.unwrap().done);
+        assert_eq!(heads(dir.path()), before, "nothing was to be removed");
+    }
+    assert!(cache.sweep(NOW).await.unwrap().done);
+    assert_ne!(heads(dir.path()), before, "the time is written down");
+}
+
+#[test]
+fn a_cache_whose_writer_came_to_its_end_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let cache = {
+        let _guard = runtime.enter();
+        Cache::open_paced(dir.path(), &options(), NOW, || std::future::ready(())).unwrap()
+    };
+    assert_eq!(cache.health().write_error, None);
+    drop(runtime);
+    assert!(cache.health().write_error.unwrap().contains("restart Callahead"));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let why = runtime.block_on(cache.clear(Scope::All, NOW)).unwrap_err().to_string();
+    assert!(why.starts_with("the cache can't be written: ") && why.contains("restart Callahead"), "{why}");
+}

@@ -68,7 +68,11 @@ pub(crate) async fn while_it_is_open(cache: Cache, folder: &Path) {
             );
             cache.looked_through(false);
         }
-        Found::Nothing(why) => tracing::warn!(why, "the cache's file could not be looked through"),
+        Found::Nothing(why) => {
+            tracing::warn!(why, "the cache's file could not be looked through");
+            // A process that was killed while it read.
+            cache.forget_ended_readers();
+        }
     }
 }
 
