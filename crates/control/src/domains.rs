@@ -11,7 +11,7 @@ use crate::audit::Actor;
 use crate::control::Control;
 use crate::local::Local;
 use crate::log::DecisionLog;
-use crate::settled::{self, Moved, Routes, SettleError};
+use crate::settled::{self, Moved, Routes, SettleError, Step};
 
 /// Keeps the directory of the engine and of the log up to date. The file's domains win by name.
 pub struct Domains {
@@ -32,6 +32,10 @@ struct State {
     tls: TlsPolicy,
     /// What was made of each record, by its revision, so that a change of one domain costs that one.
     made: HashMap<String, (u64, Option<Arc<DomainConfig>>)>,
+    /// The routes of the directory in force; before there is one, those under which the cache was filled.
+    published: Option<Routes>,
+    /// The names that were led elsewhere and are not settled since, and when: the count of the directories made until then.
+    doubted: HashMap<String, u64>,
 }
 
 impl std::fmt::Debug for Domains {
@@ -77,18 +81,35 @@ impl Domains {
     /// When the cache or the control database can't be written or read. Then [`Domains::is_unsettled`], and it may be tried again.
     pub async fn settle(&self, control: &Control, actor: &Actor) -> Result<Vec<Moved>, SettleError> {
         let mut settled = self.settled.lock().await;
-        // Before the look, so that a change that comes meanwhile is not missed.
-        let made = self.made.load(Ordering::Acquire);
-        let mut routes = match settled.take() {
+        let routes = match &mut *settled {
             Some(routes) => routes,
-            None => Routes::new(self.engine.cache().routes()?),
+            none => none.insert(Routes::new(self.engine.cache().routes()?)),
         };
-        let moved = settled::settle(&self.engine, control, &mut routes, actor).await;
-        *settled = Some(routes);
-        if moved.is_ok() {
-            self.made_settled.store(made, Ordering::Release);
+        let (made, directory, doubted) = {
+            // No directory comes between its doubts and itself.
+            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            (self.made.load(Ordering::Acquire), self.engine.directory(), state.doubted.clone())
+        };
+        let mut steps = settled::steps(&self.engine, &directory, routes, doubted.keys()).await?;
+        if !doubted.is_empty() {
+            // So that the doubts are on disk before the routes that take their place.
+            self.engine.cache().flush().await?;
         }
-        moved
+        let mut moved = Vec::new();
+        while !steps.is_empty() {
+            let some = settled::next(&mut steps);
+            let names: Vec<String> = some.iter().map(|Step { name, .. }| name.clone()).collect();
+            moved.extend(settled::settle(&self.engine, control, routes, some, actor).await?);
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            for name in names {
+                // One that was led elsewhere meanwhile is still doubted.
+                if state.doubted.get(&name).is_some_and(|at| *at <= made) {
+                    state.doubted.remove(&name);
+                }
+            }
+        }
+        self.made_settled.store(made, Ordering::Release);
+        Ok(moved)
     }
 
     /// Whether [`Domains::settle`] has something to look at.
@@ -119,7 +140,7 @@ impl Domains {
 
     /// `is_other`: the file's domains are others. Where nothing is, such as with the record of a session, the directory stays.
     fn publish(&self, state: &mut State, local: &Local, mut is_other: bool) {
-        let State { file, defaults, tls, made } = state;
+        let State { file, defaults, tls, made, published, doubted } = state;
         for (name, record) in local.domains() {
             if made.get(name).is_some_and(|(revision, _)| *revision == record.revision) {
                 continue;
@@ -143,7 +164,19 @@ impl Domains {
         }
         let of_records =
             made.iter().filter(|(name, _)| !file.contains_key(*name)).filter_map(|(_, (_, made))| made.clone());
-        self.engine.set_directory(Directory::from_shared(file.values().cloned().chain(of_records)));
+        let directory = Directory::from_shared(file.values().cloned().chain(of_records));
+        let published = published.get_or_insert_with(|| {
+            Routes::new(self.engine.cache().routes().unwrap_or_else(|error| {
+                tracing::error!(%error, "the routes under which the cache was filled can't be read");
+                HashMap::new()
+            }))
+        });
+        let moved = published.follow(&directory);
+        let number = self.made.load(Ordering::Acquire) + 1;
+        doubted.extend(moved.iter().map(|name| (name.clone(), number)));
+        // Before anything is asked under the new routes.
+        self.engine.cache().doubt_routes(moved);
+        self.engine.set_directory(directory);
         self.log.set_domains(self.engine.directory());
         // Behind it, so that whoever sees the count sees the directory.
         self.made.fetch_add(1, Ordering::AcqRel);

@@ -3,14 +3,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use callahead_cache::Timestamp;
-use callahead_callout::TlsPolicy;
+use callahead_cache::{Cache, Options, RecipientState, Record, Timestamp};
+use callahead_callout::{Ask, BoxFuture, Report, Request, Route, TlsPolicy};
 use callahead_control::{
-    Account, Actor, AuditEntry, Change, Control, ControlError, DomainSpec, Expected, Kind, Passwords, Permission,
-    Principal, Role, Session, Token,
+    Account, Actor, AuditEntry, Change, Control, ControlError, DecisionLog, DomainSpec, Domains, Expected, Kind,
+    LogSettings, Passwords, Permission, Principal, Role, Session, Token,
 };
-use callahead_engine::Policy;
+use callahead_engine::{Directory, DomainConfig, Engine, LogObserver, Parts, Policy, Settings, TestClock};
+use callahead_smtp::Recipient;
 use tempfile::TempDir;
 
 const NOW: Timestamp = Timestamp(1_800_000_000_000);
@@ -343,4 +345,188 @@ async fn passwords_are_argon2id_and_a_name_that_does_not_exist_is_no_password() 
     assert!(!passwords.is_right("correct horse batterz", Some(&kept)).await);
     assert!(!passwords.is_right("a password that nobody has", None).await);
     assert!(passwords.hash("too short").await.unwrap_err().to_string().contains("at least 15 characters"));
+}
+
+/// Nobody is asked here: what is learned is put into the cache.
+struct Silence;
+
+impl Ask for Silence {
+    fn ask(&self, _: Request) -> BoxFuture<'_, Report> {
+        Box::pin(std::future::pending())
+    }
+}
+
+/// A daemon without its listeners. Dropping it does no more than a kill does: nothing is settled.
+struct Node {
+    control: Control,
+    engine: Engine,
+    domains: Domains,
+}
+
+impl Node {
+    /// Started with a configuration file that has these domains and routes.
+    fn start(dir: &TempDir, file: &[(&str, &str)]) -> Self {
+        let options = Options { map_size: 64 << 20, ..Options::default() };
+        Self::over(dir, Cache::open(&dir.path().join("cache"), &options, NOW).unwrap(), file)
+    }
+
+    fn over(dir: &TempDir, cache: Cache, file: &[(&str, &str)]) -> Self {
+        let clock = Arc::new(TestClock::at(NOW));
+        let log = DecisionLog::open(&dir.path().join("log.db"), LogSettings::default(), clock.clone()).unwrap();
+        let engine = Engine::new(Parts {
+            cache,
+            callouts: Arc::new(Silence),
+            clock,
+            directory: Directory::default(),
+            settings: Settings::default(),
+            observer: Arc::new(LogObserver),
+        });
+        let node = Self { control: open(dir), domains: Domains::new(engine.clone(), log), engine };
+        node.read_file(file);
+        node
+    }
+
+    /// The file is another from now on, and is in force before anything is settled. A route that ends in `!` folds local parts.
+    fn read_file(&self, file: &[(&str, &str)]) {
+        let configs = file.iter().map(|(name, route)| {
+            let route_and_case = route.strip_suffix('!');
+            let hops = vec![route_and_case.unwrap_or(route).parse().unwrap()];
+            let mut config = DomainConfig::new(name, Route { hops, tls: TlsPolicy::Off });
+            config.policy.fold_local_part = route_and_case.is_some();
+            config
+        });
+        self.domains.set_file(configs.collect(), Policy::default(), TlsPolicy::Off, &self.control.local());
+    }
+
+    async fn settle(&self) -> Result<(), String> {
+        let actor = Actor { who: "configuration file".into(), from: "test".into() };
+        self.domains.settle(&self.control, &actor).await.map(drop).map_err(|error| error.to_string())
+    }
+
+    async fn learn(&self, recipient: &str) {
+        let recipient: Recipient = recipient.parse().unwrap();
+        let epoch = self.engine.cache().lookup(&recipient).unwrap().epoch;
+        let record = Record {
+            state: RecipientState::Valid,
+            checked_at: NOW,
+            expires_at: NOW.after(Duration::from_secs(3600)),
+            destination: "mx.example:25".into(),
+            reply: None,
+        };
+        self.engine.cache().put_recipient(&recipient, record, epoch).await.unwrap();
+    }
+
+    fn is_known(&self, recipient: &str) -> bool {
+        self.engine.cache().lookup(&recipient.parse().unwrap()).unwrap().recipient.is_some()
+    }
+
+    async fn audited(&self) -> Vec<(String, String)> {
+        let page = self.control.audit(Principal::socket(), None, 1000).await.unwrap();
+        page.entries.into_iter().map(|entry| (entry.action, entry.object)).collect()
+    }
+}
+
+/// A file, the one that takes its place for a while, and a recipient that is asked for meanwhile.
+type There<'a> = &'a [(&'a str, &'a str)];
+const AND_BACK: [(There<'static>, There<'static>, &str); 5] = [
+    (&[("a.example", "one")], &[("a.example", "two")], "anna@a.example"),
+    (&[("a.example", "one")], &[("a.example", "one!")], "anna@a.example"),
+    (&[("*.example", "one")], &[("*.example", "two")], "anna@sub.example"),
+    (&[("*.example", "one")], &[("*.example", "one"), ("sub.example", "two")], "anna@sub.example"),
+    (&[("*.example", "one")], &[("*.example", "one"), ("*.sub.example", "two")], "anna@deep.sub.example"),
+];
+
+#[tokio::test]
+async fn what_is_learned_under_a_route_that_is_never_settled_does_not_count_for_the_one_before() {
+    for (one, two, recipient) in AND_BACK {
+        let dir = TempDir::new().unwrap();
+        let node = Node::start(&dir, one);
+        node.settle().await.unwrap();
+        node.read_file(two);
+        node.learn(recipient).await;
+        node.read_file(one);
+        assert!(node.domains.is_unsettled());
+        node.settle().await.unwrap();
+        assert!(!node.is_known(recipient), "{two:?}");
+        assert_eq!(node.audited().await.len(), 1, "{two:?}");
+
+        // It is settled now, and that holds over a start.
+        node.learn(recipient).await;
+        node.read_file(one);
+        node.settle().await.unwrap();
+        drop(node);
+        let node = Node::start(&dir, one);
+        node.settle().await.unwrap();
+        assert!(node.is_known(recipient), "{two:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_learned_under_a_route_that_is_never_settled_does_not_count_after_a_kill() {
+    for (one, two, recipient) in AND_BACK {
+        let dir = TempDir::new().unwrap();
+        let node = Node::start(&dir, one);
+        node.settle().await.unwrap();
+        let database = rusqlite::Connection::open(dir.path().join("control.db")).unwrap();
+        database.execute_batch("ALTER TABLE audit RENAME TO gone").unwrap();
+        node.read_file(two);
+        node.learn(recipient).await;
+        let why = node.settle().await.unwrap_err();
+        assert!(why.contains("the control database can't be written"), "{why}");
+        drop(node);
+        database.execute_batch("ALTER TABLE gone RENAME TO audit").unwrap();
+        let node = Node::start(&dir, one);
+        node.settle().await.unwrap();
+        assert!(!node.is_known(recipient), "{two:?}");
+        assert_eq!(node.audited().await.len(), 1, "{two:?}");
+    }
+}
+
+/// Each commit is a sync of the disk.
+#[tokio::test]
+async fn a_thousand_domains_that_lead_elsewhere_are_cleared_in_a_few_commits() {
+    let names: Vec<String> = (0..1_000).map(|number| format!("d{number}.example")).collect();
+    let file = |route| -> Vec<(&str, &str)> { names.iter().map(|name| (name.as_str(), route)).collect() };
+    let dir = TempDir::new().unwrap();
+    let commits = Arc::new(AtomicU64::new(0));
+    let counted = commits.clone();
+    let pace = move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        tokio::task::yield_now()
+    };
+    let options = Options { map_size: 64 << 20, ..Options::default() };
+    let cache = Cache::open_paced(&dir.path().join("cache"), &options, NOW, pace).unwrap();
+    let node = Node::over(&dir, cache, &file("one"));
+    node.settle().await.unwrap();
+    for recipient in ["anna@d0.example", "anna@d999.example"] {
+        node.learn(recipient).await;
+    }
+    let before = commits.load(Ordering::Relaxed);
+    node.read_file(&file("two"));
+    node.settle().await.unwrap();
+    assert!(!node.is_known("anna@d0.example") && !node.is_known("anna@d999.example"));
+    assert_eq!(node.audited().await.len(), names.len());
+    let commits = commits.load(Ordering::Relaxed) - before;
+    assert!(commits <= 30, "{commits}");
+    assert_eq!(node.engine.cache().routes().unwrap().get("d7.example").map(String::as_str), Some("two:25"));
+}
+
+#[test]
+fn of_a_clear_that_fails_the_audit_log_says_so() {
+    let (runtime, writers) = (tokio::runtime::Runtime::new().unwrap(), tokio::runtime::Runtime::new().unwrap());
+    let dir = TempDir::new().unwrap();
+    let options = Options { map_size: 64 << 20, ..Options::default() };
+    let cache = {
+        let _guard = writers.enter();
+        Cache::open_paced(&dir.path().join("cache"), &options, NOW, || std::future::ready(())).unwrap()
+    };
+    let node = Node::over(&dir, cache, &[("a.example", "one")]);
+    // As where the process was killed before the route of a new domain was written down.
+    runtime.block_on(node.learn("anna@a.example"));
+    drop(writers);
+    let why = runtime.block_on(node.settle()).unwrap_err();
+    assert!(why.contains("restart Callahead"), "{why}");
+    assert!(node.domains.is_unsettled());
+    let expected = ["cache.clear_failed", "cache.clear"].map(|action| (action.to_owned(), "a.example".to_owned()));
+    assert_eq!(runtime.block_on(node.audited()), expected);
 }
