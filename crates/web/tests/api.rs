@@ -418,6 +418,69 @@ async fn a_clear_that_can_not_be_written_into_the_audit_log_is_refused_and_clear
     }
 }
 
+/// Somebody who asks for this and is gone before the control database, which is held up by another change, has taken it.
+async fn ask_and_go_away(bench: &Bench, token: &str, method: &str, target: &str, body: &str) {
+    let (go_on, held_up) = std::sync::mpsc::channel();
+    let (held_up, followed) = (std::sync::Mutex::new(held_up), bench.administration.domains.clone());
+    // The follower is called once as it is set.
+    go_on.send(()).unwrap();
+    bench.administration.control.set_follower(move |local| {
+        let _ = held_up.lock().unwrap().recv();
+        followed.follow(local);
+    });
+    let (control, now) = (bench.administration.control.clone(), bench.engine.now());
+    let other = Change { kind: Kind::Session, key: "none".into(), expected: Expected::Anything, body: None };
+    let other = tokio::spawn(async move { control.apply(vec![other], Vec::new(), now).await });
+    // What is asked of this server on one connection after another has been begun when the next one is answered.
+    let others = async || {
+        for _ in 0..10 {
+            assert_eq!(bench.get("/healthz").await.status, 200);
+        }
+    };
+    let mut stream = bench.connect().await;
+    let length = body.len();
+    let request = format!(
+        "{method} {target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    others().await;
+    drop(stream);
+    others().await;
+    drop(go_on);
+    other.await.unwrap().unwrap();
+}
+
+/// Waits for what is done without anybody to answer.
+async fn until(what: impl AsyncFn() -> bool) {
+    tokio::time::timeout(Duration::from_secs(30), async {
+        while !what().await {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_clear_is_done_and_a_change_settled_though_whoever_asked_for_it_goes_away() {
+    let (bench, root) = bench().await;
+    assert_eq!(verdict(&bench, "bad@example.com").await, Some("invalid"));
+    bench.engine.shutdown(Duration::from_secs(5)).await;
+    ask_and_go_away(&bench, &root, "DELETE", "/api/v1/cache/bad@example.com", "").await;
+    let kept = async |address: &str| bench.engine.cache().lookup(&address.parse().unwrap()).unwrap().recipient;
+    until(async || kept("bad@example.com").await.is_none()).await;
+
+    let made = json!({"name": "new.example", "route": ["a.example.net"]});
+    bench.call(&root, "POST", "/api/v1/domains", Some(&made)).await.created();
+    assert_eq!(verdict(&bench, "bad@new.example").await, Some("invalid"));
+    bench.engine.shutdown(Duration::from_secs(5)).await;
+    let other = r#"{"route": ["b.example.net"]}"#;
+    ask_and_go_away(&bench, &root, "PATCH", "/api/v1/domains/new.example", other).await;
+    until(async || kept("bad@new.example").await.is_none()).await;
+    until(async || !bench.administration.domains.is_unsettled()).await;
+}
+
 #[tokio::test]
 async fn a_token_shows_its_secret_once_works_within_its_scopes_and_ends_at_once() {
     let (bench, root) = bench().await;

@@ -1,6 +1,7 @@
 //! `/cache`: what is kept, and clears.
 
 use axum::extract::State as Given;
+use axum::http::StatusCode;
 use axum::response::Json;
 use callahead_cache::{Entry, EntryState, Filter, Scope};
 use callahead_control::AuditEntry;
@@ -82,7 +83,8 @@ pub(crate) async fn clear_address(
 ) -> Answer {
     let recipient = parse_recipient(&address)?;
     query.end(&[])?;
-    clear_scope(&state, &asker, Scope::Recipient(state.engine.canonical(recipient))).await
+    let scope = Scope::Recipient(state.engine.canonical(recipient));
+    to_its_end(clear_scope(state, asker, scope)).await
 }
 
 /// Clear a domain, or everything
@@ -96,17 +98,25 @@ pub(crate) async fn clear_address(
 )]
 pub(crate) async fn clear(Given(state): Given<State>, asker: Asker, mut query: Parameters) -> Answer {
     if query.is_absent() {
-        return clear_scope(&state, &asker, Scope::All).await;
+        return to_its_end(clear_scope(state, asker, Scope::All)).await;
     }
     let domain = query.take("domain")?;
     query.end(&["domain"])?;
     match domain {
-        Some(domain) => clear_scope(&state, &asker, Scope::Domain(parse_domain(&domain)?)).await,
+        Some(domain) => to_its_end(clear_scope(state, asker, Scope::Domain(parse_domain(&domain)?))).await,
         None => Err(Problem::bad_request("the query is empty: leave the ? out to clear everything, or give domain")),
     }
 }
 
-async fn clear_scope(state: &State, asker: &Asker, scope: Scope) -> Answer {
+/// Does it as a task of its own, so that what was begun is done though whoever asked goes away.
+pub(super) async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Answer<T>> + Send + 'static) -> Answer<T> {
+    tokio::spawn(work).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a request was not answered");
+        Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "how far it was done is not known: look, and ask again"))
+    })
+}
+
+async fn clear_scope(state: State, asker: Asker, scope: Scope) -> Answer {
     let administration = &state.administration;
     let (mut cleared, domain): (_, Option<Domain>) = match &scope {
         Scope::Recipient(recipient) => {
@@ -115,13 +125,25 @@ async fn clear_scope(state: &State, asker: &Asker, scope: Scope) -> Answer {
         Scope::Domain(domain) => (json!({"scope": "domain", "domain": domain.to_string()}), Some(domain.clone())),
         Scope::All => (json!({"scope": "all"}), None),
     };
+    let ownership = domain.as_ref().and_then(|domain| administration.ownership(&state.engine, domain));
+    let object = scope.to_string();
+    let entry = |action: &str| {
+        let entry = AuditEntry::new(asker.actor(), action, &object);
+        vec![match &ownership {
+            Some(ownership) => entry.about(&ownership.name, ownership.owner.as_deref()),
+            None => entry,
+        }]
+    };
     // Written before it is done: there is no clear without its entry.
-    let mut entry = AuditEntry::new(asker.actor(), "cache.clear", &scope.to_string());
-    if let Some(ownership) = domain.as_ref().and_then(|domain| administration.ownership(&state.engine, domain)) {
-        entry = entry.about(&ownership.name, ownership.owner.as_deref());
+    administration.control.apply(Vec::new(), entry("cache.clear"), state.engine.now()).await?;
+    let cleared_or_not = state.engine.clear(scope).await;
+    if cleared_or_not.is_err()
+        && let Err(error) =
+            administration.control.apply(Vec::new(), entry("cache.clear_failed"), state.engine.now()).await
+    {
+        tracing::error!(%error, "that a clear failed can't be written into the audit log");
     }
-    administration.control.apply(Vec::new(), vec![entry], state.engine.now()).await?;
-    let done = state.engine.clear(scope).await?;
+    let done = cleared_or_not?;
     cleared["entries"] = json!(done.entries);
     cleared["epoch"] = json!(done.epoch.0);
     tracing::info!(%cleared, by = asker.actor().who, from = asker.from, "the cache was cleared through the API");

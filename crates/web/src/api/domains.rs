@@ -6,11 +6,12 @@ use std::sync::Arc;
 use axum::extract::State as Given;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Json, Response};
-use callahead_control::{AuditEntry, Change, DomainSpec, Expected, Kind, Permission, Record, Role};
+use callahead_control::{Actor, AuditEntry, Change, DomainSpec, Expected, Kind, Permission, Record, Role};
 use callahead_engine::{DomainConfig, rfc3339};
 use callahead_smtp::Domain;
 use serde_json::{Map, Value, json};
 
+use super::cache::to_its_end;
 use super::request::{Answer, Asker, Body, IfMatch, Named, Paging, Segment, in_words, tagged, with_next};
 use super::schema;
 use crate::events::Event;
@@ -416,29 +417,32 @@ async fn write(
         .record(before.as_ref(), after.as_ref());
     let body = after.map(|after| after.to_string());
     let change = Change { kind: Kind::Domain, key: subject.name.clone(), expected, body };
-    asker.apply(state, None, vec![change], entry).await?;
-    tracing::info!(
-        domain = subject.name,
-        action,
-        by = asker.actor().who,
-        from = asker.from,
-        "a domain was changed through the API"
-    );
-    forget_other_destinations(state, asker).await
+    let (state, asker, name, action) = (state.clone(), asker.clone(), subject.name.clone(), action.to_owned());
+    // Where a change is in force, what follows from it is not left undone.
+    to_its_end(async move {
+        asker.apply(&state, None, vec![change], entry).await?;
+        let actor = asker.actor();
+        tracing::info!(
+            domain = name,
+            action,
+            by = actor.who,
+            from = actor.from,
+            "a domain was changed through the API"
+        );
+        forget_other_destinations(&state, &actor).await
+    })
+    .await
 }
 
 /// What is known of a destination is forgotten where the domain leads elsewhere now, before the change is acknowledged.
-async fn forget_other_destinations(state: &State, asker: &Asker) -> Answer<()> {
-    let (domains, control, actor) =
-        (Arc::clone(&state.administration.domains), state.administration.control.clone(), asker.actor());
-    // As a task of its own, so that it is done though whoever asked goes away.
-    let settled = tokio::spawn(async move { domains.settle(&control, &actor).await }).await;
-    let why = match settled {
-        Ok(Ok(moved)) => {
+async fn forget_other_destinations(state: &State, actor: &Actor) -> Answer<()> {
+    let administration = &state.administration;
+    let why = match administration.domains.settle(&administration.control, actor).await {
+        Ok(moved) => {
             for (domain, name) in
                 moved.iter().flat_map(|moved| moved.domains.iter().map(|domain| (domain, &moved.name)))
             {
-                state.administration.events.tell(|_| Event {
+                administration.events.tell(|_| Event {
                     kind: "clear",
                     domain: Some(domain.to_string()),
                     data: json!({"scope": "domain", "domain": domain.to_string(), "because_of": name}).to_string(),
@@ -446,7 +450,6 @@ async fn forget_other_destinations(state: &State, asker: &Asker) -> Answer<()> {
             }
             return Ok(());
         }
-        Ok(Err(error)) => error.to_string(),
         Err(error) => error.to_string(),
     };
     tracing::error!(why, "what is known of another destination can't be cleared yet");

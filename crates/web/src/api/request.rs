@@ -54,6 +54,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
 }
 
 /// Who asks: let in by [`access::enter`], and from where.
+#[derive(Clone)]
 pub(crate) struct Asker {
     pub(crate) principal: Principal,
     pub(crate) from: String,
