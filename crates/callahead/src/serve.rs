@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{Id, JoinSet};
+use tokio::time::Interval;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache_file;
@@ -37,6 +39,9 @@ use crate::output;
 const GRACE: Duration = Duration::from_secs(5);
 /// How much longer than that a whole stop may take: sessions end with QUIT, and what is left is written.
 const STOP_GRACE: Duration = Duration::from_secs(15);
+
+/// How much longer a start may take, told again and again until it is over, whatever the unit's TimeoutStartSec is.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often the cache is swept, and metrics with it.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -98,7 +103,14 @@ pub async fn run(args: ServeArgs, decisions: DecisionLines) -> anyhow::Result<u8
     open_as_many_files_as_allowed();
     let cache_folder = config.data_dir.join("cache");
     cache_file::before_it_is_opened(&cache_folder).await;
-    let mut server = Server::start(config, Arc::new(decisions)).await?;
+    let mut patience = tokio::time::interval(PATIENCE / 3);
+    let extended = [NotifyState::ExtendTimeoutUsec(u32::try_from(PATIENCE.as_micros()).unwrap_or(u32::MAX))];
+    let start = Box::pin(Server::start(config, Arc::new(decisions)));
+    let mut server = tokio::select! {
+        server = meanwhile(start, &mut patience, &extended) => server?,
+        _ = terminate.recv() => return Ok(DONE),
+        _ = interrupt.recv() => return Ok(DONE),
+    };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %server.config.node, domains = server.config.domains.len(), "ready");
     server.tell_set_up();
     notify(&[NotifyState::Ready, NotifyState::Status("answering")]);
@@ -120,8 +132,12 @@ pub async fn run(args: ServeArgs, decisions: DecisionLines) -> anyhow::Result<u8
                 if let Ok(now) = reloading {
                     notify(&[NotifyState::Reloading, now]);
                 }
-                server.reload(&args.config).await;
-                notify(&[NotifyState::Ready]);
+                let reloaded = Box::pin(server.reload(&args.config));
+                tokio::select! {
+                    () = meanwhile(reloaded, &mut watchdog, &[NotifyState::Watchdog]) => notify(&[NotifyState::Ready]),
+                    _ = terminate.recv() => break,
+                    _ = interrupt.recv() => break,
+                }
             }
             _ = watchdog.tick() => notify(&[NotifyState::Watchdog]),
         }
@@ -559,6 +575,20 @@ async fn refresh_certificates(gateway: Option<Gateway>, http: Option<TlsServer>,
     }
 }
 
+/// Waits for what may take a while where many domains lead elsewhere and are cleared, and has systemd not end the process over it.
+async fn meanwhile<T>(
+    mut work: Pin<Box<impl Future<Output = T>>>,
+    ticks: &mut Interval,
+    told: &[NotifyState<'_>],
+) -> T {
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = ticks.tick() => notify(told),
+        }
+    }
+}
+
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "systemd was not told");
@@ -566,7 +596,7 @@ fn notify(states: &[NotifyState<'_>]) {
 }
 
 /// Ticks at half of what systemd's watchdog allows; never where there is none.
-fn watchdog() -> tokio::time::Interval {
+fn watchdog() -> Interval {
     const NEVER: Duration = Duration::from_secs(365 * 86_400);
     let every = sd_notify::watchdog_enabled().map_or(NEVER, |within| within / 2);
     let mut interval = tokio::time::interval(every.max(Duration::from_millis(100)));
