@@ -118,7 +118,10 @@ pub(super) async fn clear(visitor: Visitor, Path(address): Path<String>) -> Answ
     parsed(&address)?;
     let done = visitor.ui.api.delete(&visitor, &format!("/api/v1/cache/{}", encode(&address))).await?;
     match done["entries"].as_u64() {
-        Some(0) => visitor.say("good", format!("{address} is cleared. Nothing was kept of it.")),
+        Some(0) => visitor.say(
+            "good",
+            format!("{address} is cleared: nothing learned before is used any more. It had no entry of its own."),
+        ),
         _ => visitor.say("good", format!("{address} is cleared: nothing learned before is used any more.")),
     }
     Ok(go(&format!("/recipients/{}", encode(&address))))
