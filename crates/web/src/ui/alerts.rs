@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -168,7 +169,9 @@ fn read(file: &Path) -> io::Result<Vec<Kept>> {
 /// Beside the old one first, so that a kill leaves one or the other.
 fn write(file: &Path, kept: &[Kept]) -> io::Result<()> {
     let beside = file.with_extension("new");
-    let mut new = fs::File::create(&beside)?;
+    // Who left one behind may have made it for others to read.
+    let _ = fs::remove_file(&beside);
+    let mut new = fs::File::options().write(true).create_new(true).mode(0o600).open(&beside)?;
     new.write_all(&serde_json::to_vec(kept)?)?;
     new.sync_all()?;
     fs::rename(&beside, file)
@@ -258,6 +261,7 @@ pub(super) fn words(kind: AlertKind) -> (&'static str, &'static str, &'static st
 mod tests {
     use super::*;
     use callahead_engine::TestClock;
+    use std::os::unix::fs::PermissionsExt as _;
 
     fn always(_: &str) -> Option<Timestamp> {
         Some(Timestamp(0))
@@ -324,6 +328,8 @@ mod tests {
         clock.advance(FOR / 2);
         board.alert(&alert("b.example", AlertKind::AcceptAll));
         keep(&board);
+        let mode = fs::metadata(&file).unwrap_or_else(|error| panic!("{error}")).permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "it names domains, and has destinations' words");
         let mut lasting = board.standing(always);
         lasting.retain(|shown| shown.kind != AlertKind::Greylists);
         assert_eq!(lasting.len(), AlertKind::ALL.len());
