@@ -331,14 +331,11 @@ async fn clear(engine: &Engine, steps: &[Step]) -> Result<Vec<u64>, SettleError>
         domains.extend(step.domains.iter().map(|domain| (at, Scope::Domain(domain.clone()))));
     }
     let mut domains = domains.into_iter();
-    // The first one has the callouts asked in new sessions from now on, once for all of them.
-    let Some((at, scope)) = domains.next() else { return Ok(entries) };
-    entries[at] = engine.clear(scope).await?.entries;
     let mut under_way = JoinSet::new();
     loop {
         for (at, scope) in domains.by_ref().take(AT_A_TIME - under_way.len()) {
-            let (cache, now) = (engine.cache().clone(), engine.now());
-            under_way.spawn(async move { (at, cache.clear(scope, now).await) });
+            let engine = engine.clone();
+            under_way.spawn(async move { (at, engine.clear(scope).await) });
         }
         let Some(done) = under_way.join_next().await else { return Ok(entries) };
         let (at, cleared) = done?;
