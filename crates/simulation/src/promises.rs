@@ -16,7 +16,6 @@ use crate::history::{Asked, Events, Fact, History, Learned, MAY_BE_LOST, Said, S
 use crate::node::{FLIGHTS, HELD, check_queues};
 use crate::world::World;
 
-const HOUR: Duration = Duration::from_secs(3600);
 /// Nothing that speaks against a recipient is served for longer.
 const INVALID_AT_MOST: Duration = Duration::from_secs(2 * 3600);
 /// Nor is a word that the mailbox exists and takes nothing now.
