@@ -12,6 +12,8 @@ pub enum Ended {
     Closed,
     /// The client closed within a message: how one is given up that must not be delivered.
     WithinMessage,
+    /// The client closed within a TLS handshake, where nothing can be said.
+    WithinHandshake,
     /// The destination itself closed it.
     ByUs,
 }

@@ -91,6 +91,7 @@ pub(crate) struct Session {
     /// What was said of whom in this session, with its mark.
     remembered: HashMap<String, (String, Option<u64>)>,
     pub(crate) within_message: bool,
+    within_handshake: bool,
 }
 
 impl Destination {
@@ -224,10 +225,12 @@ impl Destination {
             unsent: Vec::new(),
             remembered: HashMap::new(),
             within_message: false,
+            within_handshake: false,
         };
         let ended = match session.converse(too_many).await {
             Ended::Closed if session.quit => Ended::Quit,
             Ended::Closed if session.within_message => Ended::WithinMessage,
+            _ if session.within_handshake => Ended::WithinHandshake,
             ended => ended,
         };
         session.note(|record| record.ended = ended);
@@ -560,7 +563,10 @@ impl Session {
             }
             Tls::HangAfter220 => {
                 self.flush().await?;
-                return Ok(Next::Mute);
+                self.within_handshake = true;
+                let mut unread = [0; 1024];
+                while self.stream.read(&mut unread).await? > 0 {}
+                return Ok(Next::Close);
             }
             Tls::GarbageAfter220 => {
                 self.flush().await?;
