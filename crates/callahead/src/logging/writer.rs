@@ -41,7 +41,7 @@ pub(super) struct Line<'a> {
     urgent: bool,
 }
 
-/// Writes what is left when it is dropped, as far as the reader takes it within [`LAST_WITHIN`].
+/// Writes what is left when it is dropped, as far as the reader takes it within 5 s.
 #[derive(Debug)]
 #[must_use = "what waits to be written is lost when the process ends before this is dropped"]
 pub struct Flush {
