@@ -66,12 +66,16 @@ async fn nobody_relays_to_a_domain_that_is_not_configured_however_it_is_spelled(
         ("<@one.example:x@elsewhere.example>", "501 5.1.3"),
         ("<@elsewhere.example:anna@one.example>", "501 5.1.3"),
         ("<@one.example,@two.example:x@elsewhere.example>", "501 5.1.3"),
-        // As if the quotes had been there: the domain is the one behind the last @, and no other.
-        ("<x@elsewhere.example@one.example>", "550 5.1.1"),
+        // A server behind that lets this node relay would send these on.
+        ("<x@elsewhere.example@one.example>", "550 5.7.1"),
         ("<x@one.example@elsewhere.example>", "550 5.7.1"),
-        ("<elsewhere.example!x@one.example>", "550 5.1.1"),
-        ("<x%elsewhere.example@one.example>", "550 5.1.1"),
-        ("<\"x@elsewhere.example\"@one.example>", "550 5.1.1"),
+        ("<elsewhere.example!x@one.example>", "550 5.7.1 Relaying denied: sender-specified routing"),
+        ("<x%elsewhere.example@one.example>", "550 5.7.1 Relaying denied: sender-specified routing"),
+        ("<\"x@elsewhere.example\"@one.example>", "550 5.7.1 Relaying denied: sender-specified routing"),
+        ("<\"x\\@elsewhere.example\"@one.example>", "550 5.7.1 Relaying denied: sender-specified routing"),
+        // Names.
+        ("<x%elsewhere@one.example>", "550 5.1.1"),
+        ("<x!@one.example>", "550 5.1.1"),
         ("<\"x@one.example\"@elsewhere.example>", "550 5.7.1"),
         ("<\"x>\"@elsewhere.example>", "550 5.7.1"),
         ("<x@[10.0.0.1]>", "550 5.7.1"),
@@ -94,6 +98,7 @@ async fn nobody_relays_to_a_domain_that_is_not_configured_however_it_is_spelled(
     for command in record.sessions.iter().flat_map(|session| &session.commands) {
         if let Some(path) = command.strip_prefix("RCPT TO:<") {
             assert!(path.ends_with("@one.example>"), "{}", record.dialogue());
+            assert!(!path.contains("elsewhere.example"), "{}", record.dialogue());
         }
     }
     assert!(record.messages.is_empty());

@@ -24,7 +24,7 @@ use super::command::{Rcpt, say};
 use super::relay::{Finished, Patience, Relay};
 use super::session::{Event, Session};
 use super::wording::lost;
-use super::{InForce, Inner, proxy, trace};
+use super::{InForce, Inner, proxy, routing, trace};
 use crate::server::{Counters, write_within};
 
 /// Octets read at once, from a client.
@@ -373,17 +373,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
 
     /// Answers RCPT: at once where nobody has to be asked, with the replies to what came with it.
     async fn recipient(&mut self, rcpt: &Rcpt) -> Result<(), End> {
-        let decided = self.inner.engine.decide_cached(&self.question(rcpt));
-        let refusal = decided.as_ref().ok().and_then(refusal);
-        let reply = match refusal {
-            Some(reply) => reply,
-            None => {
-                self.flush().await?;
-                Box::pin(self.recipient_by_server(rcpt, decided)).await
+        let reply = if routing::is_given(&rcpt.address) {
+            self.refuse_routing(rcpt)
+        } else {
+            let decided = self.inner.engine.decide_cached(&self.question(rcpt));
+            let refusal = decided.as_ref().ok().and_then(refusal);
+            match refusal {
+                Some(reply) => reply,
+                None => {
+                    self.flush().await?;
+                    Box::pin(self.recipient_by_server(rcpt, decided)).await
+                }
             }
         };
         self.session.answer(&reply);
         if self.session.output() >= WRITE_AHEAD { self.flush().await } else { Ok(()) }
+    }
+
+    /// Whatever is kept of such a recipient, and whatever its domain's lists say of it: the server behind must not see it.
+    fn refuse_routing(&self, rcpt: &Rcpt) -> Reply {
+        let reply = say(550, (5, 7, 1), "Relaying denied: sender-specified routing is not accepted here");
+        tracing::info!(
+            target: "callahead::message",
+            client = %self.session.client().address,
+            sender = self.session.mail().map(|mail| mail.sender.as_str()),
+            recipient = %String::from_utf8_lossy(&rcpt.address),
+            reply = %reply,
+            "the recipient's address names a way of its own"
+        );
+        reply
     }
 
     fn question<'q>(&'q self, rcpt: &'q Rcpt) -> Question<'q> {

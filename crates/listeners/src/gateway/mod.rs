@@ -19,8 +19,8 @@
 //!
 //! Nothing that a client sends is trusted. It is bounded by [`Settings`] and the `MAX_` constants; a line ends in CR LF and content in
 //! CR LF `.` CR LF and nothing else; what could be read in another way by another server is refused. Nobody relays to a domain
-//! that is not configured, however the address is spelled, since only a [`Recipient`](callahead_smtp::Recipient) in a configured
-//! domain is ever written into a RCPT. XCLIENT and PROXY headers count only from [`Settings::trusted`] networks.
+//! that is not configured, however the address is spelled: only a [`Recipient`](callahead_smtp::Recipient) in a configured domain is ever
+//! written into a RCPT, and none whose local part is an address again (`routing`), which the server behind might send on. XCLIENT and PROXY headers count only from [`Settings::trusted`] networks.
 
 mod clients;
 pub mod command;
@@ -28,6 +28,7 @@ mod connection;
 pub mod content;
 pub mod proxy;
 mod relay;
+mod routing;
 pub mod session;
 mod trace;
 mod wording;
