@@ -716,6 +716,41 @@ async fn a_slow_client_has_so_much_time_for_a_command_for_its_message_and_in_all
 }
 
 #[tokio::test(start_paused = true)]
+async fn neither_half_a_command_nor_one_that_brings_nothing_on_wins_a_client_time() {
+    let (world, destination) = World::one();
+    for (transaction, said, lasts) in [
+        (false, "N", 320),
+        (false, "NOOP\r\n", 1200),
+        (true, "N", 320),
+        (true, "NOOP\r\n", 320),
+        (true, "VRFY x\r\n", 320),
+        (true, "FOO\r\n", 320),
+        (true, "RCPT TO:<anna@one.example>\r\n", 1200),
+    ] {
+        let mut client = world.client().await;
+        if transaction {
+            client.envelope("anna@one.example").await;
+        }
+        let began = tokio::time::Instant::now();
+        while began.elapsed().as_secs() < 1200 && !client.serving.is_finished() {
+            client.try_send(said.as_bytes()).await;
+            tokio::time::sleep(Duration::from_secs(40)).await;
+        }
+        // It is looked every 40 s whether the 5 min were over.
+        assert_eq!(began.elapsed().as_secs(), lasts, "{transaction} {said:?}");
+    }
+    // Nor does a server wait for a client that only says NOOP: its session is ended as if the client said nothing.
+    settle().await;
+    let mut client = world.client_with("anna@one.example").await;
+    assert!(client.data("x\r\n.\r\n").await.starts_with("250"));
+    for _ in 0..5 {
+        client.expect("NOOP", "250").await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(destination.record().sessions.iter().all(|session| session.ended != Ended::NotYet));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_read_its_replies_is_given_up() {
     let world = World::new(Settings { commands: u32::MAX, ..settings() });
     let mut client = world.client().await;

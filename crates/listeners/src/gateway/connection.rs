@@ -70,6 +70,10 @@ struct Connection<'a, S> {
     /// When octets of the client came last.
     heard: Instant,
     ends_at: Instant,
+    /// Since when it is waited for what brings the session on; from the next wait where that has just come.
+    waits_since: Option<Instant>,
+    /// Since when the server's session has been idle.
+    link_idle_since: Option<Instant>,
     /// Rings when a wait is over, or before: it is set anew when it rings, and not for each command.
     alarm: Pin<Box<Sleep>>,
     _counted: Option<Counted>,
@@ -143,6 +147,8 @@ where
         message: None,
         heard: Instant::now(),
         ends_at: Instant::now() + settings.session_timeout,
+        waits_since: None,
+        link_idle_since: None,
         alarm: Box::pin(sleep(settings.command_timeout)),
         in_force,
         _counted: counted,
@@ -197,10 +203,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                 break self.out_of_time();
             }
             let said = self.session.commands();
+            let was_in_transaction = self.session.in_transaction();
             let event = self.session.next();
             let commands = self.session.commands() - said;
             if commands > 0 {
                 self.counters.requests.fetch_add(commands.into(), Ordering::Relaxed);
+            }
+            // Octets that make no command yet bring nothing on. Within a transaction neither does a command that nothing comes of, such as NOOP:
+            // a transaction holds a place at the server, and there are few.
+            let in_transaction = was_in_transaction && self.session.in_transaction();
+            if event.is_some() || (commands > 0 && !in_transaction) {
+                self.waits_since = None;
             }
             let went_on = match event {
                 Some(event) => {
@@ -227,12 +240,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         self.flush().await?;
         self.session.rest();
         let settings = &self.in_force.settings;
-        let patience = if self.session.in_content() { settings.data_timeout } else { settings.command_timeout };
         let now = Instant::now();
-        let until = (now + patience).min(self.ends_at);
-        // A server should not wait for our client's next thought.
-        let link_until = now + LINK_IDLE;
+        let until = if self.session.in_content() {
+            now + settings.data_timeout
+        } else {
+            *self.waits_since.get_or_insert(now) + settings.command_timeout
+        };
+        let until = until.min(self.ends_at);
+        // Not only where the alarm rings: what comes in is seen first.
+        if now >= until {
+            return Err(self.out_of_time());
+        }
+        // A server should not wait for our client's next thought, nor while it only says NOOP.
         let mut link_idle = self.relay.as_ref().is_some_and(|relay| relay.is_idle()) && !self.session.in_transaction();
+        self.link_idle_since = link_idle.then(|| self.link_idle_since.unwrap_or(now));
+        let link_until = self.link_idle_since.unwrap_or(now) + LINK_IDLE;
         loop {
             let session = &mut self.session;
             let stops = !session.in_transaction();

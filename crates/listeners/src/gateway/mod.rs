@@ -82,7 +82,7 @@ pub struct Settings {
     pub recipients: usize,
     /// Octets in a message. Default 50 MiB.
     pub message_size: u64,
-    /// For the next command. Default 5 min (RFC 5321 4.5.3.2.7).
+    /// For the next whole command; within a transaction for the next that brings it on, which NOOP does not. Default 5 min (RFC 5321 4.5.3.2.7).
     pub command_timeout: Duration,
     /// For the next part of a message, and for replies to be read. Default 3 min (RFC 5321 4.5.3.2.5).
     pub data_timeout: Duration,
