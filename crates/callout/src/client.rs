@@ -1,13 +1,14 @@
 //! A session for whoever relays mail: opened by the same way as a callout's, and said in it is what the caller writes.
 //!
-//! [`Callouts::connect`] goes through a route's hops until a host has greeted, answered EHLO, and encrypted where the route
-//! says so. The session belongs to the caller alone: it is not in the pool, and it does not count against a callout's
+//! [`Callouts::connect`] goes through a route's hops until a host has greeted, answered EHLO, encrypted where the route
+//! says so, and offered what the mail needs. The session belongs to the caller alone: it is not in the pool, and it does not count against a callout's
 //! bounds but has one of its own ([`Settings::relays_per_destination`](crate::Settings::relays_per_destination)). Commands and content are the caller's octets; replies are read by the same reader, with the same limits, as a callout's.
 //!
 //! A session that is dropped closes its connection without a word. That is what has to happen in the middle of a message that
 //! shall not be delivered; everywhere else it is ended by [`ClientSession::quit`].
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,8 +29,18 @@ pub struct ClientSession {
     session: Session,
     destination: String,
     quit_timeout: Duration,
+    others_unknown: bool,
     pool: Arc<HostPool>,
     _place: RelayPlace,
+}
+
+/// For whom a session is opened, and for what.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct For {
+    /// The network of the client that has its mail relayed, where it is one of many: it takes a place at a host only while it has fewer than are free.
+    pub client: Option<IpAddr>,
+    /// The mail may need SMTPUTF8: a host that offers it is preferred to those before it in the route.
+    pub smtputf8: bool,
 }
 
 /// Why no session could be opened.
@@ -44,7 +55,8 @@ pub enum ConnectError {
 }
 
 impl Callouts {
-    /// Opens a session with the first host of a route that can be used. `domain` is the recipient's, for a hop that is its MX.
+    /// Opens a session with the first host of a route that can be used, or of those the first that offers what the mail needs. `domain` is the
+    /// recipient's, for a hop that is its MX.
     ///
     /// A host that failed before is left alone by the circuit breaker that callouts have too.
     ///
@@ -54,21 +66,29 @@ impl Callouts {
         &self,
         route: &Route,
         domain: &Domain,
+        whom: For,
         deadline: Instant,
     ) -> Result<ClientSession, ConnectError> {
         let settings = self.inner.settings();
         let mut transcript = Transcript::none();
         let mut walk = Walk::new(route, domain, deadline);
+        // The first without what the mail needs, and whether another can't be told not to have it.
+        let mut unfit: Option<ClientSession> = None;
+        let mut others_unknown = false;
         loop {
             let (key, until) = match walk.next(&self.inner, &settings, &mut transcript).await {
                 Next::Host(key, until) => (key, until),
                 Next::NullMx => return Err(ConnectError::NullMx),
-                Next::End => return Err(ConnectError::Unreachable(walk.failures)),
+                Next::End => {
+                    others_unknown |= !walk.failures.is_empty();
+                    let unfit = unfit.map(|session| ClientSession { others_unknown, ..session });
+                    return unfit.ok_or(ConnectError::Unreachable(walk.failures));
+                }
             };
             let pool = self.inner.pool(&key);
             let failed = |failure, reply| HostFailure { host: pool.name.clone(), failure, reply };
             // Before the breaker is asked, so that nobody waits who is the one to see whether the host is back.
-            let place = match pool.relay(&settings, until).await {
+            let place = match pool.relay(whom.client, &settings, until).await {
                 Ok(place) => place,
                 Err(failure) => {
                     walk.failures.push(failed(failure, None));
@@ -90,7 +110,28 @@ impl Callouts {
                     session.offers.pipelining &= pool.pipelines();
                     let destination = pool.name.clone();
                     let quit_timeout = settings.quit_timeout;
-                    return Ok(ClientSession { session, destination, quit_timeout, pool, _place: place });
+                    let session = ClientSession {
+                        session,
+                        destination,
+                        quit_timeout,
+                        others_unknown: false,
+                        pool,
+                        _place: place,
+                    };
+                    if !whom.smtputf8 || session.offers().smtputf8 {
+                        if let Some(unfit) = unfit {
+                            tokio::spawn(unfit.quit());
+                        }
+                        return Ok(session);
+                    }
+                    match &unfit {
+                        None => unfit = Some(session),
+                        Some(_) => {
+                            // Nothing at all is what is offered by HELO, if only this once.
+                            others_unknown |= session.offers() == Offers::default();
+                            tokio::spawn(session.quit());
+                        }
+                    }
                 }
                 Err(trouble) => {
                     let failure = failed(trouble.failure, trouble.reply);
@@ -106,6 +147,11 @@ impl ClientSession {
     /// What the host offered in its reply to EHLO.
     pub fn offers(&self) -> Offers {
         self.session.offers
+    }
+
+    /// Whether a host of the route may offer what this one, which was the best, lacks: it could not be opened, or not by EHLO.
+    pub fn others_may_offer_more(&self) -> bool {
+        self.others_unknown
     }
 
     /// `host:port`, as the route or the MX names it.

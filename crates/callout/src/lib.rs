@@ -38,7 +38,7 @@ mod transcript;
 mod way;
 
 pub use callouts::{Callouts, Totals};
-pub use client::{ClientSession, ConnectError};
+pub use client::{ClientSession, ConnectError, For};
 pub use dial::{BoxStream, Dial, Stream, TcpDialer};
 pub use exchangers::RouteHost;
 pub use guard::{Guard, GuardedDialer, GuardedResolver};

@@ -1,6 +1,7 @@
 //! The sessions of one host: how many there may be, who waits for one, when they end, and what was learned of the host.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -49,6 +50,8 @@ struct State {
     background: usize,
     /// Sessions of relays.
     relays: usize,
+    /// Those of them that were opened for a client, by its network.
+    relays_of: HashMap<IpAddr, usize>,
     reaping: bool,
     closing: bool,
     breaker: Breaker,
@@ -139,7 +142,10 @@ enum Turn {
 }
 
 /// A relay's place at a host; given back when dropped.
-pub(crate) struct RelayPlace(Arc<HostPool>);
+pub(crate) struct RelayPlace {
+    pool: Arc<HostPool>,
+    client: Option<IpAddr>,
+}
 
 /// Being the one who sees whether a host is back; given back when dropped.
 pub(crate) struct Admission {
@@ -321,16 +327,29 @@ impl HostPool {
     }
 
     /// A place for a relay's session, when there is one before the deadline.
-    pub(crate) async fn relay(self: &Arc<Self>, settings: &Settings, deadline: Instant) -> Result<RelayPlace, Failure> {
+    ///
+    /// A client takes one only while it has fewer than are free. So one alone has half of them, and however many places a few take, those who come
+    /// after them still find some.
+    pub(crate) async fn relay(
+        self: &Arc<Self>,
+        client: Option<IpAddr>,
+        settings: &Settings,
+        deadline: Instant,
+    ) -> Result<RelayPlace, Failure> {
         loop {
             // Before the look, so that no end is missed, not the second of two that come at once either.
             let mut ended = pin!(self.relay_ended.notified());
             ended.as_mut().enable();
             {
                 let mut state = self.state();
-                if state.relays < settings.relays_per_destination {
+                let free = settings.relays_per_destination.saturating_sub(state.relays);
+                let own = client.and_then(|client| state.relays_of.get(&client).copied()).unwrap_or(0);
+                if own < free {
                     state.relays += 1;
-                    return Ok(RelayPlace(Arc::clone(self)));
+                    if let Some(client) = client {
+                        *state.relays_of.entry(client).or_default() += 1;
+                    }
+                    return Ok(RelayPlace { pool: Arc::clone(self), client });
                 }
             }
             if timeout_at(deadline, ended).await.is_err() {
@@ -604,8 +623,19 @@ fn count_out(pool: &Arc<HostPool>) {
 
 impl Drop for RelayPlace {
     fn drop(&mut self) {
-        self.0.state().relays -= 1;
-        self.0.relay_ended.notify_one();
+        let mut state = self.pool.state();
+        state.relays -= 1;
+        if let Some(client) = self.client
+            && let Some(count) = state.relays_of.get_mut(&client)
+        {
+            *count -= 1;
+            if *count == 0 {
+                state.relays_of.remove(&client);
+            }
+        }
+        drop(state);
+        // All, since the first of them may be one whose client has its share.
+        self.pool.relay_ended.notify_waiters();
     }
 }
 

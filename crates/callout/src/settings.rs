@@ -24,7 +24,8 @@ pub struct Settings {
     /// Sessions to one destination, those that are ending included. Default 20.
     pub sessions_per_destination: usize,
     /// Sessions of relays to one destination ([`Callouts::connect`](crate::Callouts::connect)), besides those of callouts. Default 25: together
-    /// fewer than the 50 that a Postfix takes from one client (`smtpd_client_connection_count_limit`).
+    /// fewer than the 50 that a Postfix takes from one client (`smtpd_client_connection_count_limit`). One client has fewer of them than are free
+    /// ([`For::client`](crate::For::client)).
     pub relays_per_destination: usize,
     /// Sessions in all. Default 1,000.
     pub sessions: usize,

@@ -641,7 +641,11 @@ async fn ten_thousand_hosts_are_remembered_and_those_that_nobody_asks_make_room(
     bench.server(1, Script::accept_all());
     bench.server(2, Script { reply_delay: Duration::from_secs(900), ..Script::accept_all() });
     let (domain, until) = (Domain::parse("one.example").unwrap(), tokio::time::Instant::now() + Duration::from_secs(9));
-    let relay = bench.callouts.connect(&route(&["10.0.0.1"], TlsPolicy::Off), &domain, until).await.unwrap();
+    let relay = bench
+        .callouts
+        .connect(&route(&["10.0.0.1"], TlsPolicy::Off), &domain, callahead_callout::For::default(), until)
+        .await
+        .unwrap();
     bench.callouts.reconfigure(Settings { timeout: Duration::from_secs(3600), ..settings() });
     bench.asks(2, "anna", false);
     for n in 1..9_998 {

@@ -5,16 +5,20 @@ mod common;
 
 use std::time::Duration;
 
-use callahead_callout::{ClientSession, ConnectError, Failure, MxAnswer, Step, TlsPolicy};
+use callahead_callout::{ClientSession, ConnectError, Failure, For, MxAnswer, Step, TlsPolicy};
 use callahead_smtp::Domain;
 use callahead_testbed::{Ended, Fault, Place, Script, Tls};
 use common::{Bench, address, route};
 use tokio::time::Instant;
 
 async fn connect(bench: &Bench, hops: &[&str], domain: &str) -> Result<ClientSession, ConnectError> {
+    connect_for(bench, hops, domain, For::default()).await
+}
+
+async fn connect_for(bench: &Bench, hops: &[&str], domain: &str, whom: For) -> Result<ClientSession, ConnectError> {
     let domain = Domain::parse(domain).unwrap();
     let until = Instant::now() + Duration::from_secs(30);
-    bench.callouts.connect(&route(hops, TlsPolicy::Opportunistic), &domain, until).await
+    bench.callouts.connect(&route(hops, TlsPolicy::Opportunistic), &domain, whom, until).await
 }
 
 #[tokio::test(start_paused = true)]
@@ -83,6 +87,60 @@ async fn a_host_has_so_many_relays_at_once_and_the_next_waits_for_one_to_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_takes_fewer_places_than_are_left_to_others() {
+    let bench = Bench::new(callahead_callout::Settings { relays_per_destination: 8, ..common::settings() });
+    bench.server(1, Script::taking_messages([]));
+    let client = |n: u8| For { client: Some([192, 0, 2, n].into()), ..For::default() };
+    let mut open = Vec::new();
+    for (n, places) in [(1, 4), (2, 2), (3, 1), (4, 1)] {
+        for _ in 0..places {
+            open.push(connect_for(&bench, &["10.0.0.1"], "one.example", client(n)).await.unwrap());
+        }
+        let began = Instant::now();
+        assert!(connect_for(&bench, &["10.0.0.1"], "one.example", client(n)).await.is_err(), "{n}");
+        assert_eq!(began.elapsed(), Duration::from_secs(30), "{n}");
+    }
+    // One that waits for its share does not keep another from the place that is free.
+    let (first, fifth, ()) = tokio::join!(
+        connect_for(&bench, &["10.0.0.1"], "one.example", client(1)),
+        connect_for(&bench, &["10.0.0.1"], "one.example", client(5)),
+        async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            open.pop();
+        }
+    );
+    assert!(first.is_err() && fifth.is_ok());
+    // Its own ends count, too.
+    open.clear();
+    assert!(connect_for(&bench, &["10.0.0.1"], "one.example", client(1)).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_with_smtputf8_is_preferred_where_the_mail_may_need_it() {
+    let (bench, lacking) = Bench::one(Script::taking_messages([]).without("SMTPUTF8"));
+    bench.server(2, Script::taking_messages([]));
+    bench.server(3, Script::taking_messages([]).without("SMTPUTF8"));
+    bench.server(4, Script::taking_messages([]).fault(callahead_testbed::Step::Ehlo, Fault::Reply("502 no".into())));
+    bench.net.set(address(9), Place::Refused);
+    let needed = For { smtputf8: true, ..For::default() };
+    for (whom, hops, host, others_may_offer_more) in [
+        (needed, &["10.0.0.1", "10.0.0.2"][..], 2, false),
+        (For::default(), &["10.0.0.1", "10.0.0.2"], 1, false),
+        (needed, &["10.0.0.1", "10.0.0.3"], 1, false),
+        (needed, &["10.0.0.1", "10.0.0.9"], 1, true),
+        (needed, &["10.0.0.9", "10.0.0.1"], 1, true),
+        (needed, &["10.0.0.1", "10.0.0.4"], 1, true),
+    ] {
+        let session = connect_for(&bench, hops, "one.example", whom).await.unwrap();
+        assert_eq!(session.destination(), format!("10.0.0.{host}:25"), "{whom:?} {hops:?}");
+        assert_eq!(session.others_may_offer_more(), others_may_offer_more, "{whom:?} {hops:?}");
+        session.quit().await;
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    lacking.assert_polite();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_host_that_fails_is_left_alone_by_relays_and_callouts_together() {
     let (bench, destination) = Bench::one(Script::taking_messages([]));
     bench.net.set(address(1), Place::Refused);
@@ -114,6 +172,7 @@ async fn tls_that_fails_is_done_without_where_the_policy_lets_it_be() {
     assert!(connect(&bench, &["10.0.0.1"], "one.example").await.is_ok());
     let until = Instant::now() + Duration::from_secs(30);
     let domain = Domain::parse("one.example").unwrap();
-    let required = bench.callouts.connect(&route(&["10.0.0.1"], TlsPolicy::Required), &domain, until).await;
+    let required =
+        bench.callouts.connect(&route(&["10.0.0.1"], TlsPolicy::Required), &domain, For::default(), until).await;
     assert!(matches!(required, Err(ConnectError::Unreachable(_))));
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use callahead_listeners::gateway::Settings;
-use callahead_testbed::{Ended, Fault, Script, Step};
+use callahead_testbed::{Destination, Ended, Fault, Place, Script, Step};
 use tokio::time::Instant;
 use world::{MAIL, World, settings, settle, taking, without_trace};
 
@@ -275,6 +275,44 @@ async fn an_address_that_the_destination_cannot_take_is_refused_and_nothing_is_c
 }
 
 /// Go's net/smtp declares both wherever they are offered, and so all its mail bounced.
+#[tokio::test(start_paused = true)]
+async fn mail_that_needs_smtputf8_goes_to_the_host_of_the_route_that_has_it() {
+    let world = World::new(settings());
+    let first = world.server(9, taking().without("SMTPUTF8"));
+    let second = world.server(1, taking());
+    let mut client = world.client_with("anna@three.example").await;
+    assert!(client.data("x\r\n.\r\n").await.starts_with("250"));
+    for (mail, message) in
+        [("<\u{e4}@e.example> SMTPUTF8", "x\r\n"), ("<s@e.example> SMTPUTF8", "Subject: \u{e4}\r\n\r\nx\r\n")]
+    {
+        client.expect(&format!("MAIL FROM:{mail}"), "250").await;
+        client.expect("RCPT TO:<anna@three.example>", "250").await;
+        assert!(client.data(format!("{message}.\r\n")).await.starts_with("250"), "{mail}");
+    }
+    client.quit().await;
+    assert_eq!((first.record().messages.len(), second.record().messages.len()), (1, 2));
+    // It is refused for good only where no host has it, and not where one of them can't be asked.
+    let address = std::net::SocketAddr::from(([10, 0, 0, 1], 25));
+    for (place, rcpt, end) in [
+        (Place::Refused, "451 4.6.7", "451 4.6.9"),
+        (Place::Server(Destination::new(taking().without("SMTPUTF8"))), "553 5.6.7", "550 5.6.9"),
+    ] {
+        world.net.set(address, place);
+        let mut client = world.client().await;
+        client.expect("MAIL FROM:<\u{e4}@e.example> SMTPUTF8", "250").await;
+        client.expect("RCPT TO:<anna@three.example>", rcpt).await;
+        client.expect("RSET", "250").await;
+        client.expect("MAIL FROM:<s@e.example> SMTPUTF8", "250").await;
+        client.expect("RCPT TO:<anna@three.example>", "250").await;
+        let reply = client.data("Subject: \u{e4}\r\n\r\nx\r\n.\r\n").await;
+        assert!(reply.starts_with(end), "{reply}");
+        client.quit().await;
+    }
+    settle().await;
+    first.assert_polite();
+    second.assert_polite();
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_mail_declares_and_the_message_does_not_need_is_left_out_where_the_destination_lacks_it() {
     const MAIL: &str = "MAIL FROM:<s@e.example> BODY=8BITMIME SMTPUTF8";
@@ -573,8 +611,9 @@ async fn loops_and_messages_that_are_too_large_are_refused_and_not_delivered() {
 async fn more_messages_at_a_time_than_a_destination_is_given_sessions_wait_for_each_other() {
     let (world, destination) = World::one();
     let mut busy = Vec::new();
+    // Each is a client of its own: one takes fewer places than are free.
     for n in 0..25 {
-        let mut client = world.connect_from(&format!("192.0.2.{n}"));
+        let mut client = world.connect_from(&format!("198.51.100.{n}"));
         client.reply().await;
         client.expect("EHLO client.example", "250").await;
         client.envelope("anna@one.example").await;
@@ -590,12 +629,17 @@ async fn more_messages_at_a_time_than_a_destination_is_given_sessions_wait_for_e
     assert!(last.data("x\r\n.\r\n").await.starts_with("250"));
     // It keeps that for a moment; where nobody gives one up the sender is put off, and the destination is not taken for one that fails.
     last.envelope("anna@one.example").await;
-    let mut late = world.client().await;
+    let mut late = world.connect_from("198.51.100.25");
+    late.reply().await;
+    late.expect("EHLO client.example", "250").await;
     late.expect("MAIL FROM:<s@e.example>", "250").await;
     let began = tokio::time::Instant::now();
     late.expect("RCPT TO:<anna@one.example>", "451 4.4.1").await;
     assert_eq!(began.elapsed().as_secs(), 30);
     busy.remove(0).quit().await;
+    let mut greedy = world.client().await;
+    greedy.expect("MAIL FROM:<s@e.example>", "250").await;
+    greedy.expect("RCPT TO:<anna@one.example>", "451 4.4.1").await;
     late.expect("RCPT TO:<anna@one.example>", "250").await;
     let record = destination.record();
     assert!(record.most_at_once <= 26, "25 and a callout: {}", record.most_at_once);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Connections by client: an IPv4 address, or the /64 of an IPv6 one. As large as there are connections.
+/// Connections by [`network_of`] their client. As large as there are connections.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Clients(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
@@ -15,13 +15,18 @@ pub(crate) struct Counted {
     network: IpAddr,
 }
 
+/// What is one client: an IPv4 address, or the /64 of an IPv6 one.
+pub(crate) fn network_of(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) & !u128::from(u64::MAX)).into()),
+        v4 => v4,
+    }
+}
+
 impl Clients {
     /// Counts a connection, unless the client has as many as it may.
     pub(crate) fn admit(&self, client: IpAddr, most: usize) -> Option<Counted> {
-        let network = match client.to_canonical() {
-            IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) & !u128::from(u64::MAX)).into()),
-            v4 => v4,
-        };
+        let network = network_of(client);
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(network).or_default();
         if *count >= most {

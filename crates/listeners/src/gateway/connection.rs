@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::clients::Counted;
+use super::clients::{Counted, network_of};
 use super::command::{Rcpt, say};
 use super::relay::{Finished, Patience, Relay};
 use super::session::{Event, Session};
@@ -450,10 +450,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         let Ok(recipient) = Recipient::parse_as_written(&rcpt.address) else { return relaying_denied() };
         let Some(domain) = directory.find(recipient.domain()) else { return relaying_denied() };
         let settings = &self.in_force.settings;
+        let client = self.session.client().address;
         let relay = self.relay.get_or_insert_with(|| {
             let patience = Patience { step: settings.destination_timeout, end: settings.reply_timeout };
             Box::new(Relay::new(self.inner.callouts.clone(), patience, self.inner.ending.clone()))
         });
+        // A trusted one that does not say for whom it speaks has many clients.
+        relay.is_for((!settings.trusts(client)).then(|| network_of(client)));
         let reply = relay.recipient(&mail, rcpt, &recipient, domain).await;
         if reply.is_positive() {
             let message = self.message.get_or_insert_with(Box::default);

@@ -14,10 +14,11 @@
 //!
 //! What must not be delivered is not completed: [`Relay::abandon`] closes the connection within the message, without its end.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use callahead_callout::{Callouts, ClientSession, ConnectError, Failure, Hop, Refusal, Route, Step};
+use callahead_callout::{Callouts, ClientSession, ConnectError, Failure, For, Hop, Refusal, Route, Step};
 use callahead_engine::DomainConfig;
 use callahead_smtp::{Domain, Recipient, Reply};
 use tokio::runtime::Handle;
@@ -49,6 +50,8 @@ pub(crate) struct Relay {
     patience: Patience,
     /// Sessions that are being ended.
     ending: TaskTracker,
+    /// The client's network, where it is one of many.
+    client: Option<IpAddr>,
     link: Option<Link>,
     transaction: Option<Transaction>,
 }
@@ -57,6 +60,8 @@ pub(crate) struct Relay {
 struct Link {
     session: ClientSession,
     hop: NextHop,
+    /// It is the best of its route for mail that may need SMTPUTF8.
+    for_smtputf8: bool,
     /// MAIL was said in it before, so it may have grown old.
     used: bool,
     needs_reset: bool,
@@ -111,7 +116,12 @@ pub(crate) struct Finished {
 
 impl Relay {
     pub(crate) fn new(callouts: Callouts, patience: Patience, ending: TaskTracker) -> Self {
-        Self { callouts, patience, ending, link: None, transaction: None }
+        Self { callouts, patience, ending, client: None, link: None, transaction: None }
+    }
+
+    /// For which client sessions are opened from now on.
+    pub(crate) fn is_for(&mut self, client: Option<IpAddr>) {
+        self.client = client;
     }
 
     /// `host:port` of the server, as the route or the MX names it.
@@ -150,12 +160,12 @@ impl Relay {
         // bear: then once more, in a new session, and without pipelining. What is refused in a used one may also be refused for what was asked there
         // before, as chkuser of qmail does, which counts over the whole connection: a new one tells.
         for _ in 0..3 {
-            let fresh = match self.connect(&hop, recipient, until).await {
+            let fresh = match self.connect(&hop, mail, recipient, until).await {
                 Ok(fresh) => fresh,
                 Err(reply) => return reply,
             };
-            if let Some(offers) = self.link.as_ref().map(|link| link.session.offers())
-                && let Some(reply) = lacking(offers, mail, recipient)
+            if let Some(link) = &self.link
+                && let Some(reply) = lacking(&link.session, mail, recipient)
             {
                 return reply;
             }
@@ -199,17 +209,26 @@ impl Relay {
     }
 
     /// A session with the next hop; whether it is a new one.
-    async fn connect(&mut self, hop: &NextHop, recipient: &Recipient, until: Instant) -> Result<bool, Reply> {
+    async fn connect(
+        &mut self,
+        hop: &NextHop,
+        mail: &Mail,
+        recipient: &Recipient,
+        until: Instant,
+    ) -> Result<bool, Reply> {
+        let whom = For { client: self.client, smtputf8: mail.smtputf8 };
         if let Some(link) = &mut self.link {
-            if link.hop == *hop && link.session.is_quiet().await {
+            let fits = !mail.smtputf8 || link.for_smtputf8 || link.session.offers().smtputf8;
+            if link.hop == *hop && fits && link.session.is_quiet().await {
                 return Ok(!link.used);
             }
             self.end();
         }
         let deadline = until.min(Instant::now() + self.patience.step.min(OPEN_WITHIN));
-        match self.callouts.connect(&hop.route, recipient.domain(), deadline).await {
+        match self.callouts.connect(&hop.route, recipient.domain(), whom, deadline).await {
             Ok(session) => {
-                self.link = Some(Link { session, hop: hop.clone(), used: false, needs_reset: false });
+                let (hop, for_smtputf8) = (hop.clone(), whom.smtputf8);
+                self.link = Some(Link { session, hop, for_smtputf8, used: false, needs_reset: false });
                 Ok(true)
             }
             Err(ConnectError::NullMx) => Err(say(556, (5, 1, 10), "The domain takes no mail (null MX)")),
@@ -318,7 +337,7 @@ impl Relay {
             return refused.clone();
         }
         let Some(link) = &mut self.link else { return lost() };
-        if let Some(reply) = lacking(link.session.offers(), mail, recipient) {
+        if let Some(reply) = lacking(&link.session, mail, recipient) {
             return reply;
         }
         let deadline = Instant::now() + self.patience.step;
@@ -358,7 +377,7 @@ impl Relay {
 
     /// What a message gets whose header is beyond ASCII, where the server takes none.
     pub(crate) fn refusal_of_header(&self, mail: &Mail) -> Option<Reply> {
-        self.link.as_ref().and_then(|link| lacking_for_header(link.session.offers(), mail))
+        self.link.as_ref().and_then(|link| lacking_for_header(&link.session, mail))
     }
 
     /// Begins a message: DATA, or nothing yet where it comes and goes in chunks; then the Received line.

@@ -1,6 +1,6 @@
 //! What a relay says to a server, and what the client is told of the server's replies: words made of values, and nothing else.
 
-use callahead_callout::Offers;
+use callahead_callout::{ClientSession, Offers};
 use callahead_smtp::{EnhancedCode, Recipient, Reply};
 
 use super::command::{Mail, Notify, Rcpt, Ret, ReversePath, Xtext, say};
@@ -22,9 +22,9 @@ pub(super) enum About {
 ///
 /// That MAIL declares SMTPUTF8 or 8BITMIME is no such need: clients declare what they are offered whether they make use of it or not (Go's
 /// net/smtp both, always), and it is this gateway that offers it. Whether the header does is seen in the header.
-pub(super) fn lacking(offers: Offers, mail: &Mail, recipient: &Recipient) -> Option<Reply> {
+pub(super) fn lacking(session: &ClientSession, mail: &Mail, recipient: &Recipient) -> Option<Reply> {
     let needed = mail.sender.needs_smtputf8() || recipient.needs_smtputf8();
-    (needed && !offers.smtputf8).then(|| match offers_nothing(offers) {
+    (needed && !session.offers().smtputf8).then(|| match is_uncertain(session) {
         true => {
             say(451, (4, 6, 7), "The recipient's server does not say now which addresses it takes; try again later")
         }
@@ -34,16 +34,17 @@ pub(super) fn lacking(offers: Offers, mail: &Mail, recipient: &Recipient) -> Opt
 
 /// What a message with a header beyond ASCII gets, where MAIL declared one and the server lacks SMTPUTF8. One that MAIL did not declare
 /// is passed on, as every MTA does.
-pub(super) fn lacking_for_header(offers: Offers, mail: &Mail) -> Option<Reply> {
-    (mail.smtputf8 && !offers.smtputf8).then(|| match offers_nothing(offers) {
+pub(super) fn lacking_for_header(session: &ClientSession, mail: &Mail) -> Option<Reply> {
+    (mail.smtputf8 && !session.offers().smtputf8).then(|| match is_uncertain(session) {
         true => say(451, (4, 6, 9), "The recipient's server does not say now which headers it takes; try again later"),
         false => say(550, (5, 6, 9), "The recipient's server takes no headers beyond ASCII (SMTPUTF8)"),
     })
 }
 
-/// EHLO was refused, if only this once, and HELO was not. What the server would have offered is not known, so it refuses nobody for good.
-fn offers_nothing(offers: Offers) -> bool {
-    offers == Offers::default()
+/// EHLO was refused, if only this once, and HELO was not; or another host of the route could not be opened. What that would have offered is not
+/// known, so nobody is refused for good.
+fn is_uncertain(session: &ClientSession) -> bool {
+    session.offers() == Offers::default() || session.others_may_offer_more()
 }
 
 /// MAIL with what the server offers of the client's parameters. 8-bit content goes out without BODY where 8BITMIME is lacking: RFC 6152 3
