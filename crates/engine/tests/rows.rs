@@ -29,7 +29,7 @@ async fn row_01_what_is_no_mailbox_is_rejected_as_malformed() {
         "not an address",
         "anna@one..example",
         "@one.example",
-        "@relay:anna@one.example",
+        "@relay..example:anna@one.example",
         "anna@",
         "an\u{7}na@one.example",
     ] {
@@ -48,6 +48,7 @@ async fn a_local_part_that_lacks_its_quotes_is_asked_for_with_them() {
         ("a b@one.example", "\"a b\"@one.example"),
         ("an\"na@one.example", "\"an\\\"na\"@one.example"),
         ("anna@two.example@one.example", "\"anna@two.example\"@one.example"),
+        ("@two.example:anna@one.example", "anna@one.example"),
     ] {
         bench.says(accepted());
         let decision = bench.ask(written).await;

@@ -63,9 +63,11 @@ async fn nobody_relays_to_a_domain_that_is_not_configured_however_it_is_spelled(
     for (address, reply) in [
         ("<x@elsewhere.example>", "550 5.7.1"),
         ("<x%elsewhere.example@elsewhere.example>", "550 5.7.1"),
-        ("<@one.example:x@elsewhere.example>", "501 5.1.3"),
-        ("<@elsewhere.example:anna@one.example>", "501 5.1.3"),
-        ("<@one.example,@two.example:x@elsewhere.example>", "501 5.1.3"),
+        ("<@one.example:x@elsewhere.example>", "550 5.7.1"),
+        ("<@elsewhere.example:x@one.example>", "550 5.1.1"),
+        ("<@one.example,@two.example:x@elsewhere.example>", "550 5.7.1"),
+        ("<@one.example,@two..example:x@one.example>", "501 5.1.3"),
+        ("<@one.example:x%elsewhere.example@one.example>", "550 5.7.1 Relaying denied: sender-specified routing"),
         // A server behind that lets this node relay would send these on.
         ("<x@elsewhere.example@one.example>", "550 5.7.1"),
         ("<x@one.example@elsewhere.example>", "550 5.7.1"),
@@ -88,7 +90,8 @@ async fn nobody_relays_to_a_domain_that_is_not_configured_however_it_is_spelled(
         ("<>", "501 5.1.3"),
         ("<anna@one.example><x@elsewhere.example>", "501 5.5.4"),
         ("<anna@one.example> <x@elsewhere.example>", "501 5.5.4"),
-        ("anna@one.example", "501 5.5.4"),
+        ("x@elsewhere.example", "550 5.7.1"),
+        ("x@one.example", "550 5.1.1"),
     ] {
         client.expect(&format!("RCPT TO:{address}"), reply).await;
     }
@@ -105,14 +108,17 @@ async fn nobody_relays_to_a_domain_that_is_not_configured_however_it_is_spelled(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_local_part_without_the_quotes_that_it_needs_is_asked_for_with_them() {
+async fn what_clients_write_beside_the_rules_is_taken_and_goes_out_by_them() {
     let (world, destination) = World::one();
     let mut client = world.client().await;
-    client.expect(MAIL, "250").await;
+    client.expect("EHLO my b\u{fc}ro", "250").await;
+    client.expect("MAIL FROM:sender@elsewhere.example", "250").await;
     for (address, reply) in [
         ("<a..b@one.example>", "250 2.1.5"),
         ("<\"a..b\"@one.example>", "250 2.1.5"),
         ("<a b@one.example>", "250 2.1.5"),
+        ("a..b@one.example", "250 2.1.5"),
+        ("<@relay.example,@two.example:anna@one.example>", "250 2.1.5"),
         ("<.a@one.example>", "550 5.1.1"),
         ("<@one.example>", "501 5.1.3"),
         ("<a@one..example>", "501 5.1.3"),
@@ -121,7 +127,18 @@ async fn a_local_part_without_the_quotes_that_it_needs_is_asked_for_with_them() 
     }
     assert!(client.data("x\r\n.\r\n").await.starts_with("250"));
     let recipients = &destination.record().messages[0].recipients;
-    assert_eq!(recipients[..], ["<\"a..b\"@one.example>", "<\"a..b\"@one.example>", "<\"a b\"@one.example>"]);
+    assert_eq!(
+        recipients[..],
+        [
+            "<\"a..b\"@one.example>",
+            "<\"a..b\"@one.example>",
+            "<\"a b\"@one.example>",
+            "<\"a..b\"@one.example>",
+            "<anna@one.example>"
+        ]
+    );
+    assert_eq!(destination.record().messages[0].mail, "<sender@elsewhere.example>");
+    assert!(destination.record().messages[0].content.starts_with(b"Received: from [192.0.2.7] ([192.0.2.7])\r\n"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -65,7 +65,7 @@ pub enum AddressError {
     /// Nothing before the `@`.
     #[error("the address has nothing before its @")]
     NoLocalPart,
-    /// `@relay:user@domain` (RFC 5321 appendix C).
+    /// `@relay:user@domain` (RFC 5321 appendix C), where it is not left out or is malformed.
     #[error("the address has a source route, which nobody uses any more")]
     SourceRoute,
     /// A character that has to be quoted, or may not be there at all.
@@ -136,11 +136,12 @@ impl Recipient {
     /// Postfix and Exim keep addresses in an internal form: for `<"a b"@example.com>` they ask about `a b@example.com`, and
     /// `<a..b@example.com>`, which they let in, they pass on as `"a..b"@example.com`. By RFC 5321 such an address is no mailbox as it stands,
     /// and would be refused for its form although the mailbox may exist. So what [`parse`](Self::parse) refuses is taken with its local part,
-    /// which ends at the last `@`, in quotes.
+    /// which ends at the last `@`, in quotes; and a source route before it is left out ([`without_source_route`]).
     ///
     /// # Errors
-    /// What is wrong with the address as it stands, where quotes make no mailbox of it either. A source route stays one.
+    /// What is wrong with the address as it stands, where quotes make no mailbox of it either.
     pub fn parse_as_written(address: &[u8]) -> Result<Self, AddressError> {
+        let address = without_source_route(address);
         Self::parse(address).or_else(|error| Self::in_quotes(address).ok_or(error))
     }
 
@@ -234,6 +235,27 @@ impl fmt::Display for Recipient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}", self.local, self.domain)
     }
+}
+
+/// The path without its source route: `@relay,@other:user@domain` is `user@domain` (RFC 5321 4.1.1.3 and appendix C want that taken, and the route
+/// ignored). What is no proper one stays.
+pub fn without_source_route(path: &[u8]) -> &[u8] {
+    let mut rest = path;
+    while let [b'@', hop @ ..] = rest {
+        // A literal of IPv6 has colons of its own.
+        let start = if hop.starts_with(b"[") { hop.iter().position(|octet| *octet == b']') } else { Some(0) };
+        let end =
+            start.and_then(|start| Some(start + hop[start..].iter().position(|octet| matches!(octet, b',' | b':'))?));
+        let Some(end) = end else { return path };
+        if !std::str::from_utf8(&hop[..end]).is_ok_and(|hop| Domain::parse(hop).is_ok()) {
+            return path;
+        }
+        rest = &hop[end + 1..];
+        if hop[end] == b':' {
+            return if rest.is_empty() { path } else { rest };
+        }
+    }
+    path
 }
 
 /// `Dot-string` (RFC 5321 4.1.2) over `atext` (RFC 5322 3.2.3) and UTF-8 beyond ASCII (RFC 6531 3.3).

@@ -15,7 +15,10 @@ mod enhanced;
 mod reply;
 
 pub use about::About;
-pub use address::{AddressError, AddressLiteral, Domain, DomainName, MAX_DOMAIN, MAX_LABEL, MAX_LOCAL_PART, Recipient};
+pub use address::{
+    AddressError, AddressLiteral, Domain, DomainName, MAX_DOMAIN, MAX_LABEL, MAX_LOCAL_PART, Recipient,
+    without_source_route,
+};
 pub use command::Command;
 pub use enhanced::EnhancedCode;
 pub use reply::{Reply, ReplyError, ReplyLimits, ReplyReader};

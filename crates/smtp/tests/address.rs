@@ -50,6 +50,10 @@ fn a_local_part_that_lacks_its_quotes_is_taken_as_written() {
         ("d\u{f6} ner@example.com", "\"d\u{f6} ner\"@example.com"),
         ("anna@example.com", "anna@example.com"),
         ("\"a b\"@example.com", "\"a b\"@example.com"),
+        // A source route is left out.
+        ("@relay:anna@example.com", "anna@example.com"),
+        ("@relay.example,@[IPv6:2001:db8::1]:a b@example.com", "\"a b\"@example.com"),
+        ("@[192.0.2.1]:\"a:b\"@example.com", "\"a:b\"@example.com"),
     ] {
         assert_eq!(
             Recipient::parse_as_written(written.as_bytes()).map(|it| it.to_string()),
@@ -58,9 +62,21 @@ fn a_local_part_that_lacks_its_quotes_is_taken_as_written() {
         );
     }
     // Quotes don't help, so it is what it was.
-    for same in
-        ["", "anna", "@", "@example.com", "a@", "@relay:a@b.c", "@a@b.c", "a b@bad..domain", "a b@", "a\rb@example.com"]
-    {
+    for same in [
+        "",
+        "anna",
+        "@",
+        "@example.com",
+        "a@",
+        "@a,b:a@b.c",
+        "@a..b:a@b.c",
+        "@a,@b",
+        "@[::1:a@b.c",
+        "@a@b.c",
+        "a b@bad..domain",
+        "a b@",
+        "a\rb@example.com",
+    ] {
         assert_eq!(Recipient::parse_as_written(same.as_bytes()), Err(parse(same).unwrap_err()), "{same:?}");
     }
     assert_eq!(Recipient::parse_as_written(b"a\xff b@example.com"), Err(AddressError::NotUtf8));

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use callahead_smtp::{EnhancedCode, Reply};
+use callahead_smtp::{EnhancedCode, Reply, without_source_route};
 
 /// The longest reverse-path taken, in octets: RFC 5321 4.5.3.1.3 says 256 with its brackets, and senders go beyond it.
 pub const MAX_PATH: usize = 512;
@@ -16,7 +16,7 @@ pub const MAX_XTEXT: usize = 500;
 /// A command with its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// `EHLO name`; the name is printable ASCII without spaces.
+    /// `EHLO name`; the name is any text without control characters.
     Ehlo(Box<str>),
     /// `HELO name`.
     Helo(Box<str>),
@@ -164,14 +164,13 @@ impl Command {
     }
 }
 
-/// The argument of EHLO. Real clients say names that are none; what can be written down is taken (RFC 5321 4.1.4 forbids
-/// refusing mail because of the name).
+/// The argument of EHLO. Real clients say names that are none, `my pc` among them; what can be written down is taken (RFC 5321 4.1.4 forbids
+/// refusing mail because of the name). What is no UTF-8 is some other encoding of letters.
 fn name(argument: &[u8]) -> Parsed<Box<str>> {
     const MAX_NAME: usize = 255;
-    match std::str::from_utf8(argument) {
-        Ok(name) if (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(|octet| octet.is_ascii_graphic()) => {
-            Ok(name.into())
-        }
+    let name = String::from_utf8_lossy(argument);
+    match &*name {
+        name if (1..=MAX_NAME).contains(&name.len()) && !name.contains(char::is_control) => Ok(name.into()),
         _ => Err(syntax("Say your name with it: a domain name or an address literal")),
     }
 }
@@ -272,9 +271,13 @@ fn strip_keyword<'a>(text: &'a [u8], keyword: &[u8]) -> Option<&'a [u8]> {
     head.eq_ignore_ascii_case(keyword).then(|| rest.trim_ascii_start())
 }
 
-/// `<path>`, by its quotes, and what follows.
+/// `<path>`, by its quotes, and what follows; or a path that lacks its brackets, as some devices say it, up to the first space.
 fn path(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let inner = text.strip_prefix(b"<")?;
+    let Some(inner) = text.strip_prefix(b"<") else {
+        let (path, rest) = text.split_at(text.iter().position(|octet| *octet == b' ').unwrap_or(text.len()));
+        let is_one = !path.is_empty() && !path.iter().any(|octet| matches!(octet, b'<' | b'>' | b'"'));
+        return is_one.then_some((path, rest));
+    };
     let (mut quoted, mut escaped) = (false, false);
     for (at, octet) in inner.iter().enumerate() {
         match octet {
@@ -312,7 +315,9 @@ impl ReversePath {
     /// destination is who decides; it has to be one that can be repeated.
     fn parse(path: &[u8], smtputf8: bool) -> Parsed<Self> {
         let wrong = |text| Err(say(501, (5, 1, 7), text));
-        let Ok(text) = std::str::from_utf8(path) else { return wrong("The sender's address is no UTF-8") };
+        let Ok(text) = std::str::from_utf8(without_source_route(path)) else {
+            return wrong("The sender's address is no UTF-8");
+        };
         if text.is_empty() {
             return Ok(Self::default());
         }
@@ -334,7 +339,7 @@ impl ReversePath {
             }
         }
         if text.starts_with('@') {
-            return wrong("A source route is not taken");
+            return wrong("The sender's address has a source route that is none");
         }
         let full = text.rsplit_once('@').is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty());
         if full { Ok(Self(text.into())) } else { wrong("The sender's address has no domain") }
@@ -434,13 +439,19 @@ mod tests {
             ("ehlo [192.0.2.1]", 250),
             ("EHLO my_pc", 250),
             ("EHLO", 501),
-            ("EHLO two words", 501),
-            ("HELO caf\u{e9}", 501),
+            ("EHLO two words", 250),
+            ("HELO caf\u{e9}", 250),
+            ("HELO a\tb", 501),
             ("MAIL FROM:<>", 250),
             ("mail from: <a@b.example> SIZE=1000 BODY=8BITMIME", 250),
             ("MAIL FROM:<a..b@b.example>", 250),
             ("MAIL FROM:<\"a> SIZE=1\"@b.example>", 250),
-            ("MAIL FROM:a@b.example", 501),
+            ("MAIL FROM:a@b.example", 250),
+            ("MAIL FROM:a@b.example SIZE=1", 250),
+            ("MAIL FROM:a b@c.example", 501),
+            ("MAIL FROM:a@b.example>", 501),
+            ("MAIL FROM:", 501),
+            ("MAIL FROM:root", 501),
             ("MAIL FROM:<a@b.example", 501),
             ("MAIL FROM:<a b@c.example>", 501),
             ("MAIL FROM:<<a@b.example>>", 501),
@@ -453,7 +464,9 @@ mod tests {
             ("MAIL FROM:<a@b.example> X-Y=1", 555),
             ("MAIL FROM:<a@b.example> X_Y=1", 501),
             ("MAIL FROM:<a@b.example> -X=1", 501),
-            ("MAIL FROM:<@relay:a@b.example>", 501),
+            ("MAIL FROM:<@relay:a@b.example>", 250),
+            ("MAIL FROM:<@relay..x:a@b.example>", 501),
+            ("MAIL FROM:<@relay:>", 501),
             ("MAIL FROM:<root>", 501),
             ("MAIL FROM:<root@>", 501),
             ("MAIL FROM:<\u{e4}@b.example>", 553),
