@@ -387,3 +387,23 @@ async fn the_received_line_names_the_address_where_the_name_is_none() {
     assert!(text.starts_with(from), "{text}");
     assert!("2001:db8::7".parse::<IpAddr>().is_ok());
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_received_line_says_how_the_client_spoke_for_whom_a_proxy_speaks() {
+    let world = World::new(Settings { trusted: vec!["198.51.100.0/24".parse().unwrap()], ..settings() });
+    let destination = world.server(1, taking());
+    for (proto, with) in
+        [("PROTO=ESMTP ", "ESMTP"), ("PROTO=SMTP ", "SMTP"), ("PROTO=[UNAVAILABLE] ", "SMTP"), ("", "SMTP")]
+    {
+        let mut proxy = world.connect_from("198.51.100.1");
+        proxy.reply().await;
+        proxy.expect("EHLO proxy.example", "250").await;
+        proxy.expect(&format!("XCLIENT {proto}ADDR=192.0.2.7 HELO=client.example"), "220").await;
+        proxy.envelope("anna@one.example").await;
+        assert!(proxy.data("x\r\n.\r\n").await.starts_with("250"));
+        let arrived = destination.record().messages.pop().unwrap();
+        without_trace(&arrived);
+        let text = String::from_utf8(arrived.content).unwrap();
+        assert!(text.contains(&format!("by filter.example with {with} id ")), "{proto}: {text}");
+    }
+}

@@ -106,6 +106,8 @@ pub struct Xclient {
     pub address: Option<IpAddr>,
     /// `HELO=`.
     pub helo: Option<Box<str>>,
+    /// `PROTO=ESMTP`.
+    pub esmtp: bool,
 }
 
 /// A reply put together from its parts. The codes in this crate are right by writing; a wrong one would be left out.
@@ -258,7 +260,8 @@ fn xclient(rest: &[u8]) -> Parsed<Xclient> {
                 xclient.address = Some(bare.parse().map_err(|_| syntax("ADDR is no IP address"))?);
             }
             "HELO" if known => xclient.helo = Some(name(value.as_bytes())?),
-            "ADDR" | "HELO" | "NAME" | "PORT" | "PROTO" | "LOGIN" | "DESTADDR" | "DESTPORT" | "REVERSE_NAME" => {}
+            "PROTO" => xclient.esmtp = value.eq_ignore_ascii_case("ESMTP"),
+            "ADDR" | "HELO" | "NAME" | "PORT" | "LOGIN" | "DESTADDR" | "DESTPORT" | "REVERSE_NAME" => {}
             _ => return Err(syntax("An XCLIENT attribute is not known here")),
         }
     }

@@ -219,7 +219,7 @@ impl Gateway {
                 drop(permit);
             });
         }
-        // What is cut off then is delivered nowhere without an acknowledgement.
+        // What is cut off then within a message is delivered nowhere. Where the server had its end already nobody can tell, as after a lost reply.
         accepting.finish(self.inner.in_force.load().settings.grace).await;
         self.inner.ending.close();
         let _ = tokio::time::timeout(QUIT_WITHIN, self.inner.ending.wait()).await;

@@ -85,7 +85,7 @@ impl Session {
             self.client.address = address.to_canonical();
         }
         self.client.helo = xclient.helo;
-        self.client.esmtp = false;
+        self.client.esmtp = xclient.esmtp;
         // From here on it is as if the client had just connected.
         self.greet();
         None
