@@ -6,6 +6,8 @@ mod common;
 use std::net::TcpStream;
 use std::time::Duration;
 
+use callahead_cache::Timestamp;
+use callahead_control::{Change, Control, Expected, Kind};
 use callahead_testbed::{Destination, Message, Script};
 use common::mail::{MailClient, awkward_messages};
 use common::world::World;
@@ -52,6 +54,55 @@ fn mail_for_a_domain_of_the_control_database_goes_to_its_relay_while_its_route_i
     assert_eq!(daemon.command(&["domain", "set", "new.example", "--unset", "relay"]).0, 0);
     send();
     assert_eq!((filter.record().messages.len(), world.destination.record().messages.len()), (1, 1));
+}
+
+/// As after a newer version, in which a domain can say more, was taken back.
+#[test]
+fn mail_for_a_domain_whose_record_can_not_be_read_is_put_off_and_not_refused() {
+    let world = world();
+    let config = configure_with(&world.dir, "gateway = [\"127.0.0.1:0\"]\n", "[callout]\ndeny_destinations = []\n");
+    let daemon = Daemon::start(&config);
+    assert_eq!(daemon.command(&["domain", "add", "new.example", "--route", &world.route()]).0, 0);
+    daemon.stop();
+    let control = Control::open(&world.dir.path().join("data/control.db")).unwrap();
+    let body = format!(
+        r#"{{"name": "new.example", "route": ["{}"], "tempfail": "accept", "of_a_later_version": 1}}"#,
+        world.route()
+    );
+    let change =
+        Change { kind: Kind::Domain, key: "new.example".into(), expected: Expected::Anything, body: Some(body) };
+    world.runtime.block_on(control.apply(vec![change], Vec::new(), Timestamp(0))).unwrap();
+    drop(control);
+
+    let mut daemon = Daemon::start(&config);
+    let rcpt = |daemon: &Daemon, recipient: &str| {
+        let mut client = MailClient::connect(daemon.gateway.unwrap());
+        client.expect("EHLO client.example", "250");
+        client.expect("MAIL FROM:<sender@client.example>", "250");
+        client.say(&format!("RCPT TO:<{recipient}>"))
+    };
+    for recipient in ["anna@new.example", "nobody@new.example", "postmaster@new.example"] {
+        let reply = rcpt(&daemon, recipient);
+        assert!(reply.starts_with("451 4.4.1"), "{recipient}: {reply}");
+    }
+    assert!(daemon.client().ask("nobody@new.example").starts_with("451 4.4.1"));
+    let ready = daemon.get("/readyz");
+    assert!(
+        ready.contains("a domain of the control database can't be used") && !ready.contains("new.example"),
+        "{ready}"
+    );
+    let cookie = daemon.set_up();
+    let overview = daemon.page(&cookie, "/");
+    assert!(overview.contains("A domain of the control database can&#39;t be used: new.example"), "{overview}");
+
+    // It is there, and nothing of it is written over unless somebody writes all of it.
+    let (code, _, error) = daemon.command(&["domain", "show", "new.example"]);
+    assert!(code == 2 && error.contains("written by another version"), "{code} {error}");
+    let (code, _, error) = daemon.command(&["domain", "set", "new.example", "--route", &world.route()]);
+    assert!(code == 2 && error.contains("written by another version"), "{code} {error}");
+    request(&daemon.admin, "DELETE", "/api/v1/domains/new.example", "");
+    assert!(rcpt(&daemon, "anna@new.example").starts_with("550 5.7.1"));
+    assert!(!daemon.get("/readyz").contains("control database"));
 }
 
 #[test]

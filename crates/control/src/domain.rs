@@ -26,6 +26,9 @@ const HOUR: Duration = Duration::from_secs(3600);
 const LOGGED: [(&str, LoggedRecipients); 2] = [("full", LoggedRecipients::Full), ("domain", LoggedRecipients::Domain)];
 
 /// A domain's record, with the keys and values of a `[[domain]]` in the configuration file. What is absent is as in `[defaults]`.
+///
+/// A version that does not know a key can't use the domain, and defers its recipients. So a key, or a word for one, that is added here needs a step of the
+/// control database's migrations, an empty one will do: then an older version refuses the whole file with a sentence.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DomainSpec {

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use callahead_callout::TlsPolicy;
-use callahead_engine::{Directory, DomainConfig, Engine, Policy};
+use callahead_callout::{Route, TlsPolicy};
+use callahead_engine::{AcceptOrDefer, Callouts, Directory, DomainConfig, Engine, LoggedRecipients, Policy};
 
 use crate::audit::Actor;
 use crate::control::Control;
@@ -31,7 +31,7 @@ struct State {
     defaults: Policy,
     tls: TlsPolicy,
     /// What was made of each record, by its revision, so that a change of one domain costs that one.
-    made: HashMap<String, (u64, Option<Arc<DomainConfig>>)>,
+    made: HashMap<String, (u64, Arc<DomainConfig>)>,
     /// The routes of the directory in force; before there is one, those under which the cache was filled.
     published: Option<Routes>,
     /// The names that were led elsewhere and are not settled since, and when: the count of the directories made until then.
@@ -132,6 +132,19 @@ impl Domains {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).file.values().cloned().collect()
     }
 
+    /// The domains of the control database that are there and can't be used, in order of their names: another version wrote them, or somebody by
+    /// hand. Recipients there are deferred.
+    pub fn unusable(&self) -> Vec<String> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let unusable = state.made.iter().filter(|(name, (_, made))| {
+            // No domain that can be used is without a route.
+            made.route.hops.is_empty() && !state.file.contains_key(*name)
+        });
+        let mut names: Vec<String> = unusable.map(|(name, _)| name.clone()).collect();
+        names.sort_unstable();
+        names
+    }
+
     /// What holds where a domain does not say otherwise.
     pub fn defaults(&self) -> (Policy, TlsPolicy) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -146,14 +159,18 @@ impl Domains {
                 continue;
             }
             let config = match record.value.to_config(defaults, *tls) {
-                Ok(config) => Some(Arc::new(config)),
+                Ok(config) => config,
                 // It was good when it was written, and defaults can't break it: another version wrote it.
                 Err(why) => {
-                    tracing::error!(domain = name, why, "a domain of the control database can't be used");
-                    None
+                    tracing::error!(
+                        domain = name,
+                        why,
+                        "a domain of the control database can't be used: its recipients are deferred until it is mended"
+                    );
+                    unusable(name, defaults)
                 }
             };
-            made.insert(name.clone(), (record.revision, config));
+            made.insert(name.clone(), (record.revision, Arc::new(config)));
             is_other = true;
         }
         let known: HashSet<&String> = local.domains().keys().collect();
@@ -163,7 +180,7 @@ impl Domains {
             return;
         }
         let of_records =
-            made.iter().filter(|(name, _)| !file.contains_key(*name)).filter_map(|(_, (_, made))| made.clone());
+            made.iter().filter(|(name, _)| !file.contains_key(*name)).map(|(_, (_, made))| Arc::clone(made));
         let directory = Directory::from_shared(file.values().cloned().chain(of_records));
         let published = published.get_or_insert_with(|| {
             Routes::new(self.engine.cache().routes().unwrap_or_else(|error| {
@@ -181,4 +198,18 @@ impl Domains {
         // Behind it, so that whoever sees the count sees the directory.
         self.made.fetch_add(1, Ordering::AcqRel);
     }
+}
+
+/// A domain that is here, and of which nothing more is known: without a host that could be asked, so that row 14 defers each recipient. A domain that
+/// is not in the directory is nobody's, and its mail is refused for good.
+fn unusable(name: &str, defaults: &Policy) -> DomainConfig {
+    let policy = Policy {
+        callouts: Callouts::Enforce,
+        tempfail: AcceptOrDefer::Defer,
+        // It may be what the record says.
+        log_recipients: LoggedRecipients::Domain,
+        ..defaults.clone()
+    };
+    let nowhere = Route { hops: Vec::new(), tls: TlsPolicy::default() };
+    DomainConfig { policy, ..DomainConfig::new(name, nowhere) }
 }

@@ -87,11 +87,19 @@ impl Local {
         principal.stands_on().iter().all(|record| self.is_unchanged(record))
     }
 
-    /// Applies one record of the feed. One that can't be read counts as absent, and is told of in the log: a newer version may have written it.
+    /// Applies one record of the feed. One that can't be read is told of in the log: a newer version may have written it. A domain stays then, without a
+    /// route and so without use ([`Domains::unusable`](crate::Domains::unusable)): were it absent, its mail would be refused for good. Anything else
+    /// counts as absent, and lets nobody in.
     pub(crate) fn apply(&mut self, raw: Raw) {
         self.revision = self.revision.max(raw.revision);
         match raw.kind {
-            Kind::Domain => put(&mut self.domains, &raw),
+            Kind::Domain => {
+                put(&mut self.domains, &raw);
+                if let Some(body) = raw.body.as_deref().filter(|_| !self.domains.contains_key(&raw.key)) {
+                    let value = unreadable(&raw.key, body);
+                    self.domains.insert(raw.key, Record { revision: raw.revision, changed_at: raw.changed_at, value });
+                }
+            }
             Kind::Account => put(&mut self.accounts, &raw),
             Kind::Token => {
                 if let Some(old) = self.tokens.get(&raw.key) {
@@ -115,6 +123,13 @@ impl Local {
     }
 }
 
+/// What is certain of a domain whose record can't be read: its name, and whose it is where that can be read.
+fn unreadable(name: &str, body: &str) -> DomainSpec {
+    let body: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+    let (owner, owned_since) = (body["owner"].as_str().map(str::to_owned), body["owned_since"].as_u64());
+    DomainSpec { name: name.to_owned(), owner, owned_since, ..DomainSpec::default() }
+}
+
 fn put<T: DeserializeOwned>(records: &mut BTreeMap<String, Record<T>>, raw: &Raw) {
     let value = raw.body.as_deref().map(serde_json::from_str::<T>);
     match value {
@@ -123,7 +138,7 @@ fn put<T: DeserializeOwned>(records: &mut BTreeMap<String, Record<T>>, raw: &Raw
             records.insert(raw.key.clone(), record);
         }
         Some(Err(error)) => {
-            tracing::error!(kind = raw.kind.as_str(), key = raw.key, %error, "a record of the control database can't be read and counts as absent");
+            tracing::error!(kind = raw.kind.as_str(), key = raw.key, %error, "a record of the control database can't be read; another version of callahead may have written it");
             records.remove(&raw.key);
         }
         None => {

@@ -426,6 +426,49 @@ impl Node {
     }
 }
 
+#[tokio::test]
+async fn a_domain_whose_record_can_not_be_read_stays_one_of_ours_without_a_route_until_it_is_mended() {
+    let dir = TempDir::new().unwrap();
+    let node = Node::start(&dir, &[("file.example", "one")]);
+    let route_of = |domain: &str| {
+        let found = node.engine.directory().find(&domain.parse().unwrap()).cloned();
+        found.map(|config| config.route.hops.len())
+    };
+    let reseller = serde_json::to_string(&account("r", Role::Reseller, None, &[])).unwrap();
+    let reseller = Change { kind: Kind::Account, key: "r".into(), expected: Expected::Nothing, body: Some(reseller) };
+    node.control.apply(vec![reseller], vec![], NOW).await.unwrap();
+    let write = async |name: &str, body: &str| {
+        let change =
+            Change { kind: Kind::Domain, key: name.into(), expected: Expected::Anything, body: Some(body.into()) };
+        node.control.apply(vec![change], vec![], NOW).await.unwrap();
+        node.domains.follow(&node.control.local());
+    };
+    for (name, body) in [
+        // A key, a word and a type of another version, and what is no JSON at all.
+        ("a.example", r#"{"name": "a.example", "route": ["one"], "owner": "r", "of_a_later_version": 1}"#),
+        ("b.example", r#"{"name": "b.example", "route": ["one"], "callouts": "sometimes"}"#),
+        ("*.c.example", r#"{"name": "*.c.example", "route": "one"}"#),
+        ("d.example", "{"),
+        ("file.example", "{"),
+    ] {
+        write(name, body).await;
+    }
+    assert_eq!(node.domains.unusable(), ["*.c.example", "a.example", "b.example", "d.example"]);
+    for domain in ["a.example", "b.example", "sub.c.example", "d.example"] {
+        assert_eq!(route_of(domain), Some(0), "{domain}");
+    }
+    assert_eq!(route_of("file.example"), Some(1), "the file's wins");
+    assert_eq!(node.control.local().domains()["a.example"].value.owner.as_deref(), Some("r"), "it is whose it was");
+    node.settle().await.unwrap();
+
+    write("a.example", &serde_json::to_string(&spec("a.example")).unwrap()).await;
+    let delete = Change { kind: Kind::Domain, key: "d.example".into(), expected: Expected::Anything, body: None };
+    node.control.apply(vec![delete], vec![], NOW).await.unwrap();
+    node.domains.follow(&node.control.local());
+    assert_eq!((route_of("a.example"), route_of("d.example")), (Some(1), None));
+    assert_eq!(node.domains.unusable(), ["*.c.example", "b.example"]);
+}
+
 /// A file, the one that takes its place for a while, and a recipient that is asked for meanwhile.
 type There<'a> = &'a [(&'a str, &'a str)];
 const AND_BACK: [(There<'static>, There<'static>, &str); 5] = [

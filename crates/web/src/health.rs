@@ -2,6 +2,9 @@
 
 use crate::State;
 
+/// Domains that can't be used of which the names are told.
+const UNUSABLE_SHOWN: usize = 20;
+
 /// A part of the node that has something to be told of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Trouble {
@@ -63,6 +66,18 @@ pub(crate) fn troubles(state: &State) -> Vec<Trouble> {
     if let Some(error) = state.administration.control.write_error() {
         let advice = "Nothing can be changed in the web interface or through the API. Look at the disk.";
         all.push(trouble(Part::Control, format!("the control database can't be written: {error}"), advice, true));
+    }
+    let unusable = state.administration.domains.unusable();
+    if !unusable.is_empty() {
+        let advice = "Recipients there are deferred. Start the version of Callahead that wrote them again, or replace or delete them through the API.";
+        let what = match unusable.len() {
+            1 => "a domain of the control database can't be used".to_owned(),
+            many => format!("{many} domains of the control database can't be used"),
+        };
+        let shown = unusable.iter().take(UNUSABLE_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = unusable.len().saturating_sub(UNUSABLE_SHOWN);
+        let why = if more == 0 { shown } else { format!("{shown} and {more} more, which the log names") };
+        all.push(Trouble { why: Some(why), ..trouble(Part::Control, what, advice, true) });
     }
     let log = state.administration.log.counters();
     if let Some(error) = log.write_error {

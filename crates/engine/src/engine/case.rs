@@ -135,8 +135,12 @@ impl Case {
                 && ruling.because == Because::Unreachable
             {
                 let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
-                decision.reason =
-                    Cow::Owned(format!("no host of the destination could be asked: {}", hosts.join("; ")));
+                decision.reason = match hosts.is_empty() {
+                    true => Cow::Borrowed(
+                        "no host of the destination could be asked: the domain has no route that can be used",
+                    ),
+                    false => Cow::Owned(format!("no host of the destination could be asked: {}", hosts.join("; "))),
+                };
             }
         }
         decision.answer = answer(ruling, self.policy(), decision.reply.as_ref());

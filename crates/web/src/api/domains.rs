@@ -69,7 +69,7 @@ pub(crate) async fn list(Given(state): Given<State>, asker: Asker, mut query: Pa
             add(shown, said);
         }
     }
-    // What another version wrote is in no directory.
+    // One that was added a moment ago may not be in it yet.
     let shown: Vec<Value> = page.into_values().filter(|shown| shown.get("route").is_some()).collect();
     Ok(Json(with_next(json!({"domains": shown}), next)))
 }
@@ -193,7 +193,8 @@ pub(crate) async fn change(
         return Err(Problem::forbidden(format!("{key}: this account may change \"valid\" and \"invalid\" only")));
     }
     let mut merged = match serde_json::to_value(&old.value) {
-        Ok(Value::Object(merged)) => merged,
+        // Of a record that can't be read the rest would be lost.
+        Ok(Value::Object(merged)) if !old.value.route.is_empty() => merged,
         _ => return Err(unusable(&name)),
     };
     for (key, value) in patch {
@@ -273,7 +274,7 @@ fn taken(asker: &Asker, name: &str) -> Problem {
 
 pub(super) fn unusable(name: &str) -> Problem {
     Problem::conflict(format!(
-        "the domain {name:?} was written by another version and can't be used; replace it with PUT"
+        "the domain {name:?} was written by another version and can't be used, so its recipients are deferred; start that version again, or replace it with PUT or delete it"
     ))
 }
 
