@@ -209,3 +209,25 @@ pub(crate) fn interleave(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
     let longest = v4.len().max(v6.len());
     (0..longest).flat_map(|n| [v4.get(n), v6.get(n)]).flatten().copied().collect()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use callahead_testbed::dns::{DnsServer, Zone};
+
+    use super::*;
+
+    // The resolver goes by the system's clock: no test can wait until an answer is forgotten.
+    #[tokio::test]
+    async fn an_answer_is_kept_for_five_minutes_however_long_the_zone_allows() {
+        let dns = DnsServer::start().await.unwrap();
+        let zone = Zone { mx: vec![(0, ".".to_owned())], ttl: Some(86_400), ..Zone::default() };
+        dns.set("null.example", zone);
+        let resolver = DnsResolver::new(&[dns.address()]).unwrap();
+        assert_eq!(resolver.mx(&DomainName::parse("null.example").unwrap()).await, Ok(MxAnswer::Null));
+        let kept = resolver.resolver().lookup("null.example.", RecordType::MX).await.unwrap();
+        assert_eq!(dns.queries(), 1, "it is kept");
+        let left = kept.valid_until().saturating_duration_since(std::time::Instant::now());
+        assert!(left <= KEPT_FOR, "{left:?}");
+    }
+}

@@ -455,6 +455,50 @@ async fn while_there_is_another_host_or_address_each_has_half_of_the_time_that_i
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_host_that_swallows_packets_has_no_more_than_its_connect_timeout() {
+    let bench = Bench::new(Settings { connect_timeout: Duration::from_secs(2), ..settings() });
+    bench.net.set(address(1), Place::BlackHole);
+    bench.server(2, normal());
+    let hops = route(&["10.0.0.1", "10.0.0.2"], TlsPolicy::Off);
+    let report = bench.ask_route("anna@one.example", &hops, false).await;
+    assert_eq!((kind(&report.outcome), report.elapsed.as_secs()), ("accepted", 2), "{}", dialogue(&report));
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_many_hosts_of_an_mx_and_addresses_of_a_host_are_tried_and_no_more() {
+    let bench = Bench::new(settings());
+    let names: Vec<String> = (1..=9).map(|n| format!("mx{n}.example")).collect();
+    let hosts: Vec<_> = (1..=9).zip(&names).map(|(n, name)| (u16::from(n), name.as_str(), n)).collect();
+    mx(&bench, &hosts);
+    let addresses: Vec<_> = (1..=9).map(address).collect();
+    for address in &addresses {
+        bench.net.set(*address, Place::Refused);
+    }
+    let report = bench.ask_route("anna@one.example", &route(&["mx"], TlsPolicy::Off), false).await;
+    assert_eq!((kind(&report.outcome), bench.net.dials()), ("unreachable", addresses[..8].to_vec()));
+
+    let bench = Bench::new(settings());
+    let five = addresses[..5].iter().map(|address| address.ip()).collect();
+    bench.names.hosts.lock().unwrap().insert("five.example".into(), five);
+    let report = bench.ask_route("anna@one.example", &route(&["five.example"], TlsPolicy::Off), false).await;
+    assert_eq!((kind(&report.outcome), bench.net.dials()), ("unreachable", addresses[..4].to_vec()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_with_many_ipv6_addresses_is_asked_by_ipv4_where_there_is_no_way_to_them() {
+    let bench = Bench::new(settings());
+    let mut all: Vec<std::net::IpAddr> = (1..=4_u16).map(|n| [0x2001, 0xdb8, 0, 0, 0, 0, 0, n].into()).collect();
+    for ip in &all {
+        bench.net.set((*ip, 25).into(), Place::BlackHole);
+    }
+    all.push(address(1).ip());
+    bench.names.hosts.lock().unwrap().insert("many.example".into(), all);
+    bench.server(1, normal());
+    let report = bench.ask_route("anna@one.example", &route(&["many.example"], TlsPolicy::Off), false).await;
+    assert_eq!(kind(&report.outcome), "accepted", "{}", dialogue(&report));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_question_that_comes_late_to_its_session_is_not_held_against_the_host() {
     let bench = Bench::new(Settings { sessions_per_destination: 1, ..settings() });
     bench.server(1, Script { reply_delay: Duration::from_millis(6500), ..Script::accept_all() });
@@ -748,6 +792,12 @@ async fn without_an_mx_the_domain_is_its_own_and_dns_faults_say_nothing_of_recip
     ] {
         bench.names.mx.lock().unwrap().insert("one.example".into(), Err(error));
         assert_eq!(kind(&bench.ask_route("anna@one.example", &mx, false).await.outcome), "unreachable");
+        let next = route(&["mx", "10.0.0.1"], TlsPolicy::Off);
+        assert_eq!(
+            kind(&bench.ask_route("anna@one.example", &next, false).await.outcome),
+            "accepted",
+            "by the next hop"
+        );
     }
     let literal = bench.ask_route("anna@[10.0.0.1]", &mx, false).await;
     assert_eq!(kind(&literal.outcome), "rejected", "a literal is its own exchanger");
@@ -832,6 +882,7 @@ async fn the_resolver_tells_null_mx_no_mx_no_domain_and_faults_apart() {
     };
     dns.set("one.example", mx(&[(20, "b.example"), (10, "A.example")]));
     dns.set("null.example", mx(&[(0, ".")]));
+    dns.set("both.example", mx(&[(0, "."), (10, "a.example")]));
     dns.set(
         "plain.example",
         Zone { a: vec!["192.0.2.1".parse().unwrap()], aaaa: vec!["2001:db8::1".parse().unwrap()], ..Zone::default() },
@@ -849,6 +900,8 @@ async fn the_resolver_tells_null_mx_no_mx_no_domain_and_faults_apart() {
     assert_eq!(resolver.mx(&name("null.example")).await, Ok(MxAnswer::Null), "within its TTL");
     resolver.forget();
     assert!(matches!(resolver.mx(&name("null.example")).await, Ok(MxAnswer::Hosts(_))));
+    let both = resolver.mx(&name("both.example")).await;
+    assert_eq!(both, Ok(MxAnswer::Hosts(vec![(10, name("a.example"))])), "a null MX stands alone");
     assert_eq!(resolver.mx(&name("plain.example")).await, Ok(MxAnswer::None));
     assert!(matches!(resolver.mx(&name("missing.example")).await, Err(ResolveError::NoSuchDomain(_))));
     assert!(matches!(resolver.mx(&name("broken.example")).await, Err(ResolveError::Failed(..))));

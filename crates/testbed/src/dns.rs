@@ -18,6 +18,8 @@ pub struct Zone {
     pub aaaa: Vec<Ipv6Addr>,
     /// Mail exchangers with their preferences; `(0, ".")` alone is a null MX (RFC 7505).
     pub mx: Vec<(u16, String)>,
+    /// For how many seconds an answer may be kept; 60 where nothing is said.
+    pub ttl: Option<u32>,
     /// Questions are answered by SERVFAIL.
     pub servfail: bool,
     /// Questions get no answer.
@@ -118,11 +120,13 @@ fn answer(query: &[u8], zones: &HashMap<String, Zone>) -> Option<Vec<u8>> {
     out.extend(u16::try_from(records.len()).ok()?.to_be_bytes());
     out.extend([0, 0, 0, 0]);
     out.extend(question);
+    let ttl = zone.and_then(|zone| zone.ttl).unwrap_or(60);
     for record in records {
-        // The name is that of the question, at octet 12; class IN, 60 s to live.
+        // The name is that of the question, at octet 12; class IN.
         out.extend([0xc0, 12]);
         out.extend(kind.to_be_bytes());
-        out.extend([0, 1, 0, 0, 0, 60]);
+        out.extend([0, 1]);
+        out.extend(ttl.to_be_bytes());
         out.extend(u16::try_from(record.len()).ok()?.to_be_bytes());
         out.extend(record);
     }
