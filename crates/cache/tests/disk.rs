@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use callahead_cache::{
     Cache, CacheError, Ending, Filter, Options, Put, RecipientState, Record, Scope, Timestamp, look_through,
@@ -51,6 +51,26 @@ async fn filled(entries: usize) -> tempfile::TempDir {
     while puts.join_next().await.is_some() {}
     drop(cache);
     dir
+}
+
+/// A power cut loses at most the last second.
+#[tokio::test]
+async fn what_was_learned_is_on_disk_within_a_second() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path(), &options(), NOW).unwrap();
+    let mut took = Vec::new();
+    // A disk that is busy with others' syncs may take longer once.
+    for n in 0..5 {
+        // What waits longest comes right behind a commit.
+        put(&cache, 2 * n).await.unwrap();
+        let began = Instant::now();
+        put(&cache, 2 * n + 1).await.unwrap();
+        took.push(began.elapsed());
+        if took.last().is_some_and(|took| *took < Duration::from_secs(1)) {
+            return;
+        }
+    }
+    panic!("{took:?}");
 }
 
 /// A program as root, through sudo where this is another user.

@@ -302,4 +302,19 @@ mod tests {
         }
         assert!(clients.book().seen.len() <= 10);
     }
+
+    #[test]
+    fn with_too_many_clients_those_that_were_quiet_for_longest_are_forgotten() {
+        let (clients, harvest) = (Clients::new(10), Harvest { limit: 1, ..Harvest::default() });
+        let client = |n: u8| IpAddr::from([10, 0, 0, n]);
+        // Not in the order of their addresses.
+        let quiet_since = |n: u8| Timestamp(1_000_000_000 + u64::from(n * 7 % 10) * 1000);
+        for n in 0..10 {
+            (0..2).for_each(|guess| clients.missed(client(n), &recipient(guess), quiet_since(n), harvest));
+        }
+        let now = Timestamp(1_000_020_000);
+        clients.missed(client(10), &recipient(0), now, harvest);
+        let known: Vec<u8> = (0..10).filter(|n| clients.is_guessing(client(*n), now, harvest)).collect();
+        assert_eq!(known, [1, 2, 4, 5, 6, 7, 8, 9], "a tenth, and one more for the new one");
+    }
 }

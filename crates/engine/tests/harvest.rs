@@ -8,9 +8,9 @@ use std::sync::Arc;
 use callahead_cache::Scope;
 use callahead_callout::{Outcome, Route, TlsPolicy};
 use callahead_engine::{
-    Action, Decision, Directory, DomainConfig, Engine, Harvest, Listener, Policy, Question, Settings,
+    Action, Decision, Directory, DomainConfig, Engine, Harvest, Listener, Policy, Question, RejectOrDefer, Settings,
 };
-use common::{Act, Bench, accepted, domain, rejected, reply, short};
+use common::{Act, Bench, accepted, blocked, domain, rejected, reply, short};
 use tokio::task::JoinSet;
 
 const CLIENT: &str = "192.0.2.9";
@@ -68,6 +68,31 @@ async fn full_mailboxes_exist_and_are_no_guesses() {
             assert_eq!(decision.row, row);
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_that_are_no_word_on_the_recipient_make_nobody_a_guesser() {
+    let bench = Bench::policy(|policy| policy.policy_rejects = RejectOrDefer::Defer);
+    bench.says(blocked());
+    for number in 0..2 * ALLOWED {
+        let decision = ask(bench.engine.clone(), format!("mailbox{number}@one.example")).await;
+        assert_eq!(short(&decision), "11 unknown callout defer 451 4.7.1");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_recipient_many_times_takes_the_place_of_one() {
+    let bench = known().await;
+    bench.acts([Act::Wait(accepted())]);
+    let before = bench.callouts();
+    let ask_for = |recipient: &str| ask(bench.engine.clone(), recipient.to_owned());
+    let mut questions: JoinSet<_> = (0..2 * ALLOWED).map(|_| ask_for("ben@one.example")).collect();
+    turns().await;
+    assert_eq!(bench.callouts() - before, 1);
+    questions.spawn(ask_for("carol@one.example"));
+    turns().await;
+    assert_eq!(bench.callouts() - before, 2);
+    questions.shutdown().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -424,18 +424,20 @@ async fn row_12_tempfail_accept_accepts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rows_12_14_16_a_stale_valid_is_accepted_while_the_destination_cannot_be_asked() {
-    for (nothing, row) in [(deferred(), 12), (unreachable(), 14), (Outcome::Busy, 16)] {
+async fn rows_12_14_16_a_stale_valid_or_accept_all_is_accepted_while_the_destination_cannot_be_asked() {
+    let nothings = [(deferred(), 12), (unreachable(), 14), (Outcome::Busy, 16)];
+    for ((nothing, row), known) in nothings.iter().flat_map(|nothing| [(nothing, accepted()), (nothing, accepts_all())])
+    {
         let bench = Bench::new();
-        bench.says(accepted());
+        bench.says(known);
         bench.ask(ANNA).await;
         bench.pass(96 * HOUR);
         bench.says(nothing.clone());
         assert_eq!(short(&bench.ask(ANNA).await), format!("{row} unknown callout accept"));
         bench.pass(96 * HOUR);
         let defer = bench.ask(ANNA).await;
-        assert_eq!(defer.answer.action.as_str(), "defer", "4 days after its expiry a Valid counts no more");
-        assert_eq!(defer.row, row);
+        assert_eq!(defer.answer.action.as_str(), "defer", "4 days after its expiry it counts no more");
+        assert_eq!(defer.row, *row);
     }
 }
 
