@@ -8,7 +8,7 @@ use std::time::Duration;
 use callahead_cache::StoredReply;
 use callahead_callout::{Ask as _, Outcome, Request};
 use callahead_engine::{Decision, Listener, Question, Source, Verdict};
-use callahead_smtp::{AddressError, Recipient};
+use callahead_smtp::{About, AddressError, Recipient};
 use hyper::Method;
 use serde_json::Value;
 
@@ -92,10 +92,18 @@ async fn by_itself(asker: &Asker, address: &str, recipient: Option<&Recipient>) 
     {
         let (recipient, route) = (recipient.clone(), domain.route.clone());
         let report = asker.node.callouts.ask(Request { recipient, route, probe: true, background: false }).await;
-        let (verdict, said) = match report.outcome {
+        let (verdict, said) = match &report.outcome {
             Outcome::Accepted(_) => (Verdict::Valid, "the destination accepts it"),
             Outcome::AcceptsAll(_) => (Verdict::Valid, "the destination accepts every local part"),
-            Outcome::Rejected(_) => (Verdict::Invalid, "the destination refuses it"),
+            Outcome::Rejected(reply) => match About::from(reply) {
+                About::Protocol => {
+                    (Verdict::Unknown, "the destination refuses what this node says, whoever the recipient is")
+                }
+                about if about.is_of_a_closed_mailbox() => {
+                    (Verdict::Invalid, "the destination refuses it: the mailbox is full or disabled")
+                }
+                _ => (Verdict::Invalid, "the destination refuses it"),
+            },
             Outcome::NullMx => (Verdict::Invalid, "the domain has a null MX"),
             _ => (Verdict::Unknown, "the destination can't be asked now"),
         };

@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal as _, Write as _};
 
+use callahead_smtp::{About, EnhancedCode};
 use serde_json::Value;
 
 use crate::cache_command::field;
@@ -120,11 +121,20 @@ fn verdict(decision: &Value) -> (&'static str, Paint) {
     match decision["verdict"].as_str() {
         _ if decision["accept_all"] == true => ("can't be told: the destination accepts every local part", Paint::Open),
         Some("valid") => ("exists", Paint::Good),
+        Some("invalid") if is_of_a_closed_mailbox(&decision["reply"]) => {
+            ("exists, and is full or disabled", Paint::Bad)
+        }
         Some("invalid") => ("does not exist", Paint::Bad),
         Some("not_ours") => ("is not ours", Paint::Dim),
         Some(_) => ("could not be told", Paint::Open),
         None => ("is no address", Paint::Bad),
     }
+}
+
+fn is_of_a_closed_mailbox(reply: &Value) -> bool {
+    let Some(code) = reply["code"].as_u64().and_then(|code| u16::try_from(code).ok()) else { return false };
+    let enhanced = EnhancedCode::parse_prefix(&field(reply, "enhanced")).map(|(enhanced, _)| enhanced);
+    About::of(code, enhanced, &field(reply, "text")).is_of_a_closed_mailbox()
 }
 
 /// A decision for people, from its JSON.

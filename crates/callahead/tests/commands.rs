@@ -57,6 +57,22 @@ fn check_asks_for_postmaster_too() {
 }
 
 #[test]
+fn check_says_of_a_refusal_what_it_is_about() {
+    for (reply, code, verdict) in [
+        ("504 5.5.2 <filter>: Helo command rejected", 3, "could not be told"),
+        ("552 5.2.2 over quota", 1, "exists, and is full or disabled"),
+        ("550 5.1.1 no such user", 1, "does not exist"),
+    ] {
+        for address in ["anna@one.example", "postmaster@one.example"] {
+            let script = Script::with_mailboxes(["ben@one.example"]);
+            let world = World::new(Script { rcpt_replies: [(address.into(), reply.into())].into(), ..script });
+            let (exit, out, error) = run(&["check", "--route", &world.route(), address]);
+            assert!(exit == code && out.contains(&format!("{address}: {verdict}")), "{reply}: {exit} {out}{error}");
+        }
+    }
+}
+
+#[test]
 fn check_can_not_tell_where_every_local_part_is_accepted() {
     let world = World::new(Script::accept_all());
     for address in ["anna@one.example", "postmaster@one.example"] {
