@@ -30,7 +30,8 @@ pub struct Alert {
 pub enum AlertKind {
     /// It refuses the null sender (row 13).
     RefusesNullSender,
-    /// It refuses recipients in words that talk of the filter: it may refuse everyone (row 11).
+    /// It refuses recipients by codes or words that may be about the filter (row 11: `About::Filter` and `About::NetworkOrAddress`), or for what this node
+    /// said (row 12: `About::Protocol`): it may refuse everyone.
     TalksOfFilter,
     /// It accepts every local part (row 9).
     AcceptAll,
