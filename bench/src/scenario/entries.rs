@@ -159,14 +159,13 @@ async fn restarts(bench: &Bench, section: &mut Section, big: Callahead, setup: &
     ));
     let entries = format!("{} entries", count(bench.size.many));
     let fewer = fewer(bench.size.many);
-    let within = |took: &[f64]| took.iter().map(|took| *took <= READY_WITHIN).collect::<Vec<_>>();
-    let verdict = Verdict::new(
-        &format!("ready after kill -9, {entries}{fewer}"),
-        "≤ 1 s",
-        spread.show(time),
-        spread.max <= READY_WITHIN,
-    );
-    section.verdicts.push(verdict.of_each("starts", &within(&took)));
+    let ready = |after: &str, took: &[f64]| {
+        let spread = Spread::of(took);
+        let what = format!("ready after {after}, {entries}{fewer}");
+        let verdict = Verdict::new(&what, "≤ 1 s", spread.show(time), spread.max <= READY_WITHIN);
+        verdict.of_each("starts", &took.iter().map(|took| *took <= READY_WITHIN).collect::<Vec<_>>())
+    };
+    section.verdicts.push(ready("kill -9", &took));
 
     let (mut bad, mut first) = (Vec::new(), 0);
     for _ in 0..BAD_STARTS {
@@ -186,13 +185,7 @@ async fn restarts(bench: &Bench, section: &mut Section, big: Callahead, setup: &
          file was looked through first; a small one is done between two kills.",
         spread.show(time)
     ));
-    let verdict = Verdict::new(
-        &format!("ready after {ENDS} kill -9 in a row, each while the file was looked through, {entries}{fewer}"),
-        "≤ 1 s",
-        spread.show(time),
-        spread.max <= READY_WITHIN,
-    );
-    section.verdicts.push(verdict.of_each("starts", &within(&bad)));
+    section.verdicts.push(ready(&format!("{ENDS} kill -9 in a row, each while the file was looked through"), &bad));
     daemon.kill().await
 }
 

@@ -4,15 +4,15 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use callahead_cache::{
     Cache, CacheError, Ending, Filter, Options, Put, RecipientState, Record, Scope, Timestamp, look_through,
 };
 use callahead_smtp::Recipient;
+use callahead_testbed::mta::as_root;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -29,14 +29,17 @@ fn recipient(n: usize) -> Recipient {
 async fn put(cache: &Cache, n: usize) -> Result<Put, CacheError> {
     let recipient = recipient(n);
     let epoch = cache.lookup(&recipient)?.epoch;
-    let record = Record {
+    cache.put_recipient(&recipient, valid(), epoch).await
+}
+
+fn valid() -> Record<RecipientState> {
+    Record {
         state: RecipientState::Valid,
         checked_at: NOW,
         expires_at: NOW.after(Duration::from_secs(3600)),
         destination: "mx.example:25".into(),
         reply: None,
-    };
-    cache.put_recipient(&recipient, record, epoch).await
+    }
 }
 
 /// A folder with a cache of so many entries.
@@ -73,16 +76,6 @@ async fn what_was_learned_is_on_disk_within_a_second() {
     panic!("{took:?}");
 }
 
-/// A program as root, through sudo where this is another user.
-fn as_root(program: &str) -> Command {
-    if fs::metadata("/proc/self").unwrap().uid() == 0 {
-        return Command::new(program);
-    }
-    let mut sudo = Command::new("sudo");
-    sudo.args(["-n", program]);
-    sudo
-}
-
 /// A disk of its own, of so many KiB.
 struct Disk(PathBuf, #[allow(dead_code, reason = "held for its drop")] tempfile::TempDir);
 
@@ -97,7 +90,7 @@ impl Disk {
     }
 
     fn mount(&self, args: &[&str]) {
-        let status = as_root("mount").args(args).arg(&self.0).status().unwrap();
+        let status = as_root("mount").unwrap().args(args).arg(&self.0).status().unwrap();
         assert!(status.success(), "a tmpfs can't be mounted: this test needs root, or sudo without a password");
     }
 
@@ -115,7 +108,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let _ = as_root("umount").arg("-l").arg(&self.0).status();
+        let _ = as_root("umount").map(|mut umount| umount.arg("-l").arg(&self.0).status());
     }
 }
 
@@ -453,14 +446,7 @@ async fn the_mark_of_a_clear_that_can_not_be_read_is_one_of_the_latest_clear_unt
     });
     let swept = cache.sweep(NOW.after(Duration::from_secs(1200))).await.unwrap();
     assert_eq!((swept.examined, swept.removed), (101, 0));
-    let record = Record {
-        state: RecipientState::Valid,
-        checked_at: NOW,
-        expires_at: NOW.after(Duration::from_secs(3600)),
-        destination: "mx.example:25".into(),
-        reply: None,
-    };
-    let put = cache.put_recipient(&recipient(77), record, asked_under).await.unwrap();
+    let put = cache.put_recipient(&recipient(77), valid(), asked_under).await.unwrap();
     assert_eq!(put, Put::Superseded, "it was asked before the clear");
     let unreadable = cache.health().unreadable;
     assert!(cache.lookup(&recipient(77)).unwrap().recipient.is_none());

@@ -4,12 +4,12 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use callahead_testbed::Script;
+use callahead_testbed::mta::as_root;
 use common::world::World;
 use common::*;
 
@@ -21,16 +21,6 @@ fn world() -> World {
     World::new(Script::with_mailboxes(mailboxes.iter().map(String::as_str)))
 }
 
-/// A program as root, through sudo where this is another user.
-fn as_root(program: &str) -> Command {
-    if fs::metadata("/proc/self").unwrap().uid() == 0 {
-        return Command::new(program);
-    }
-    let mut sudo = Command::new("sudo");
-    sudo.args(["-n", program]);
-    sudo
-}
-
 /// A tmpfs, unmounted when dropped.
 struct Disk(PathBuf);
 
@@ -38,7 +28,7 @@ impl Disk {
     fn mount(path: &Path, kib: usize) -> Self {
         fs::create_dir_all(path).unwrap();
         let size = format!("size={kib}k");
-        let status = as_root("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(path).status().unwrap();
+        let status = as_root("mount").unwrap().args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(path).status().unwrap();
         assert!(status.success(), "a tmpfs can't be mounted: this test needs root, or sudo without a password");
         Self(path.to_owned())
     }
@@ -46,7 +36,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let _ = as_root("umount").arg("-l").arg(&self.0).status();
+        let _ = as_root("umount").map(|mut umount| umount.arg("-l").arg(&self.0).status());
     }
 }
 

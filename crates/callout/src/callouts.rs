@@ -116,12 +116,7 @@ impl Callouts {
 
     /// What is known of each host, by name.
     pub fn destinations(&self) -> Vec<DestinationStatus> {
-        // Questions need the map meanwhile.
-        let pools: Vec<_> = {
-            let hosts = self.inner.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-            hosts.values().cloned().collect()
-        };
-        let mut all: Vec<_> = pools.iter().map(|pool| pool.status()).collect();
+        let mut all: Vec<_> = self.inner.pools().iter().map(|pool| pool.status()).collect();
         all.sort_by(|a, b| a.host.cmp(&b.host));
         all
     }
@@ -169,13 +164,12 @@ impl Ask for Callouts {
     fn ask_anew(&self, of: Option<(&Domain, &Route)>) {
         let quit_timeout = self.inner.settings().quit_timeout;
         // Where the MX was not looked up, any host may be the domain's, asked for another's recipients.
-        let only = of.and_then(|(domain, route)| self.hosts_of(domain, route));
-        let pools: Vec<_> = {
-            let hosts = self.inner.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-            match only {
-                Some(keys) => keys.iter().filter_map(|key| hosts.get(key).cloned()).collect(),
-                None => hosts.values().cloned().collect(),
+        let pools = match of.and_then(|(domain, route)| self.hosts_of(domain, route)) {
+            Some(keys) => {
+                let hosts = self.inner.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+                keys.iter().filter_map(|key| hosts.get(key).cloned()).collect()
             }
+            None => self.inner.pools(),
         };
         pools.iter().for_each(|pool| pool.begin_anew(quit_timeout));
         self.inner.resolve.forget();
@@ -210,6 +204,11 @@ impl Ask for Callouts {
 impl Inner {
     pub(crate) fn settings(&self) -> Arc<Settings> {
         Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// All of them as they are now: questions need the map while something is done with each.
+    fn pools(&self) -> Vec<Arc<HostPool>> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     fn random(&self, like: &Recipient) -> Option<Recipient> {

@@ -142,8 +142,7 @@ pub(crate) async fn ask(
             (Step::Mail, 200..=299) => mail_accepted = true,
             (Step::Mail, 400..=499) => outcome = Some(Outcome::Deferred(reply)),
             (Step::Mail, 503) if pipelined => return Err(senseless(reply)),
-            // Authentication or encryption first (RFC 4954 6, RFC 3207 4): it wants that of everybody, whoever the sender and the recipient are.
-            (Step::Mail | Step::Rcpt, 523 | 530 | 534 | 535 | 538) => {
+            (Step::Mail | Step::Rcpt, _) if reply.wants_tls_or_login() => {
                 return Err(Broken { pipelining_suspect: false, ..senseless(reply) });
             }
             (Step::Mail, 500..=599) => outcome = Some(Outcome::NullSenderRefused(reply)),
@@ -188,8 +187,7 @@ fn answer(reply: Reply) -> Result<Outcome, Reply> {
     match reply.code() / 100 {
         2 if ACCEPTED.contains(&reply.code()) => Ok(Outcome::Accepted(reply)),
         4 => Ok(Outcome::Deferred(reply)),
-        // "Too many recipients" was 552 once, and is to be treated as 452 (RFC 5321 4.5.3.1.10); a mailbox that is full is no other case.
-        5 if reply.code() == 552 && reply.enhanced().is_none() => Ok(Outcome::Deferred(reply)),
+        5 if reply.is_bare_552() => Ok(Outcome::Deferred(reply)),
         5 => Ok(Outcome::Rejected(reply)),
         _ => Err(reply),
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -88,8 +89,10 @@ const NOTHING_KEPT_FOR: Duration = Duration::from_secs(60);
 pub struct DnsResolver {
     config: ResolverConfig,
     options: ResolverOpts,
-    /// Another one after each [`forget`](Resolve::forget): what is being looked up meanwhile comes into the memory of the one before.
+    /// Another one after [`forget`](Resolve::forget): what is being looked up meanwhile comes into the memory of the one before. Made with the next
+    /// lookup, since thousands of domains may be cleared before there is one, and it reads files.
     resolver: RwLock<Arc<TokioResolver>>,
+    forgets: AtomicBool,
 }
 
 impl DnsResolver {
@@ -116,10 +119,23 @@ impl DnsResolver {
         options.positive_max_ttl = Some(KEPT_FOR);
         options.negative_max_ttl = Some(NOTHING_KEPT_FOR);
         let resolver = build(&config, &options).map_err(failed)?;
-        Ok(Self { config, options, resolver: RwLock::new(Arc::new(resolver)) })
+        Ok(Self { config, options, resolver: RwLock::new(Arc::new(resolver)), forgets: AtomicBool::new(false) })
     }
 
     fn resolver(&self) -> Arc<TokioResolver> {
+        if self.forgets.load(Ordering::Acquire) {
+            let mut resolver = self.resolver.write().unwrap_or_else(PoisonError::into_inner);
+            // Before it is made, so that whoever forgets meanwhile has one more made; and under the lock, so that nobody gets the old one.
+            if self.forgets.swap(false, Ordering::AcqRel) {
+                match build(&self.config, &self.options) {
+                    Ok(anew) => *resolver = Arc::new(anew),
+                    Err(error) => {
+                        tracing::debug!(%error, "the resolver can't be made anew; its memory is emptied");
+                        resolver.clear_cache();
+                    }
+                }
+            }
+        }
         Arc::clone(&self.resolver.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -184,13 +200,7 @@ impl Resolve for DnsResolver {
     }
 
     fn forget(&self) {
-        match build(&self.config, &self.options) {
-            Ok(resolver) => *self.resolver.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(resolver),
-            Err(error) => {
-                tracing::debug!(%error, "the resolver can't be made anew; its memory is emptied");
-                self.resolver().clear_cache();
-            }
-        }
+        self.forgets.store(true, Ordering::Release);
     }
 }
 

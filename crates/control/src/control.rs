@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::future::Future;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
@@ -222,6 +223,31 @@ impl Control {
     pub fn set_follower(&self, follower: impl Fn(&Local) + Send + Sync + 'static) {
         follower(&self.local());
         *self.inner.shared.follower.write().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(follower));
+    }
+
+    /// Does a clear of the cache that stands in the audit log by these entries, which are given the action's name: there is none without its entries,
+    /// so they are written before. Where it fails, entries that say so follow; without entries it is only done.
+    ///
+    /// # Errors
+    /// When the log can't be written, and then nothing was done, or what the clear says.
+    pub async fn audited_clear<T, E: From<ControlError>>(
+        &self,
+        entries: impl Fn(&str) -> Vec<AuditEntry>,
+        now: impl Fn() -> Timestamp,
+        clear: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let announced = entries("cache.clear");
+        if announced.is_empty() {
+            return clear.await;
+        }
+        self.apply(Vec::new(), announced, now()).await?;
+        let cleared = clear.await;
+        if cleared.is_err()
+            && let Err(error) = self.apply(Vec::new(), entries("cache.clear_failed"), now()).await
+        {
+            tracing::error!(%error, "that a clear failed can't be written into the audit log");
+        }
+        cleared
     }
 
     /// Tells of every new revision.

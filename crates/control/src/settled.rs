@@ -290,20 +290,7 @@ pub(crate) async fn settle(
         };
         moved.map(entry).collect()
     };
-    // Written before it is done: there is no clear without its entry.
-    let announced = entries("cache.clear");
-    if !announced.is_empty() {
-        control.apply(Vec::new(), announced, engine.now()).await?;
-    }
-    let cleared = match clear(engine, &steps).await {
-        Ok(cleared) => cleared,
-        Err(error) => {
-            if let Err(error) = control.apply(Vec::new(), entries("cache.clear_failed"), engine.now()).await {
-                tracing::error!(%error, "that a clear failed can't be written into the audit log");
-            }
-            return Err(error);
-        }
-    };
+    let cleared = control.audited_clear(entries, || engine.now(), clear(engine, &steps)).await?;
     let delta: Delta = steps.iter().map(|step| (step.name.clone(), step.route.clone())).collect();
     engine.cache().keep_routes(delta.clone()).await?;
     routes.take(delta);

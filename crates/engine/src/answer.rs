@@ -62,6 +62,11 @@ fn refused(words: Option<&StoredReply>) -> (u16, (u8, u16, u16), &'static str) {
     }
 }
 
+/// Whether it says of a mailbox that it is full or disabled, and so that it exists.
+pub(crate) fn says_closed(answer: &Answer) -> bool {
+    answer.enhanced.is_some_and(|enhanced| enhanced.subject() == 2)
+}
+
 /// The reply to the sender.
 pub(crate) fn answer(ruling: &Ruling, policy: Option<&Policy>, words: Option<&StoredReply>) -> Answer {
     let (code, (class, subject, detail), text) = match (ruling.action, ruling.because) {

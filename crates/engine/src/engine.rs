@@ -15,9 +15,10 @@ use callahead_callout::Ask;
 use callahead_smtp::{AddressLiteral, Domain, Recipient};
 use tokio::time::{Instant, timeout_at};
 
-use case::{is_of_a_guess, learned};
+use case::learned;
 use flying::Why;
 
+use crate::answer::says_closed;
 use crate::clock::Clock;
 use crate::decision::{Decision, Listener, Question};
 use crate::directory::{Directory, DomainConfig};
@@ -519,7 +520,7 @@ impl Engine {
         if matches!(decision.row, 8 | 11)
             && decision.verdict == Some(crate::Verdict::Invalid)
             && let (Some(client), Some(recipient)) = (question.client, &case.recipient)
-            && decision.reply.as_ref().is_none_or(is_of_a_guess)
+            && !says_closed(&decision.answer)
         {
             self.inner.clients.missed(client, recipient, case.now, self.inner.settings.load().harvest);
         }

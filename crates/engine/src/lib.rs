@@ -33,4 +33,4 @@ pub use directory::{
 pub use engine::{Engine, Parts, Settings, Stats, Unanswered};
 pub use greylisting::{ENOUGH as GREYLISTING_ENOUGH, LAST as GREYLISTING_LAST, looks_like_greylisting};
 pub use observer::{Alert, AlertKind, LogObserver, Observer};
-pub use protection::Harvest;
+pub use protection::{Harvest, network_of};

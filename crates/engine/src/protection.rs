@@ -81,7 +81,7 @@ impl Clients {
         if harvest.limit == 0 {
             return;
         }
-        let client = network(client);
+        let client = network_of(client);
         let fingerprint = self.hasher.hash_one(recipient);
         let seen = &mut self.book().seen;
         if seen.len() >= self.max.max(1) && !seen.contains_key(&client) {
@@ -118,7 +118,7 @@ impl Clients {
 
     /// Whether the client has asked for more of them than the limit.
     pub(crate) fn is_guessing(&self, client: IpAddr, now: Timestamp, harvest: Harvest) -> bool {
-        harvest.limit > 0 && self.book().misses(network(client), now, harvest) > harvest.limit
+        harvest.limit > 0 && self.book().misses(network_of(client), now, harvest) > harvest.limit
     }
 
     /// A place for a callout at a domain. There are as many as could all be misses without more than one beyond the limit: else a client
@@ -133,7 +133,7 @@ impl Clients {
         if harvest.limit == 0 {
             return Ok(None);
         }
-        let whose = (network(client), domain.clone());
+        let whose = (network_of(client), domain.clone());
         let mut book = self.book();
         let misses = book.misses(whose.0, now, harvest);
         if misses > harvest.limit {
@@ -174,8 +174,8 @@ impl Drop for Place {
     }
 }
 
-/// An IPv4 address, or the /64 of an IPv6 one, which is what one client has.
-fn network(client: IpAddr) -> IpAddr {
+/// What is one client: an IPv4 address, or the /64 of an IPv6 one.
+pub fn network_of(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) & !u128::from(u64::MAX)).into()),
         v4 => v4,

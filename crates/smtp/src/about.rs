@@ -67,8 +67,13 @@ const OF_THE_FILTER: [&str; 34] = [
 impl About {
     /// By a refusal's codes and words.
     pub fn of(code: u16, enhanced: Option<EnhancedCode>, text: &str) -> Self {
+        Self::by_codes(code, enhanced).unwrap_or_else(|| Self::by_words(text))
+    }
+
+    /// `None` where the codes say no more than that it is a refusal.
+    fn by_codes(code: u16, enhanced: Option<EnhancedCode>) -> Option<Self> {
         let subject = enhanced.map(|enhanced| (enhanced.subject(), enhanced.detail()));
-        match (subject, code) {
+        Some(match (subject, code) {
             (Some((1, 7 | 8)), _) => Self::Filter,
             (Some((1, _)), _) => Self::Address,
             (Some((2, 1)), _) => Self::DisabledMailbox,
@@ -76,9 +81,13 @@ impl About {
             (Some((5, 1..) | (6, 7)), _) | (_, 504) => Self::Protocol,
             (Some((3 | 7, _)), _) => Self::Filter,
             (Some((4, _) | (5, 0)), _) => Self::NetworkOrAddress,
-            (None | Some((0, _)), _) if talks_of_the_filter(text) => Self::Filter,
+            (None | Some((0, _)), _) => return None,
             _ => Self::Recipient,
-        }
+        })
+    }
+
+    fn by_words(text: &str) -> Self {
+        if talks_of_the_filter(text) { Self::Filter } else { Self::Recipient }
     }
 
     /// Whether it says that something is wrong with the address, or with the mailbox that it leads to.
@@ -99,7 +108,7 @@ impl About {
 
 impl From<&Reply> for About {
     fn from(reply: &Reply) -> Self {
-        Self::of(reply.code(), reply.enhanced(), &reply.text())
+        Self::by_codes(reply.code(), reply.enhanced()).unwrap_or_else(|| Self::by_words(&reply.text()))
     }
 }
 

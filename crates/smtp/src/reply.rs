@@ -159,6 +159,18 @@ impl Reply {
     pub fn is_permanent(&self) -> bool {
         self.code / 100 == 5
     }
+
+    /// To MAIL or RCPT: encryption or a login is wanted first, or the login is too weak or wrong (RFC 3207 4, RFC 4954 6). Of everybody, whoever the
+    /// sender and the recipient are.
+    pub fn wants_tls_or_login(&self) -> bool {
+        matches!(self.code, 523 | 530 | 534 | 535 | 538)
+    }
+
+    /// A 552 that says no more. To RCPT it was "too many recipients" once, and is to be treated as 452 (RFC 5321 4.5.3.1.10); a mailbox that is full is
+    /// no other case.
+    pub fn is_bare_552(&self) -> bool {
+        self.code == 552 && self.enhanced.is_none()
+    }
 }
 
 impl fmt::Display for Reply {

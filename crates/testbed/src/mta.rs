@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+pub use root::as_root;
 pub use service::Service;
 
 /// How long a server may take until it greets.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use callahead_engine::network_of;
 use tokio::time::Instant;
 
 /// Failures that are let pass at once.
@@ -72,10 +73,7 @@ impl Key {
     /// Of a client as the listener names it: `127.0.0.1:1234`, or the peer of a Unix socket.
     pub(crate) fn of_peer(peer: &str) -> Self {
         match peer.parse::<std::net::SocketAddr>() {
-            Ok(address) => match address.ip().to_canonical() {
-                IpAddr::V6(ip) => Self::Address(IpAddr::V6((u128::from(ip) & !u128::from(u64::MAX)).into())),
-                v4 => Self::Address(v4),
-            },
+            Ok(address) => Self::Address(network_of(address.ip())),
             Err(_) => Self::Other(peer.to_owned()),
         }
     }

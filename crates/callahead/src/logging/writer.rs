@@ -332,6 +332,7 @@ mod tests {
         thread.join().unwrap();
         assert_eq!(read, lines * 1024);
     }
+
     #[test]
     fn behind_a_reader_who_stands_still_lines_are_left_out_and_nobody_waits() {
         let (send, written) = mpsc::sync_channel(0);

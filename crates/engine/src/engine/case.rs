@@ -299,8 +299,3 @@ pub(super) fn is_deferred_reject(policy: &Policy, outcome: &Outcome) -> bool {
     let about = About::from(reply);
     about == About::Protocol || (about.may_be_of_the_filter() && policy.policy_rejects == RejectOrDefer::Defer)
 }
-
-/// Whether a refusal counts against whoever asks, as one who guesses addresses would get it.
-pub(super) fn is_of_a_guess(words: &StoredReply) -> bool {
-    !about(words).is_of_a_closed_mailbox()
-}

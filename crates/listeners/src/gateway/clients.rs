@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use callahead_engine::network_of;
+
 /// Connections by [`network_of`] their client. As large as there are connections.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Clients(Arc<Mutex<HashMap<IpAddr, usize>>>);
@@ -13,14 +15,6 @@ pub(crate) struct Clients(Arc<Mutex<HashMap<IpAddr, usize>>>);
 pub(crate) struct Counted {
     clients: Clients,
     network: IpAddr,
-}
-
-/// What is one client: an IPv4 address, or the /64 of an IPv6 one.
-pub(crate) fn network_of(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) & !u128::from(u64::MAX)).into()),
-        v4 => v4,
-    }
 }
 
 impl Clients {

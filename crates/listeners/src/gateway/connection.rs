@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use callahead_engine::{Action, Decision, Listener, Question, Unanswered};
+use callahead_engine::{Action, Decision, Listener, Question, Unanswered, network_of};
 use callahead_smtp::{Recipient, Reply};
 use rand::RngExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::clients::{Counted, network_of};
+use super::clients::Counted;
 use super::command::{Rcpt, say};
 use super::relay::{Finished, Patience, Relay};
 use super::session::{Event, Session};

@@ -314,7 +314,7 @@ impl Relay {
                         link.session.try_tls_again();
                     }
                     // What it wants for the session it wants whether commands come together or not.
-                    return Err(if for_tls || matches!(code, 504 | 523 | 530 | 534 | 535 | 538) {
+                    return Err(if for_tls || code == 504 || reply.wants_tls_or_login() {
                         failure.into()
                     } else {
                         suspect(failure)
@@ -598,11 +598,11 @@ impl Drop for Relay {
     }
 }
 
-/// What the client is told of the reply to RCPT. What refuses that which this node said, its name in EHLO most often, and a 552 that says no more, which
-/// is a 452 (RFC 5321 4.5.3.1.10), put the recipient off, as with callouts.
+/// What the client is told of the reply to RCPT. What refuses that which this node said, its name in EHLO most often, and a 552 that says no more put
+/// the recipient off, as with callouts.
 fn told(reply: &Reply, words: bool) -> Reply {
     let is_of_protocol = reply.is_permanent() && callahead_smtp::About::from(reply) == callahead_smtp::About::Protocol;
-    match is_of_protocol || (reply.code() == 552 && reply.enhanced().is_none()) {
+    match is_of_protocol || reply.is_bare_552() {
         true => put_off(reply, words),
         false => passed(reply, About::Recipient, words),
     }
@@ -633,8 +633,8 @@ fn is_refusal(step: Step, reply: &Reply, in_clear: bool) -> bool {
 fn is_of_the_session(step: Step, reply: &Reply) -> bool {
     match (step, reply.code()) {
         (_, 500 | 502 | 503 | 530 | 538) | (Step::Mail, 504) => true,
-        // Encryption is needed, the login too weak or wrong: to a message 523 would be its length, by qmail's numbers.
-        (Step::Mail | Step::Rcpt, 523 | 534 | 535) => true,
+        // To a message 523 would be its length, by qmail's numbers.
+        (Step::Mail | Step::Rcpt, _) => reply.wants_tls_or_login(),
         _ => false,
     }
 }

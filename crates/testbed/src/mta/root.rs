@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -51,13 +51,7 @@ pub(super) fn command(package: &str, shared: &Path, words: &[&str]) -> io::Resul
             ),
         ));
     }
-    let mut command = if is_root()? {
-        Command::new("unshare")
-    } else {
-        let mut sudo = Command::new("sudo");
-        sudo.args(["-n", "unshare"]);
-        sudo
-    };
+    let mut command = as_root("unshare")?;
     command.args(["--mount", "--pid", "--fork", "--kill-child", "/bin/sh", "-eu", "-c", ENTER, "root"]);
     command.arg(layer.canonicalize()?).arg(shared).args(words);
     // Perl (swaks) complains about locales that the host names and the root does not have.
@@ -74,7 +68,15 @@ fn layers() -> PathBuf {
     target.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../../target").into()).join("mta")
 }
 
-fn is_root() -> io::Result<bool> {
-    use std::os::unix::fs::MetadataExt as _;
-    Ok(fs::metadata("/proc/self")?.uid() == 0)
+/// The command that runs a program as root, through sudo where this is another user.
+///
+/// # Errors
+/// Where it can't be told who this is.
+pub fn as_root(program: &str) -> io::Result<Command> {
+    if fs::metadata("/proc/self")?.uid() == 0 {
+        return Ok(Command::new(program));
+    }
+    let mut sudo = Command::new("sudo");
+    sudo.args(["-n", program]);
+    Ok(sudo)
 }

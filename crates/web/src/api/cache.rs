@@ -134,16 +134,8 @@ async fn clear_scope(state: State, asker: Asker, scope: Scope) -> Answer {
             None => entry,
         }]
     };
-    // Written before it is done: there is no clear without its entry.
-    administration.control.apply(Vec::new(), entry("cache.clear"), state.engine.now()).await?;
-    let cleared_or_not = state.engine.clear(scope).await;
-    if cleared_or_not.is_err()
-        && let Err(error) =
-            administration.control.apply(Vec::new(), entry("cache.clear_failed"), state.engine.now()).await
-    {
-        tracing::error!(%error, "that a clear failed can't be written into the audit log");
-    }
-    let done = cleared_or_not?;
+    let clear = async { state.engine.clear(scope).await.map_err(Problem::from) };
+    let done = administration.control.audited_clear(entry, || state.engine.now(), clear).await?;
     cleared["entries"] = json!(done.entries);
     cleared["epoch"] = json!(done.epoch.0);
     tracing::info!(%cleared, by = asker.actor().who, from = asker.from, "the cache was cleared through the API");
